@@ -1,0 +1,157 @@
+import csv
+import warnings
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidcsl.data.lists import (
+    Row,
+    Video,
+    check_files,
+    missing_files,
+    read_list,
+    read_rows,
+    write_list,
+)
+from vidcsl.errors import UserError
+
+OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "official_splits" / "ucf101_splits"
+
+
+def write(path, text):
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_labels_follow_sorted_names_and_groups_their_strings(tmp_path):
+    path = write(
+        tmp_path / "a.csv",
+        "video,class,group\nb/1.mp4,walk,z\na/1.mp4,jump,y\na/2.mp4,jump,z\nc.mp4,,\n",
+    )
+    videos = read_list(path, root=tmp_path)
+    assert videos.classes == ("jump", "walk")
+    assert [video.label for video in videos.videos] == [1, 0, 0, -1]
+    assert videos.videos[0].group == videos.videos[2].group != videos.videos[1].group
+    assert videos.videos[3] == Video(tmp_path / "c.mp4", -1, -1)
+    assert len(videos) == 4
+    assert videos.source == str(path)
+
+
+def test_training_classes_set_the_order_and_absent_ones_are_told(tmp_path):
+    path = write(tmp_path / "a.csv", "video,class,group\na.mp4,jump,\n")
+    with pytest.warns(UserWarning, match="no video of 1 of 2 classes: walk"):
+        videos = read_list(path, root=tmp_path, classes=("walk", "jump"))
+    assert videos.classes == ("walk", "jump")
+    assert videos.videos[0].label == 1
+
+
+def test_an_unlabelled_list_lacks_no_class(tmp_path):
+    path = write(tmp_path / "a.csv", "video,class,group\na.mp4,,\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_list(path, root=tmp_path, classes=("walk",)).videos[0].label == -1
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_published_ucf101_form(tmp_path, newline):
+    lines = [
+        "HandstandPushups/v_HandStandPushups_g01_c01.avi 37",
+        "HandstandPushups/v_HandStandPushups_g01_c02.avi",
+        "",
+        "YoYo/odd.avi 101",
+        "",
+    ]
+    path = write(tmp_path / "trainlist01.txt", newline.join(lines))
+    assert read_rows(path) == [
+        Row(lines[0].split()[0], "HandstandPushups", "v_HandStandPushups_g01"),
+        Row(lines[1], "HandstandPushups", "v_HandStandPushups_g01"),
+        Row("YoYo/odd.avi", "YoYo", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "", "names no video"),
+        ("a.csv", "video,class,group\n", "names no video"),
+        ("a.csv", "file,class,group\na.mp4,x,y\n", "line 1: the header must be video,class,group"),
+        ("a.csv", "video,class,group\na.mp4,x,y\nb.mp4,x\n", "line 3: expected video,class,group"),
+        ("a.csv", "video,class,group\na.mp4,x,y,z\n", "line 2: expected"),
+        ("a.csv", "video,class,group\n,x,y\n", "line 2: expected"),
+        ("a.csv", "video,class,group\na.mp4,x,\nb.mp4,,\n./a.mp4,x,\n", "line 4: .*line 2"),
+        ("a.csv", "video,class,group\na.mp4,other,\n", "line 2: class 'other' is not one of the 1"),
+        ("a.txt", "x/a.avi 1\nx/b.avi one\n", "line 2: expected 'Class/video.avi"),
+        ("a.txt", "a.avi 1\n", "line 1: expected"),
+        ("a.txt", "x/a.avi 1\n\nx/a.avi 1\n", "line 3: x/a.avi is already in line 1"),
+    ],
+)
+def test_faults_name_the_file_and_the_line(tmp_path, name, text, message):
+    path = write(tmp_path / name, text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_list(path, root=tmp_path, classes=("x",))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_list_missing_root_and_binary_list(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.csv does not exist"):
+        read_list(tmp_path / "absent.csv", root=tmp_path)
+    path = write(tmp_path / "a.csv", "video,class,group\na.mp4,,\n")
+    with pytest.raises(UserError, match=r"folder .*nowhere does not exist"):
+        read_list(path, root=tmp_path / "nowhere")
+    path.write_bytes(b"\xff\xfe\x00video")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_list(path, root=tmp_path)
+
+
+def test_a_spreadsheets_byte_order_mark_is_taken(tmp_path):
+    path = write(tmp_path / "a.csv", "\ufeffvideo,class,group\r\na.mp4,x,\r\n")
+    assert read_rows(path) == [Row("a.mp4", "x", "")]
+
+
+field = st.text(st.characters(exclude_categories=("C", "Z"), codec="utf-8"), max_size=8)
+
+
+@given(st.lists(st.tuples(field, field, field), min_size=1, max_size=8))
+def test_rows_survive_writing_and_reading(tmp_path_factory, fields):
+    rows = [Row(f"v{i}{video}", name, group) for i, (video, name, group) in enumerate(fields)]
+    path = tmp_path_factory.mktemp("lists") / "a.csv"
+    write_list(path, rows)
+    assert read_rows(path) == rows
+
+
+def test_a_failed_write_leaves_the_old_list(tmp_path):
+    path = tmp_path / "deep" / "a.csv"
+    write_list(path, [("a.mp4", "x", "g")])
+
+    def broken():
+        yield ("b.mp4", "x", "g")
+        raise csv.Error("stop")
+
+    with pytest.raises(csv.Error):
+        write_list(path, broken())
+    assert read_rows(path) == [Row("a.mp4", "x", "g")]
+    assert [file.name for file in path.parent.iterdir()] == ["a.csv"]
+
+
+def test_missing_files_are_counted_and_the_first_is_named(tmp_path):
+    (tmp_path / "a.avi").touch()
+    (tmp_path / "b.mp4").touch()
+    videos = [Video(tmp_path / name) for name in ("a.avi", "b.avi", "c.avi")]
+    check_files(videos[:1])
+    assert missing_files(videos) == [tmp_path / "b.avi", tmp_path / "c.avi"]
+    with pytest.raises(UserError, match=r"2 of 3 .*b\.avi \(b\.mp4 is there"):
+        check_files(videos)
+    with pytest.raises(UserError, match=r"1 of 1 videos are missing, first .*c\.avi$"):
+        check_files(videos[2:])
+
+
+@pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official split lists are not here")
+def test_the_official_split(tmp_path):
+    train = read_list(OFFICIAL / "trainlist01.txt", root=tmp_path)
+    test = read_list(OFFICIAL / "testlist01.txt", root=tmp_path, classes=train.classes)
+    assert (len(train), len(test), len(train.classes)) == (9537, 3783, 101)
+    assert len({video.group for video in train.videos}) == 101 * 18
+    assert min(video.group for video in train.videos) == 0

@@ -1,0 +1,190 @@
+"""Lists of videos: which files, of which class, cut from which source.
+
+Two forms are read. Ours is CSV with the header `video,class,group`, one video a line, its path
+relative to a root folder; class and group may be empty. A list that ends in `.txt` has the form in
+which UCF101 is published: `Class/v_Class_g01_c01.avi [number]`, the class being the folder and the
+group the file's name up to its clip number.
+"""
+
+import csv
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from vidcsl.errors import UserError
+
+COLUMNS = ("video", "class", "group")
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
+UCF_GROUP = re.compile(r"(?P<group>.+_g\d+)_c\d+")
+
+
+class Row(NamedTuple):
+    """One line of a list, as text. An empty class means unlabelled, an empty group unknown."""
+
+    video: str
+    class_name: str = ""
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video file with its label and its group; clips of one group were cut from one source."""
+
+    path: Path
+    label: int = -1
+    group: int = -1
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """Videos in the order of their list; `label` counts along `classes`, -1 is unlabelled."""
+
+    videos: tuple[Video, ...]
+    classes: tuple[str, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+
+def read_list(
+    path: str | Path, *, root: str | Path, classes: Sequence[str] | None = None
+) -> VideoList:
+    """Read a list and number its classes and groups.
+
+    Args:
+        path: the list, CSV or UCF101's `.txt`.
+        root: the folder to which the list's paths are relative.
+        classes: the class names in label order, from the training list. Without it they are the
+            list's own, sorted by name.
+
+    Raises:
+        UserError: the list or the root is missing, a line is malformed or repeats a video, or a
+            class is not among `classes`.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"the videos' folder {root} does not exist (list {path})")
+    numbered = list(_numbered_rows(Path(path)))
+    names = {row.class_name for _, row in numbered} - {""}
+    known = tuple(classes) if classes is not None else tuple(sorted(names))
+    for line, row in numbered:
+        if row.class_name and row.class_name not in known:
+            raise UserError(
+                f"{path}, line {line}: class {row.class_name!r} is not one of the "
+                f"{len(known)} classes of the training list"
+            )
+    absent = [name for name in known if name not in names]
+    if absent and names:
+        warnings.warn(
+            f"{path} has no video of {len(absent)} of {len(known)} classes: {shorten(absent)}",
+            stacklevel=2,
+        )
+    label_of = {"": -1} | {name: label for label, name in enumerate(known)}
+    groups = sorted({row.group for _, row in numbered} - {""})
+    group_of = {"": -1} | {name: group for group, name in enumerate(groups)}
+    videos = (
+        Video(root / row.video, label_of[row.class_name], group_of[row.group])
+        for _, row in numbered
+    )
+    return VideoList(videos=tuple(videos), classes=known, source=str(path))
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The lines of a list as text, without a look at the videos. Raises like `read_list`."""
+    return [row for _, row in _numbered_rows(Path(path))]
+
+
+def write_list(path: str | Path, rows: Iterable[Row | tuple[str, str, str]]) -> None:
+    """Write a list in our CSV form, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([COLUMNS, *rows])
+        os.chmod(name, 0o644)  # mkstemp makes a file that only its owner reads
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def missing_files(videos: Iterable[Video]) -> list[Path]:
+    """The paths, in list order, at which there is no file."""
+    return [video.path for video in videos if not video.path.is_file()]
+
+
+def check_files(videos: Sequence[Video]) -> None:
+    """Raise one UserError that counts the missing files and names the first."""
+    missing = missing_files(videos)
+    if not missing:
+        return
+    first = missing[0]
+    twins = [first.with_suffix(s) for s in VIDEO_SUFFIXES if first.with_suffix(s).is_file()]
+    hint = f" ({twins[0].name} is there: the list must name the files as they are)" if twins else ""
+    raise UserError(f"{len(missing)} of {len(videos)} videos are missing, first {first}{hint}")
+
+
+def shorten(names: Sequence[object], *, most: int = 5) -> str:
+    """The first few names in one line, with the count of the others."""
+    text = ", ".join(str(name) for name in names[:most])
+    return text if len(names) <= most else f"{text} and {len(names) - most} more"
+
+
+def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """The rows with their line numbers; every fault of the list itself is found here."""
+    if not path.is_file():
+        raise UserError(f"the list {path} does not exist")
+    parse = _parse_ucf if path.suffix == ".txt" else _parse_csv
+    seen: dict[str, int] = {}
+    try:
+        # utf-8-sig also takes the byte-order mark that spreadsheets write.
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for line, row in parse(file, path):
+                first = seen.setdefault(os.path.normpath(row.video), line)
+                if first != line:
+                    raise UserError(f"{path}, line {line}: {row.video} is already in line {first}")
+                yield line, row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
+    except csv.Error as error:
+        raise UserError(f"{path} is not readable as CSV: {error}") from error
+    if not seen:
+        raise UserError(f"the list {path} names no video")
+
+
+def _parse_csv(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Row]]:
+    reader = csv.reader(lines)
+    header = tuple(name.strip() for name in next(reader, ()))
+    if header and header != COLUMNS:
+        raise UserError(
+            f"{path}, line 1: the header must be {','.join(COLUMNS)}, not {','.join(header)}"
+        )
+    for fields in reader:
+        if not any(field.strip() for field in fields):
+            continue
+        if len(fields) != len(COLUMNS) or not fields[0].strip():
+            raise UserError(
+                f"{path}, line {reader.line_num}: expected {','.join(COLUMNS)} "
+                f"(class and group may be empty), found {','.join(fields)!r}"
+            )
+        yield reader.line_num, Row(*(field.strip() for field in fields))
+
+
+def _parse_ucf(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Row]]:
+    for line, text in enumerate(lines, start=1):
+        match = re.fullmatch(r"(?P<video>(?P<folder>[^/\s]+)/\S+)(\s+\d+)?", text.strip())
+        if match:
+            group = UCF_GROUP.fullmatch(Path(match["video"]).stem)
+            yield line, Row(match["video"], match["folder"], group["group"] if group else "")
+        elif text.strip():
+            raise UserError(
+                f"{path}, line {line}: expected 'Class/video.avi [number]', found {text.strip()!r}"
+            )
