@@ -9,9 +9,9 @@ group the file's name up to its clip number.
 import csv
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -102,18 +102,21 @@ def read_rows(path: str | Path) -> list[Row]:
 
 def write_list(path: str | Path, rows: Iterable[Row | tuple[str, str, str]]) -> None:
     """Write a list in our CSV form, whole or not at all."""
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a hidden path to write to, which takes the place of `path` once the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(handle, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([COLUMNS, *rows])
-        os.chmod(name, 0o644)  # mkstemp makes a file that only its owner reads
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def missing_files(videos: Iterable[Video]) -> list[Path]:

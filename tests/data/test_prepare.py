@@ -1,0 +1,332 @@
+import argparse
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidcsl.data.lists import Row, read_list, read_rows
+from vidcsl.data.prepare import folder, hmdb51, ucf101
+from vidcsl.data.prepare.command import add_arguments, run
+from vidcsl.data.prepare.common import locate
+from vidcsl.errors import UserError
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+OFFICIAL = DATA / "official_splits"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared videos are not here")
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.fixture
+def small_ucf(tmp_path):
+    """Two classes in one split, with the odd case of the original data and CRLF line ends."""
+    splits = tmp_path / "splits"
+    splits.mkdir(exist_ok=True)
+    handstand = "HandstandPushups/v_HandStandPushups_g{}_c01.avi"
+    yoyo = "YoYo/v_YoYo_g{}_c01.avi"
+    lines = {
+        "classInd.txt": ["1 HandstandPushups", "2 YoYo"],
+        "trainlist01.txt": [handstand.format("01") + " 1", yoyo.format("01") + " 2"],
+        "testlist01.txt": [handstand.format("02"), yoyo.format("02")],
+    }
+    for name, text in lines.items():
+        (splits / name).write_bytes("".join(f"{line}\r\n" for line in text).encode())
+    root = tmp_path / "videos"
+    touch(root, *(name.format(k) for name in (handstand, yoyo) for k in ("01", "02")))
+    return {"root": root, "splits": splits, "out": tmp_path / "lists", "subset": True}
+
+
+def test_ucf101_lists_read_back(small_ucf):
+    report = ucf101.prepare(**small_ucf)
+    out = small_ucf["out"]
+    assert report.lists == {out / "train_split1.csv": 2, out / "test_split1.csv": 2}
+    assert (report.videos, report.groups, report.missing) == (4, 4, ())
+    train = read_list(out / "train_split1.csv", root=small_ucf["root"])
+    assert train.classes == report.classes == ("HandstandPushups", "YoYo")
+    assert all(video.path.is_file() for video in train.videos)
+    assert "ucf101: 2 classes, 4 videos, 4 groups" in str(report)
+    assert "train_split1.csv: 2 videos" in str(report)
+
+
+def change(small_ucf, name, old, new):
+    path = small_ucf["splits"] / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("trainlist01.txt", "v_YoYo_g01_c01.avi 2", "v_YoYo_g02_c01.avi 2", "1 videos are in both"),
+        (
+            "trainlist01.txt",
+            "v_YoYo_g01_c01",
+            "v_YoYo_g02_c07",
+            "1 groups are in both .*v_YoYo_g02",
+        ),
+        ("trainlist01.txt", "avi 2", "avi 1", "v_YoYo_g01_c01.avi has number 1"),
+        ("testlist01.txt", "YoYo/v_Y", "YoYo/v_X", "not named v_<class>_g"),
+        ("testlist01.txt", "YoYo/v", "Mixing/v", "class is not in classInd"),
+        ("classInd.txt", "2 YoYo", "YoYo", "expected lines 'number class', found 'YoYo'"),
+    ],
+)
+def test_faults_of_ucf101_split_files(small_ucf, name, old, new, message):
+    change(small_ucf, name, old, new)
+    with pytest.raises(UserError, match=message):
+        ucf101.prepare(**small_ucf)
+    assert not small_ucf["out"].exists()
+
+
+def test_cut_split_files_need_the_subset_option(small_ucf):
+    for k in (2, 3):
+        for part in ("train", "test"):
+            shutil.copy(
+                small_ucf["splits"] / f"{part}list01.txt",
+                small_ucf["splits"] / f"{part}list0{k}.txt",
+            )
+    with pytest.raises(UserError, match="classes: 2 where the official lists have 101"):
+        ucf101.prepare(**small_ucf | {"subset": False})
+
+
+def test_missing_videos_are_told_and_left_out_only_when_allowed(small_ucf):
+    (small_ucf["root"] / "YoYo/v_YoYo_g01_c01.avi").unlink()
+    with pytest.raises(UserError, match=r"lacks 1 videos \(YoYo 1\): YoYo/v_YoYo_g01_c01\.avi"):
+        ucf101.prepare(**small_ucf)
+    assert not small_ucf["out"].exists()
+    report = ucf101.prepare(**small_ucf, allow_missing=True)
+    assert [row.video for row in report.missing] == ["YoYo/v_YoYo_g01_c01.avi"]
+    assert "left out: 1 videos (YoYo 1)" in str(report)
+    assert len(read_rows(small_ucf["out"] / "train_split1.csv")) == 1
+
+
+def test_transcoded_copies_are_named_as_they_are(small_ucf):
+    path = small_ucf["root"] / "YoYo/v_YoYo_g01_c01.avi"
+    path.rename(path.with_suffix(".mp4"))
+    report = ucf101.prepare(**small_ucf)
+    rows = read_rows(small_ucf["out"] / "train_split1.csv")
+    assert rows[1] == Row("YoYo/v_YoYo_g01_c01.mp4", "YoYo", "v_YoYo_g01")
+    assert "1 videos were found under another suffix" in report.notes
+
+
+def test_locate_prefers_the_exact_name(tmp_path):
+    touch(tmp_path, "a/x.mp4", "a/x.avi", "a/y.webm")
+    found = locate(["a/x.avi", "a/y.avi", "a/z.avi", "b/x.avi"], root=tmp_path)
+    assert found == {"a/x.avi": "a/x.avi", "a/y.avi": "a/y.webm"}
+
+
+def test_classes_can_be_chosen(small_ucf):
+    assert ucf101.prepare(**small_ucf, classes=["YoYo"]).classes == ("YoYo",)
+    with pytest.raises(UserError, match="no class Juggling: see HandstandPushups, YoYo"):
+        ucf101.prepare(**small_ucf, classes=["Juggling"])
+    shutil.rmtree(small_ucf["root"] / "YoYo")
+    assert ucf101.prepare(**small_ucf).classes == ("HandstandPushups",)
+
+
+@needs_data
+def test_the_cut_of_ucf101(tmp_path):
+    root, splits = DATA / "ucf101_10" / "videos", DATA / "ucf101_10" / "splits"
+    report = ucf101.prepare(root=root, splits=splits, out=tmp_path, subset=True)
+    assert list(report.lists.values()) == [528, 212, 535, 205, 533, 207]
+    assert report.videos == 740
+    assert report.missing == ()
+    # The official lists name .avi files; restricted to what is there they give the same lists.
+    ucf101.prepare(
+        root=root,
+        splits=OFFICIAL / "ucf101_splits",
+        out=tmp_path / "official",
+        classes=report.classes,
+        allow_missing=True,
+    )
+    for path in report.lists:
+        again = read_rows(tmp_path / "official" / path.name)
+        assert sorted(again) == sorted(read_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "source"),
+    [
+        ("TrumanShow_wave_f_nm_np1_fr_med_26.avi", "wave", "TrumanShow"),
+        (
+            "6arrowswithin30seconds_shoot_bow_f_nm_np1_fr_med_3.avi",
+            "shoot_bow",
+            "6arrowswithin30seconds",
+        ),
+        ("how_to_kick_ball_kick_ball_f_cm_np1_ba_goo_0.avi", "kick_ball", "how_to_kick_ball"),
+        ("a;_,-)_[x]!_wave_wave_u_cm_np2_le_bad_1.avi", "wave", "a;_,-)_[x]!_wave"),
+    ],
+)
+def test_the_source_in_an_hmdb51_name(name, class_name, source):
+    assert hmdb51.source_of(name, class_name) == source
+
+
+@pytest.fixture
+def small_hmdb(tmp_path):
+    """Two classes; the film gives training clips of one and test clips of the other."""
+    splits = tmp_path / "splits"
+    splits.mkdir(exist_ok=True)
+    marks = {"wave": {"Film": 1, "Home": 2, "Spare": 0}, "shoot_bow": {"Film": 2, "Club, (1)": 1}}
+    for name, sources in marks.items():
+        clips = {f"{s}_{name}_f_cm_np1_fr_med_0.avi": mark for s, mark in sources.items()}
+        text = "".join(f"{clip} {mark} \n" for clip, mark in clips.items())
+        (splits / f"{name}_test_split1.txt").write_text(text)
+        touch(tmp_path / "videos", *(f"{name}/{clip}" for clip in clips))
+    return {
+        "root": tmp_path / "videos",
+        "splits": splits,
+        "out": tmp_path / "lists",
+        "subset": True,
+    }
+
+
+def test_hmdb51_marks_sources_and_shared_films(small_hmdb):
+    report = hmdb51.prepare(**small_hmdb)
+    train, test = (read_rows(path) for path in report.lists)
+    assert {(row.class_name, row.group) for row in train} == {
+        ("wave", "Film"),
+        ("shoot_bow", "Club, (1)"),
+    }
+    assert {(row.class_name, row.group) for row in test} == {
+        ("wave", "Home"),
+        ("shoot_bow", "Film"),
+    }
+    assert report.notes == (
+        "split 1: 1 sources give training and test clips, of different classes",
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("med_0.avi 1", "med_0.avi 3", "line 1: expected 'name.avi 0|1|2'"),
+        ("Film_wave_f_cm_np1", "Film_wave_f_cm", "line 1: .* is not named <source>_wave_"),
+        ("Home", "Film", "line 2: .* is named twice"),
+        ("Home_wave_f_cm_np1_fr", "Film_wave_f_cm_np1_le", "1 sources are in both .*wave/Film"),
+    ],
+)
+def test_faults_of_hmdb51_split_files(small_hmdb, old, new, message):
+    path = small_hmdb["splits"] / "wave_test_split1.txt"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match=message):
+        hmdb51.prepare(**small_hmdb)
+
+
+def test_hmdb51_totals_are_checked(small_hmdb):
+    with pytest.raises(UserError, match="classes: 2 where the official lists have 51"):
+        hmdb51.prepare(**small_hmdb | {"subset": False})
+    with pytest.raises(UserError, match=r"holds no <class>_test_split<k>\.txt"):
+        hmdb51.prepare(**small_hmdb | {"splits": small_hmdb["root"]})
+
+
+@needs_data
+def test_the_official_hmdb51_lists(tmp_path):
+    splits = OFFICIAL / "hmdb51_splits"
+    lines = (splits / "wave_test_split1.txt").read_text().splitlines()
+    touch(tmp_path / "videos", *(f"wave/{line.split()[0]}" for line in lines))
+    report = hmdb51.prepare(
+        root=tmp_path / "videos", splits=splits, out=tmp_path / "lists", classes=["wave"]
+    )
+    assert list(report.lists.values()) == [70, 30] * 3
+
+
+def rows_of(groups):
+    return [
+        Row(f"{class_name}/{group}_{clip}.mp4", class_name, f"{class_name}/{group}")
+        for class_name, sizes in groups.items()
+        for group, clips in enumerate(sizes)
+        for clip in range(clips)
+    ]
+
+
+@given(
+    groups=st.dictionaries(
+        st.sampled_from("abc"), st.lists(st.integers(1, 4), min_size=4, max_size=12), min_size=1
+    ),
+    share=st.floats(0.1, 0.5),
+    seed=st.integers(0, 99),
+)
+def test_held_out_groups_come_near_the_share(groups, share, seed):
+    rows = rows_of(groups)
+    held_out = folder.hold_out(rows, share=share, seed=seed)
+    assert held_out == folder.hold_out(rows[::-1], share=share, seed=seed)
+    for class_name, sizes in groups.items():
+        count = sum(row.group in held_out for row in rows if row.class_name == class_name)
+        # Stopping early or overshooting is by half of the largest group at most.
+        assert abs(count - share * sum(sizes)) <= max(sizes) / 2 + 1e-9
+
+
+def test_another_seed_holds_out_others():
+    rows = rows_of({"a": [1] * 40})
+    assert folder.hold_out(rows, share=0.3, seed=0) != folder.hold_out(rows, share=0.3, seed=1)
+
+
+def test_folder_keeps_groups_together(tmp_path):
+    names = [f"{c}/clip_g{g:02d}_c{k:02d}.mp4" for c in "ab" for g in range(8) for k in range(3)]
+    touch(tmp_path, *names, "a/note.txt", "b/deep/x.mp4", "b/odd.MKV")
+    report = folder.prepare(root=tmp_path, out=tmp_path / "lists")
+    train, test = (read_rows(path) for path in report.lists)
+    assert {row.video for row in train + test} == {*names, "b/odd.MKV"}
+    assert {row.group for row in train}.isdisjoint(row.group for row in test)
+    assert report.groups == 17
+    assert [sum(row.class_name == name for row in test) for name in "ab"] == [6, 6]
+
+
+def test_folder_without_classes_is_unlabelled(tmp_path):
+    touch(tmp_path, *(f"scene{i // 2}-take{i}.webm" for i in range(8)))
+    options = {"root": tmp_path, "out": tmp_path / "lists", "group_pattern": r"(scene\d+)"}
+    report = folder.prepare(**options, test_share=0)
+    assert list(report.lists) == [tmp_path / "lists" / "train.csv"]
+    videos = read_list(tmp_path / "lists" / "train.csv", root=tmp_path)
+    assert {video.label for video in videos.videos} == {-1}
+    assert [video.group for video in videos.videos] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_pattern": "("}, "malformed"),
+        ({"group_pattern": "x"}, "needs a bracket"),
+        ({"test_share": 1.0}, r"must be in \[0, 1\)"),
+        ({"group_pattern": "(x)"}, "nothing can be held out of 2 videos in 1 groups"),
+        ({"classes": ["b"]}, "no class b: see a"),
+    ],
+)
+def test_faults_of_a_folder(tmp_path, options, message):
+    touch(tmp_path, "a/x1.mp4", "a/x2.mp4")
+    with pytest.raises(UserError, match=message):
+        folder.prepare(root=tmp_path, out=tmp_path / "lists", **options)
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(UserError, match=r"no video \(\.avi, "):
+        folder.prepare(root=tmp_path, out=tmp_path)
+
+
+def command(*arguments):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args([str(argument) for argument in arguments]))
+
+
+def test_commands(small_ucf, small_hmdb, tmp_path, capsys):
+    # Both fixtures share their folders, as nothing in them clashes.
+    places = ("--root", tmp_path / "videos", "--splits", tmp_path / "splits", "--subset")
+    command("ucf101", *places, "--out", tmp_path / "1", "--classes", "YoYo")
+    command("hmdb51", *places, "--out", tmp_path / "2", "--allow-missing")
+    command("folder", "--root", tmp_path / "videos", "--out", tmp_path / "3", "--test-share", 0)
+    command("synthetic", "--root", tmp_path / "4", "--classes", "spin,blink", "--size", 16)
+    assert [path.name for path in sorted(tmp_path.glob("[1-4]/*.csv"))] == [
+        *("test_split1.csv", "train_split1.csv") * 2,
+        "train.csv",
+        *("test.csv", "train.csv"),
+    ]
+    printed = capsys.readouterr().out
+    for text in ("ucf101: 1 classes, 2 videos", "hmdb51: 2", "folder: 4 classes, 9 videos", "4/tr"):
+        assert text in printed

@@ -1,0 +1,115 @@
+"""Any folder of videos: `ROOT/<class>/*.mp4`, or `ROOT/*.mp4` without labels."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from vidcsl.data.lists import VIDEO_SUFFIXES, Row, shorten
+from vidcsl.data.prepare.common import Report, choose_classes, write_splits
+from vidcsl.errors import UserError
+from vidcsl.seeding import numpy_generator
+
+# Clips named as in UCF101; searched in the path under the root, so the class is part of the group.
+GROUP_PATTERN = r"^(.+_g\d+)_c\d+"
+
+
+def prepare(
+    *,
+    root: str | Path,
+    out: str | Path,
+    test_share: float = 0.25,
+    group_pattern: str = GROUP_PATTERN,
+    classes: Sequence[str] = (),
+    seed: int = 0,
+) -> Report:
+    """Write `train.csv` and, where a share is held out, `test.csv`.
+
+    Args:
+        root: holds the class folders, or the videos themselves.
+        out: where the lists go.
+        test_share: the share of each class to hold out, as near as whole groups allow, in [0, 1).
+        group_pattern: a regular expression searched in each path under the root, as in
+            `class/name.mp4`; its first bracket is the group. A path without a match is a group of
+            its own.
+        classes: keep only these folders; all where empty.
+        seed: draws which groups are held out.
+
+    Raises:
+        UserError: nothing is found, the pattern or the share is wrong, or nothing can be held out.
+    """
+    root = Path(root)
+    if not 0 <= test_share < 1:
+        raise UserError(f"folder: the test share must be in [0, 1), not {test_share}")
+    rows = _find(root, pattern=_compile(group_pattern))
+    if classes:
+        known = sorted({row.class_name for row in rows} - {""})
+        kept = choose_classes(known, classes=classes, subset=False, root=root)
+        rows = [row for row in rows if row.class_name in kept]
+    held_out = hold_out(rows, share=test_share, seed=seed)
+    train = [row for row in rows if row.group not in held_out]
+    test = [row for row in rows if row.group in held_out]
+    if test_share and not test:
+        groups = len({row.group for row in rows})
+        raise UserError(
+            f"folder: nothing can be held out of {len(rows)} videos in {groups} groups under "
+            f"{root}; change --test-share or --group-pattern (--test-share 0 writes train.csv only)"
+        )
+    splits = {"train": train} | ({"test": test} if test else {})
+    absent = sorted({row.class_name for row in train} - {row.class_name for row in test})
+    notes = [f"no test video of {shorten(absent)}: too few groups"] if test and absent else []
+    return write_splits("folder", splits, root=root, out=out, allow_missing=False, notes=notes)
+
+
+def hold_out(rows: Sequence[Row], *, share: float, seed: int) -> set[str]:
+    """Groups, taken in random order, that bring each class nearer to its share.
+
+    A group goes whole, whatever classes its clips have. One whose clips would overshoot by more
+    than they close the gap stays in training.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        members[row.group].append(row.class_name)
+    gap = {name: share * count for name, count in Counter(row.class_name for row in rows).items()}
+    names = sorted(members)
+    held_out = set()
+    for index in numpy_generator(seed, "held-out groups").permutation(len(names)):
+        counts = Counter(members[names[index]])
+        if sum(abs(gap[name] - n) - abs(gap[name]) for name, n in counts.items()) < 0:
+            held_out.add(names[index])
+            gap = {name: left - counts[name] for name, left in gap.items()}
+    return held_out
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"folder: the group pattern {pattern!r} is malformed: {error}") from error
+    if compiled.groups < 1:
+        raise UserError(f"folder: the group pattern {pattern!r} needs a bracket around the group")
+    return compiled
+
+
+def _find(root: Path, *, pattern: re.Pattern[str]) -> list[Row]:
+    if not root.is_dir():
+        raise UserError(f"folder: {root} does not exist")
+    files = (
+        path.relative_to(root)
+        for path in sorted([*root.glob("*"), *root.glob("*/*")])
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+    )
+    rows = [
+        Row(file.as_posix(), file.parent.name, _group_of(file.as_posix(), pattern))
+        for file in files
+    ]
+    if not rows:
+        raise UserError(
+            f"folder: no video ({', '.join(VIDEO_SUFFIXES)}) in {root} or the folders in it"
+        )
+    return rows
+
+
+def _group_of(video: str, pattern: re.Pattern[str]) -> str:
+    match = pattern.search(video)
+    return (match[1] if match else None) or str(Path(video).with_suffix(""))
