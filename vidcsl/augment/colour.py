@@ -1,0 +1,196 @@
+"""Colour jitter, grayscale, blur and solarise on batches of clips, in place.
+
+Each operation takes clips in [0, 1], float `[N, 3, T, H, W]`, and one number a clip, which all
+frames of the clip share. They give what torchvision gives for the frames `[T, 3, H, W]` of that
+clip, so contrast moves each frame towards its own mean gray.
+
+The operations overwrite their input: a clip is a few megabytes, and a fresh copy for each of seven
+operations would cost more than the arithmetic.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from vidcsl.augment.draws import ClipDraws, between
+
+_LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourPlan:
+    """What happens to the colours of N clips; all tensors on the CPU."""
+
+    jitter: Tensor  # bool [N]
+    strengths: Tensor  # [N, 4]: factors of brightness, contrast and saturation, and the hue's shift
+    order: Tensor  # int64 [N, 4]: which of the four comes first, second, ...
+    gray: Tensor  # bool [N]
+    blur: Tensor  # bool [N]
+    sigma: Tensor  # [N], pixels
+    solarise: Tensor  # bool [N]
+
+    def rows(self, start: int, stop: int) -> "ColourPlan":
+        """The plan of clips `start` to `stop`."""
+        return ColourPlan(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+
+
+def colour_plan(
+    draws: ClipDraws,
+    *,
+    jitter: Sequence[float],
+    jitter_probability: float,
+    gray_probability: float,
+    blur_probability: float | Tensor,
+    blur_sigma: tuple[float, float],
+    solarise_probability: float | Tensor,
+) -> ColourPlan:
+    """Turn uniform numbers into a plan.
+
+    Args:
+        draws: one row for each of N clips.
+        jitter: strengths b, c, s, h: factors in [max(0, 1 - b), 1 + b] and so on, hue in [-h, h]
+            turns of the colour circle.
+        jitter_probability: of the four jitters together, in random order.
+        gray_probability: of losing all colour.
+        blur_probability: one number, or one for each clip `[N]`.
+        blur_sigma: smallest and largest standard deviation, in pixels.
+        solarise_probability: one number, or one for each clip `[N]`.
+    """
+    *spreads, turn = jitter
+    low = torch.tensor([max(0.0, 1 - spread) for spread in spreads] + [-turn])
+    high = torch.tensor([1 + spread for spread in spreads] + [turn])
+    return ColourPlan(
+        jitter=draws.jitter < jitter_probability,
+        strengths=between(low, high, draws.jitter_strengths),
+        order=draws.jitter_order.argsort(1),
+        gray=draws.gray < gray_probability,
+        blur=draws.blur < blur_probability,
+        sigma=between(*blur_sigma, draws.blur_sigma),
+        solarise=draws.solarise < solarise_probability,
+    )
+
+
+def apply_colour_(clips: Tensor, plan: ColourPlan) -> Tensor:
+    """Jitter, grayscale, blur, solarise (Chen et al. 2020, Grill et al. 2020), in this order."""
+    jitters = (brightness_, contrast_, saturation_, hue_)
+    for kinds in plan.order.unbind(1):
+        for kind, operation in enumerate(jitters):
+            _on_chosen(clips, plan.jitter & (kinds == kind), operation, plan.strengths[:, kind])
+    _on_chosen(clips, plan.gray, grayscale_)
+    _on_chosen(clips, plan.blur, gaussian_blur_, plan.sigma)
+    _on_chosen(clips, plan.solarise, solarise_)
+    return clips
+
+
+def brightness_(clips: Tensor, factors: Tensor) -> Tensor:
+    """Multiply by one factor a clip, `[N]`."""
+    return clips.mul_(_per_clip(factors, clips)).clamp_(0, 1)
+
+
+def contrast_(clips: Tensor, factors: Tensor) -> Tensor:
+    """Scale the distance to each frame's mean gray by one factor a clip, `[N]`."""
+    # The mean of the gray image is the gray of the mean colour: no gray image is needed.
+    return _blend_(clips, _gray(clips.mean((-2, -1), keepdim=True)), factors)
+
+
+def saturation_(clips: Tensor, factors: Tensor) -> Tensor:
+    """Scale the distance to the gray image by one factor a clip, `[N]`."""
+    return _blend_(clips, _gray(clips), factors)
+
+
+def hue_(clips: Tensor, shifts: Tensor) -> Tensor:
+    """Turn the hue by one shift a clip, `[N]`, in [-0.5, 0.5] turns of the colour circle.
+
+    The turn of HSV space (Smith 1978), without the branches of its usual conversion: angles are in
+    sixths of a turn from red, and `distance` runs around the circle. A channel whose own angle is
+    `c` has the value `high - chroma * clamp(distance(hue, c) - 1, 0, 1)`, and turning the hue one
+    way is turning the three `c` the other way.
+    """
+    red, green, blue = clips.unbind(1)
+    high = torch.maximum(red, green).maximum(blue)
+    chroma = high - torch.minimum(red, green).minimum(blue)
+    scale = chroma.clamp_min(torch.finfo(chroma.dtype).tiny).reciprocal_()  # gray pixels: hue 0
+    # side = (green - blue) / chroma, lack = (high - red) / chroma. The distance from red is |side|
+    # where red is the highest channel (lack 0), 1 + lack where it is the middle one (|side| 1) and
+    # 3 - |side| where it is the lowest (lack 1): in one formula, |side| + lack * (3 - 2 |side|).
+    side = (green - blue).mul_(scale)
+    lack = (high - red).mul_(scale)
+    away = side.abs()
+    hue = torch.add(away, lack.mul_(3 - 2 * away)).copysign_(side)  # in [-3, 3]
+    base = high.sub_(chroma, alpha=2)
+    turns = 6 * _per_clip(shifts, clips)[:, 0]
+    for channel, own in ((red, 0), (green, 2), (blue, 4)):
+        # For angles in [-3, 3], distance = 3 - ||hue - c| - 3|; so 1 - clamp(distance - 1, 0, 1)
+        # is clamp(||hue - c| - 3|, 1, 2) - 1.
+        centre = (own - turns + 3).remainder(6) - 3
+        folded = (hue - centre).abs_().sub_(3).abs_().clamp_(1, 2)
+        torch.addcmul(base, chroma, folded, out=channel)
+    return clips
+
+
+def grayscale_(clips: Tensor) -> Tensor:
+    """Replace all three channels by their luma."""
+    return clips.copy_(_gray(clips))
+
+
+def gaussian_blur_(clips: Tensor, sigmas: Tensor) -> Tensor:
+    """Blur each frame; one standard deviation a clip, `[N]`, in pixels.
+
+    The kernel's side is a tenth of the frame's, as in SimCLR (Chen et al. 2020), odd and at least
+    3; borders are reflected.
+    """
+    height, width = clips.shape[-2:]
+    radius = max(1, min(height, width) // 20)
+    rows = _blur_matrices(sigmas, height, radius).to(clips)[:, None, None]
+    columns = _blur_matrices(sigmas, width, radius).to(clips)[:, None, None].mT
+    # Under a caller's autocast the products would drop to 16 bit.
+    with torch.autocast(clips.device.type, enabled=False):
+        return clips.copy_(rows @ (clips @ columns))
+
+
+def solarise_(clips: Tensor) -> Tensor:
+    """Invert the pixels that are brighter than one half."""
+    return torch.minimum(clips, 1 - clips, out=clips)
+
+
+def _on_chosen(
+    clips: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *numbers: Tensor
+) -> None:
+    """Apply an operation in place to the chosen clips alone; all or none cost no copy."""
+    if chosen.all():
+        operation(clips, *numbers)
+    elif chosen.any():
+        index = chosen.nonzero().squeeze(1)
+        where = index.to(clips.device)
+        part = operation(clips[where], *(number[index] for number in numbers))
+        clips.index_copy_(0, where, part)
+
+
+def _per_clip(numbers: Tensor, clips: Tensor) -> Tensor:
+    return numbers.to(clips).view(-1, 1, 1, 1, 1)
+
+
+def _gray(clips: Tensor) -> Tensor:
+    """`[N, 3, ...]` to `[N, 1, ...]`."""
+    red, green, blue = clips.split(1, dim=1)
+    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+def _blend_(clips: Tensor, reference: Tensor, factors: Tensor) -> Tensor:
+    """`factor * clip + (1 - factor) * reference`, clamped to [0, 1]."""
+    factor = _per_clip(factors, clips)
+    return clips.mul_(factor).add_(reference * (1 - factor)).clamp_(0, 1)
+
+
+def _blur_matrices(sigmas: Tensor, length: int, radius: int) -> Tensor:
+    """`[N, length, length]`: row i holds the kernel's weights around pixel i, borders reflected."""
+    offsets = torch.arange(-radius, radius + 1)
+    kernels = torch.softmax(-0.5 * (offsets / sigmas[:, None]) ** 2, dim=1)  # [N, K]
+    sources = (torch.arange(length)[:, None] + offsets).abs()  # [length, K]
+    sources = length - 1 - (length - 1 - sources).abs()
+    matrices = torch.zeros(len(sigmas), length, length)
+    return matrices.scatter_add_(
+        2, sources.expand(len(sigmas), -1, -1), kernels[:, None].expand(-1, length, -1)
+    )

@@ -1,0 +1,186 @@
+"""From decoded, padded frames to clips: random views to learn from, fixed crops to evaluate on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vidcsl.augment.colour import apply_colour_, colour_plan
+from vidcsl.augment.draws import ClipDraws, clip_draws
+from vidcsl.augment.geometry import centre_boxes, crop_resize, random_resized_boxes, three_boxes
+from vidcsl.errors import UserError
+from vidcsl.seeding import seed_of
+
+# Clips whose colours are treated together: on a GPU many, to fill it with few launches; on the CPU
+# one, which stays in the cache from one operation to the next.
+_COLOUR_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainAugmentation:
+    """Random crop, flip, colour jitter, grayscale, blur and solarise; one draw a clip.
+
+    The defaults are those of SimCLR (Chen et al. 2020) without blur, with milder crops. A
+    probability given as a sequence holds one value for each view, as the asymmetric views of BYOL
+    (Grill et al. 2020) want it: blur (1.0, 0.1), solarise (0.0, 0.2).
+
+    Args:
+        size: side of the clips, pixels.
+        crop_area: smallest and largest share of the frame's area.
+        crop_aspect: smallest and largest width / height of the crop.
+        flip: probability of a left-right flip.
+        jitter: strengths of brightness, contrast, saturation (factors in 1 ± strength) and hue
+            (± strength turns, at most 0.5).
+        jitter_probability: of the four together, in random order.
+        gray_probability: of losing all colour.
+        blur_probability: of a Gaussian blur; one number or one for each view.
+        blur_sigma: smallest and largest standard deviation of the blur, pixels.
+        solarise_probability: of inverting bright pixels; one number or one for each view.
+
+    Raises:
+        UserError: an option is out of its range.
+    """
+
+    size: int
+    crop_area: tuple[float, float] = (0.3, 1.0)
+    crop_aspect: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
+    jitter_probability: float = 0.8
+    gray_probability: float = 0.2
+    blur_probability: float | Sequence[float] = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarise_probability: float | Sequence[float] = 0.0
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        _check_interval("crop_area", self.crop_area, most=1.0)
+        _check_interval("crop_aspect", self.crop_aspect)
+        _check_interval("blur_sigma", self.blur_sigma)
+        _check_jitter(self.jitter)
+        _check_probability("flip", self.flip)
+        for name in ("jitter", "gray", "blur", "solarise"):
+            _check_probability(f"{name}_probability", getattr(self, f"{name}_probability"))
+
+    def __call__(self, frames: Tensor, sizes: Tensor, seeds: Tensor) -> Tensor:
+        """Augment every view of every sample.
+
+        Args:
+            frames: uint8 `[N, V, 3, T, H, W]`, padded at the bottom and right.
+            sizes: true (height, width), int64 `[N, 2]`.
+            seeds: one for each sample, int64 `[N]`; each view derives its own.
+
+        Returns:
+            float32 in [0, 1] `[N, V, 3, T, S, S]`, on the frames' device.
+        """
+        samples, views = frames.shape[:2]
+        draws = clip_draws(
+            [seed_of(seed, view, "augment") for seed in seeds.tolist() for view in range(views)]
+        )
+        boxes = random_resized_boxes(
+            draws, sizes.repeat_interleave(views, 0), area=self.crop_area, aspect=self.crop_aspect
+        )
+        clips = crop_resize(
+            frames.flatten(0, 1), boxes, size=self.size, flip=draws.flip < self.flip
+        )
+        return self._colour_(clips, draws, samples, views).unflatten(0, (samples, views))
+
+    def _colour_(self, clips: Tensor, draws: ClipDraws, samples: int, views: int) -> Tensor:
+        plan = colour_plan(
+            draws,
+            jitter=self.jitter,
+            jitter_probability=self.jitter_probability,
+            gray_probability=self.gray_probability,
+            blur_probability=_per_view("blur", self.blur_probability, views).repeat(samples),
+            blur_sigma=self.blur_sigma,
+            solarise_probability=_per_view("solarise", self.solarise_probability, views).repeat(
+                samples
+            ),
+        )
+        count = 1 if clips.device.type == "cpu" else _COLOUR_BATCH
+        for start in range(0, len(clips), count):
+            stop = start + count
+            apply_colour_(clips[start:stop], plan.rows(start, stop))
+        return clips
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalCrop:
+    """The central square, or three squares along the longer side, without chance.
+
+    Args:
+        size: side of the clips, pixels.
+        ratio: the square's share of the short side, in (0, 1].
+        crops: 1 (central) or 3 (start, centre, end of the longer side).
+
+    Raises:
+        UserError: an option is out of its range.
+    """
+
+    size: int
+    ratio: float = 1.0
+    crops: int = 1
+
+    def __post_init__(self) -> None:
+        _check_size(self.size)
+        if not 0 < self.ratio <= 1:
+            raise UserError(f"ratio must be above 0 and at most 1, got {self.ratio}")
+        if self.crops not in (1, 3):
+            raise UserError(f"crops must be 1 or 3, got {self.crops}")
+
+    def __call__(self, frames: Tensor, sizes: Tensor) -> Tensor:
+        """Crop every view of every sample.
+
+        Args:
+            frames: uint8 or float in [0, 1], `[N, V, 3, T, H, W]`, padded at the bottom and right.
+            sizes: true (height, width), int64 `[N, 2]`.
+
+        Returns:
+            float `[N, V * crops, 3, T, S, S]`; the crops of one view lie side by side.
+        """
+        samples, views = frames.shape[:2]
+        boxes = (
+            centre_boxes(sizes, ratio=self.ratio)[:, None]
+            if self.crops == 1
+            else three_boxes(sizes, ratio=self.ratio)
+        ).repeat_interleave(views, 0)  # [N * V, crops, 4]
+        clips = frames.flatten(0, 1)
+        cropped = [crop_resize(clips, box, size=self.size) for box in boxes.unbind(1)]
+        return torch.stack(cropped, 1).unflatten(0, (samples, views)).flatten(1, 2)
+
+
+def _per_view(name: str, probability: float | Sequence[float], views: int) -> Tensor:
+    if isinstance(probability, int | float):
+        return torch.full((views,), float(probability))
+    if len(probability) != views:
+        raise UserError(
+            f"{name}_probability holds {len(probability)} values for {views} views: "
+            "give one number, or one for each view"
+        )
+    return torch.tensor(probability, dtype=torch.float32)
+
+
+def _check_size(size: int) -> None:
+    if size < 2:
+        raise UserError(f"size must be at least 2 pixels, got {size}")
+
+
+def _check_interval(name: str, interval: Sequence[float], most: float = float("inf")) -> None:
+    if len(interval) != 2 or not 0 < interval[0] <= interval[1] <= most:
+        limit = "" if most == float("inf") else f" <= {most:g}"
+        raise UserError(f"{name} must be two numbers, 0 < low <= high{limit}, got {interval}")
+
+
+def _check_jitter(strengths: Sequence[float]) -> None:
+    if len(strengths) != 4 or min(strengths) < 0 or strengths[3] > 0.5:
+        raise UserError(
+            "jitter must be four numbers (brightness, contrast, saturation, hue), none below 0 and "
+            f"hue at most 0.5, got {strengths}"
+        )
+
+
+def _check_probability(name: str, probability: float | Sequence[float]) -> None:
+    values = [probability] if isinstance(probability, int | float) else probability
+    if not all(0 <= value <= 1 for value in values):
+        raise UserError(f"{name} must lie in [0, 1], got {probability}")
