@@ -75,12 +75,15 @@ def colour_plan(
 def apply_colour_(clips: Tensor, plan: ColourPlan) -> Tensor:
     """Jitter, grayscale, blur, solarise (Chen et al. 2020, Grill et al. 2020), in this order."""
     jitters = (brightness_, contrast_, saturation_, hue_)
-    for kinds in plan.order.unbind(1):
+    # Lists, because comparing single tensor elements costs more than a small clip's arithmetic.
+    orders = {row: plan.order[row].tolist() for row in _rows(plan.jitter)}
+    for place in range(len(jitters)):
         for kind, operation in enumerate(jitters):
-            _on_chosen(clips, plan.jitter & (kinds == kind), operation, plan.strengths[:, kind])
-    _on_chosen(clips, plan.gray, grayscale_)
-    _on_chosen(clips, plan.blur, gaussian_blur_, plan.sigma)
-    _on_chosen(clips, plan.solarise, solarise_)
+            rows = [row for row, order in orders.items() if order[place] == kind]
+            _on_rows(clips, rows, operation, plan.strengths[:, kind])
+    _on_rows(clips, _rows(plan.gray), grayscale_)
+    _on_rows(clips, _rows(plan.blur), gaussian_blur_, plan.sigma)
+    _on_rows(clips, _rows(plan.solarise), solarise_)
     return clips
 
 
@@ -155,16 +158,19 @@ def solarise_(clips: Tensor) -> Tensor:
     return torch.minimum(clips, 1 - clips, out=clips)
 
 
-def _on_chosen(
-    clips: Tensor, chosen: Tensor, operation: Callable[..., Tensor], *numbers: Tensor
+def _rows(chosen: Tensor) -> list[int]:
+    return [row for row, is_chosen in enumerate(chosen.tolist()) if is_chosen]
+
+
+def _on_rows(
+    clips: Tensor, rows: list[int], operation: Callable[..., Tensor], *numbers: Tensor
 ) -> None:
-    """Apply an operation in place to the chosen clips alone; all or none cost no copy."""
-    if chosen.all():
+    """Apply an operation in place to these clips alone; all or none cost no copy."""
+    if len(rows) == len(clips):
         operation(clips, *numbers)
-    elif chosen.any():
-        index = chosen.nonzero().squeeze(1)
-        where = index.to(clips.device)
-        part = operation(clips[where], *(number[index] for number in numbers))
+    elif rows:
+        where = torch.tensor(rows, device=clips.device)
+        part = operation(clips[where], *(number[rows] for number in numbers))
         clips.index_copy_(0, where, part)
 
 
