@@ -1,0 +1,46 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vidcsl.evaluation.features import Features
+from vidcsl.evaluation.geometry import describe_geometry, effective_rank
+
+
+def made(values, labels):
+    ids = torch.arange(len(values))
+    return Features(values, labels, ids, ids)
+
+
+def test_against_loops():
+    generator = torch.Generator().manual_seed(0)
+    values, labels = torch.randn(12, 3, 5, generator=generator), torch.arange(12) % 3
+    described = describe_geometry(made(values, labels))
+    z = F.normalize(values, dim=2)
+    pairs = [(i, j) for i in range(12) for j in range(i)]
+    same = [float(z[i, 0] @ z[j, 0]) for i, j in pairs if labels[i] == labels[j]]
+    other = [float(z[i, 0] @ z[j, 0]) for i, j in pairs if labels[i] != labels[j]]
+    assert described["same_class_similarity"] == pytest.approx(sum(same) / len(same), abs=1e-5)
+    assert described["other_class_similarity"] == pytest.approx(sum(other) / len(other), abs=1e-5)
+    assert sum(described["histogram"]["same_class"]) == len(same)
+    assert sum(described["histogram"]["other_class"]) == len(other)
+    wanted = float((z[:, 0] - z[:, 2]).square().sum(1).mean())
+    assert described["alignment"] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_compact_classes_show():
+    centres = torch.eye(4)[torch.arange(20) % 4]
+    described = describe_geometry(made(centres[:, None], torch.arange(20) % 4))
+    assert described["same_class_similarity"] == pytest.approx(1)
+    assert described["other_class_similarity"] == pytest.approx(0)
+    assert "alignment" not in described  # one view has no positive pair
+
+
+def test_effective_rank_counts_directions():
+    line = torch.linspace(-1, 1, 50)[:, None] * torch.randn(1, 8)
+    assert effective_rank(line) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(torch.cat([torch.eye(8), -torch.eye(8)])) == pytest.approx(8, abs=1e-3)
+
+
+def test_unlabelled_videos_give_no_class_figures():
+    described = describe_geometry(made(torch.randn(6, 2, 4), torch.full((6,), -1)))
+    assert set(described) == {"uniformity", "effective_rank", "alignment"}

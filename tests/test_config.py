@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+
+from vidcsl.config import default_config, differing_keys, dump_config, load_config
+from vidcsl.errors import UserError
+from vidcsl.options import OPTIONS
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_defaults_cover_every_option_and_satisfy_their_own_limits(tmp_path):
+    dumped = write(tmp_path / "all.yaml", dump_config(default_config()))
+    assert load_config(dumped) == default_config()
+    assert all(option.meaning for option in OPTIONS.values())
+
+
+def test_base_then_file_then_command_line(tmp_path):
+    write(tmp_path / "base.yaml", "SEED: 1\nTRAIN: {EPOCHS: 3, LR: 1}\n")
+    file = write(tmp_path / "run.yaml", "_BASE_: base.yaml\nTRAIN:\n  EPOCHS: 4\n")
+    cfg = load_config(file, ["TRAIN.WEIGHT_DECAY", "1e-3", "NAME", "007"])
+    assert (cfg.SEED, cfg.TRAIN.EPOCHS, cfg.TRAIN.LR) == (1, 4, 1.0)
+    assert (cfg.TRAIN.WEIGHT_DECAY, cfg.NAME) == (1e-3, "007")
+    assert isinstance(cfg.TRAIN.LR, float)
+    assert load_config(write(tmp_path / "dump.yaml", dump_config(cfg))) == cfg
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("TRAIN: {EPOCHS: 2}\nSEED: 1\nSEED: 2\n", "line 3: key SEED is given twice"),
+        ("TRAIN: {EPOCHS: 2}\nTRAIN.EPOCHS: 3\n", "TRAIN.EPOCHS is given twice"),
+        ("TRIAN: {EPOCHS: 2}\n", "unknown config key TRIAN.EPOCHS; did you mean TRAIN.EPOCHS"),
+        ("TRAIN: {EPOCHS: many}\n", "TRAIN.EPOCHS must be int, not 'many'"),
+        ("TRAIN: {EPOCHS: true}\n", "TRAIN.EPOCHS must be int"),
+        ("TRAIN: {EPOCHS: 0}\n", "TRAIN.EPOCHS must be at least 1"),
+        ("TRAIN: {LR: .nan}\n", "TRAIN.LR must be float"),
+        ("TRAIN: 3\n", "unknown config key TRAIN"),
+        ("METHOD: {NAME: simclrr}\n", "METHOD.NAME must be one of simclr"),
+        ("AUGMENT: {JITTER: 0.4}\n", "AUGMENT.JITTER must be list"),
+        ("AUGMENT: {JITTER: [a]}\n", "AUGMENT.JITTER must be list"),
+        ("- 1\n", "expected keys and values"),
+        ("SEED: [1\n", "line 2"),
+        ("SEED: !!python/object/apply:os.system ['true']\n", "could not determine a constructor"),
+        ("1: 2\n", "key 1 is not text"),
+    ],
+)
+def test_mistakes_in_a_file_are_one_clear_line(tmp_path, text, message):
+    with pytest.raises(UserError, match=message.replace("[", r"\[")) as caught:
+        load_config(write(tmp_path / "bad.yaml", text))
+    assert "\n" not in str(caught.value)
+
+
+def test_mistakes_on_the_command_line(tmp_path):
+    file = write(tmp_path / "empty.yaml", "")
+    for words, message in [
+        (["SEED"], "SEED has no value"),
+        (["SEED", "1", "SEED", "2"], "given twice"),
+        (["SED", "1"], "did you mean SEED"),
+        (["SEED", "1.5"], "must be int"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            load_config(file, words)
+
+
+def test_missing_file_and_two_levels_of_base(tmp_path):
+    with pytest.raises(UserError, match="cannot read config"):
+        load_config(tmp_path / "none.yaml")
+    write(tmp_path / "a.yaml", "_BASE_: b.yaml\n")
+    write(tmp_path / "b.yaml", "SEED: 1\n")
+    with pytest.raises(UserError, match="one level"):
+        load_config(write(tmp_path / "c.yaml", "_BASE_: a.yaml\n"))
+
+
+def test_differing_keys_looks_at_the_named_sections_only(tmp_path):
+    file = write(tmp_path / "empty.yaml", "")
+    one, other = load_config(file), load_config(file, ["SEED", "3", "ATTACK.STEPS", "7"])
+    assert differing_keys(one, other, sections=["SEED", "TRAIN"]) == ["SEED"]

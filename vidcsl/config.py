@@ -1,0 +1,198 @@
+"""Load, check and dump a configuration.
+
+A file may name one `_BASE_`, whose values it overrides, and the command line overrides both.
+Unknown keys, keys given twice and values of the wrong type are errors that name the file.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from vidcsl.errors import UserError
+from vidcsl.options import OPTIONS, Option
+
+BASE = "_BASE_"
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """The effective, frozen configuration.
+
+    Args:
+        path: YAML file.
+        overrides: `KEY VALUE KEY VALUE ...`, as on the command line.
+
+    Raises:
+        UserError: the file cannot be read, or a key or a value is wrong.
+    """
+    cfg = default_config()
+    for file, values in _chain(Path(path)):
+        _merge(cfg, values, where=str(file))
+    _merge(cfg, _parse_overrides(overrides), where="command line")
+    cfg.freeze()
+    return cfg
+
+
+def default_config() -> CfgNode:
+    """A fresh configuration with every option at its default."""
+    root = CfgNode()
+    for key, option in OPTIONS.items():
+        node, leaf = _descend(root, key, create=True)
+        node[leaf] = list(option.default) if isinstance(option.default, list) else option.default
+    return root
+
+
+def dump_config(cfg: CfgNode) -> str:
+    """The configuration as YAML that `load_config` reads back to the same values."""
+    text: str = cfg.dump(sort_keys=False)
+    return text
+
+
+def differing_keys(one: CfgNode, other: CfgNode, *, sections: Sequence[str]) -> list[str]:
+    """Keys in `sections` (first part of the key) whose values differ."""
+    return [
+        key
+        for key in OPTIONS
+        if key.split(".")[0] in sections and _value(one, key) != _value(other, key)
+    ]
+
+
+def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file's base, if any, and the file itself, each flattened to dotted keys."""
+    values = _read(path)
+    if BASE not in values:
+        return [(path, values)]
+    base = path.parent / str(values.pop(BASE))
+    base_values = _read(base)
+    if BASE in base_values:
+        raise UserError(f"{base}: a base may not name a {BASE} of its own; use one level")
+    return [(base, base_values), (path, values)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(path.read_text(), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise UserError(f"cannot read config {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"cannot read config {path}: it is not a text file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: {_one_line(error)}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: expected keys and values, found a {type(document).__name__}")
+    return _flatten(document, path)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Plain data only; a key given twice is an error (PyYAML silently takes the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} is not text", problem_mark=key_node.start_mark
+                )
+            if key in keys:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key} is given twice", problem_mark=key_node.start_mark
+                )
+            keys.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = f"line {mark.line + 1}: " if mark else ""
+    return line + str(getattr(error, "problem", None) or error).replace("\n", " ")
+
+
+def _flatten(tree: dict[str, Any], path: Path, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + str(key)
+        nested = _flatten(value, path, f"{name}.") if isinstance(value, dict) else {name: value}
+        for inner in nested:
+            if inner in flat:
+                raise UserError(f"{path}: key {inner} is given twice")
+        flat.update(nested)
+    return flat
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    if len(overrides) % 2:
+        raise UserError(f"command line: {overrides[-1]} has no value (give KEY VALUE pairs)")
+    values: dict[str, Any] = {}
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        if key in values:
+            raise UserError(f"command line: key {key} is given twice")
+        option = OPTIONS.get(key)
+        # A text option takes the words as they stand: a run may be called 007.
+        is_text = option is not None and isinstance(option.default, str)
+        try:
+            values[key] = text if is_text else yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"command line: {key}: {_one_line(error)}") from error
+    return values
+
+
+def _merge(cfg: CfgNode, values: dict[str, Any], *, where: str) -> None:
+    for key, value in values.items():
+        if key not in OPTIONS:
+            close = difflib.get_close_matches(key.upper(), OPTIONS, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"{where}: unknown config key {key}{hint}")
+        node, leaf = _descend(cfg, key)
+        node[leaf] = _checked(key, value, OPTIONS[key], where)
+
+
+def _descend(root: CfgNode, key: str, *, create: bool = False) -> tuple[CfgNode, str]:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        if create and parent not in root:
+            root[parent] = CfgNode()
+        root = root[parent]
+    return root, leaf
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    node, leaf = _descend(cfg, key)
+    return node[leaf]
+
+
+def _checked(key: str, value: Any, option: Option, where: str) -> Any:
+    try:
+        value = _coerce(value, option.default)
+    except (TypeError, ValueError):
+        wanted = type(option.default).__name__
+        raise UserError(f"{where}: {key} must be {wanted}, not {value!r}") from None
+    if option.choices and value not in option.choices:
+        raise UserError(f"{where}: {key} must be one of {', '.join(option.choices)}, not {value!r}")
+    low, high = option.minimum, option.maximum
+    if (low is not None and value < low) or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{where}: {key} must be {limits}, not {value}")
+    return value
+
+
+def _coerce(value: Any, default: Any) -> Any:
+    """`value` in the type of `default`; whole numbers become floats, nothing else is bent."""
+    if isinstance(default, list):
+        if not isinstance(value, list | tuple):
+            raise TypeError
+        return [_coerce(item, default[0]) for item in value]
+    if isinstance(default, float) and not isinstance(value, bool):
+        number = float(value)  # also text: YAML 1.1 reads 1e-3 as a word
+        if number != number or number in (float("inf"), float("-inf")):
+            raise ValueError
+        return number
+    if type(value) is not type(default):
+        raise TypeError
+    return value

@@ -1,0 +1,113 @@
+"""A run's folder: what is written where, whole or not at all."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vidcsl import __version__
+from vidcsl.errors import UserError
+
+_PACKAGES = ("torch", "torchvision", "decord", "av", "timm", "numpy", "scikit-learn")
+
+
+class RunFolder:
+    """Paths and small writers of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.log = self.path / "log.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.artifacts = self.path / "artifacts"
+        self.results = self.path / "results.json"
+        self.environment = self.path / "environment.json"
+        self.report = self.path / "report.html"
+
+    def create(self) -> None:
+        """Make the folders.
+
+        Raises:
+            UserError: they cannot be made or written to.
+        """
+        try:
+            for folder in (self.path, self.checkpoints, self.artifacts):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the output folder {self.path}: {error.strerror}"
+            ) from error
+
+    def write_config(self, text: str) -> None:
+        """Store the effective configuration."""
+        write_atomically(self.config, text)
+
+    def write_environment(self) -> None:
+        """Store versions, device, command and git state."""
+        write_atomically(self.environment, json.dumps(describe_environment(), indent=2) + "\n")
+
+    def read_results(self) -> dict[str, Any]:
+        """What `results.json` holds so far; empty where there is none."""
+        if not self.results.exists():
+            return {}
+        try:
+            results: dict[str, Any] = json.loads(self.results.read_text())
+        except ValueError as error:
+            raise UserError(f"{self.results} is damaged ({error}); move it away") from error
+        return results
+
+    def update_results(self, sections: dict[str, Any]) -> None:
+        """Merge top-level `sections` into `results.json`; sections of other stages stay."""
+        merged = {**self.read_results(), **sections}
+        write_atomically(self.results, json.dumps(merged, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: a reader or a crash never sees half a file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, device, command and git state of this process."""
+    cuda = torch.cuda.is_available()
+    return {
+        "command": " ".join(sys.argv),
+        "vidcsl": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "git": _git_state(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state() -> str | None:
+    """Short commit id of the source tree, with "+changes" where it differs; None outside git."""
+    where = Path(__file__).resolve().parent
+    command = ["git", "-C", str(where), "describe", "--always", "--dirty=+changes", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None

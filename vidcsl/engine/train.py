@@ -1,0 +1,266 @@
+"""Pretraining that can be left alone: logged, checkpointed, resumed exactly."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vidcsl.data.loader import Batch
+from vidcsl.engine.checkpoint import Position, save_checkpoint
+from vidcsl.engine.distributed import World
+from vidcsl.engine.optim import cosine_lr, set_lr
+from vidcsl.engine.progress import Bar, Log, Meter
+from vidcsl.engine.run_folder import RunFolder
+from vidcsl.engine.tally import Tally
+from vidcsl.errors import UserError
+from vidcsl.objectives import ClipBatch, Method
+from vidcsl.seeding import seed_of
+
+
+class Interrupted(Exception):
+    """SIGTERM or SIGINT came; the state was saved before this was raised."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name}; continue with --resume")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast and how often.
+
+    Args:
+        epochs, steps_per_epoch: length of the training.
+        peak_lr: of the cosine schedule.
+        warmup_epochs: of linear warm-up.
+        clip_gradient: largest gradient norm; 0: not clipped.
+        log_every: steps between lines of the log.
+        checkpoint_every: epochs between checkpoints; the last epoch always has one.
+        keep: newest checkpoints that stay.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    peak_lr: float
+    warmup_epochs: float = 0.0
+    clip_gradient: float = 0.0
+    log_every: int = 10
+    checkpoint_every: int = 1
+    keep: int = 2
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+    def lr(self, step: int) -> float:
+        """Learning rate of global step `step`."""
+        warmup = round(self.warmup_epochs * self.steps_per_epoch)
+        return cosine_lr(step, peak=self.peak_lr, warmup_steps=warmup, total_steps=self.total_steps)
+
+
+@dataclass
+class Trainer:
+    """Trains a method; everything it needs is given, so it knows no config.
+
+    Args:
+        method: encoder, heads and loss, on the world's device.
+        optimiser: over its parameters.
+        batches: `(epoch, first step) -> batches` of this process.
+        augment: `(frames, sizes, seeds) -> clips`, see `vidcsl.augment`.
+        schedule: length, learning rate, logging and checkpoints.
+        world: the processes.
+        folder: where the run is written.
+        seed: of the run.
+        bfloat16: compute the encoder in bfloat16.
+        damaged_limit: how many different videos may be unreadable.
+        document: plain values that go into each checkpoint (config, classes).
+    """
+
+    method: Method
+    optimiser: torch.optim.Optimizer
+    batches: Callable[[int, int], Iterable[Batch]]
+    augment: Callable[[Tensor, Tensor, Tensor], Tensor]
+    schedule: Schedule
+    world: World
+    folder: RunFolder
+    seed: int = 0
+    bfloat16: bool = False
+    damaged_limit: int = 0
+    document: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.position = Position()
+        self.damaged: set[str] = set()
+        self.interval, self.epoch_tally = Tally(self.world), Tally(self.world)
+        self._meter = Meter()
+        self._replica: nn.Module = self.method
+        if self.world.size > 1:
+            # Buffers need no broadcast: synchronised BatchNorm keeps them equal.
+            self._replica = DistributedDataParallel(self.method, broadcast_buffers=False)
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from where `checkpoint` was written."""
+        self.method.load_state_dict(checkpoint["method"])
+        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        self.position = Position(**checkpoint["position"])
+        self.damaged = set(checkpoint["damaged"])
+        if self.world.is_main:  # the tally is of all processes: one of them carries it on
+            self.epoch_tally.load(checkpoint["epoch_tally"])
+
+    def run(self) -> dict[str, float]:
+        """Train to the end; the averages of the last epoch, `seconds` and `clips_per_second`.
+
+        Raises:
+            Interrupted: on SIGTERM or SIGINT, after a checkpoint was written.
+            UserError: the loss is not finite, or too many videos are damaged.
+        """
+        started, clips = time.perf_counter(), 0
+        summary: dict[str, float] = {}
+        log, bar = self._open_log(), self._open_bar()
+        try:
+            with _signals() as received:
+                while self.position.epoch < self.schedule.epochs:
+                    batches = self.batches(self.position.epoch, self.position.step)
+                    for batch in self._meter.watch(batches):
+                        clips += self._step(batch) * self.world.size
+                        bar.advance(1, **(self._log(log) if self._is_log_step else {}))
+                        if self.world.any(bool(received)):
+                            self._log(log)
+                            self._save()
+                            raise Interrupted(received[0] if received else signal.SIGTERM)
+                    summary = self.epoch_tally.averages()
+                    self._finish_epoch(log, summary)
+        finally:
+            bar.close()
+            log.close()
+        seconds = time.perf_counter() - started
+        return {**summary, "seconds": seconds, "clips_per_second": clips / seconds}
+
+    @property
+    def _global_step(self) -> int:
+        return self.position.epoch * self.schedule.steps_per_epoch + self.position.step
+
+    @property
+    def _is_log_step(self) -> bool:
+        step = self.position.step
+        return step == self.schedule.steps_per_epoch or step % self.schedule.log_every == 0
+
+    def _step(self, batch: Batch) -> int:
+        """One optimiser step; the number of clips of this process."""
+        set_lr(self.optimiser, self.schedule.lr(self._global_step))
+        self.damaged.update(batch.damaged)
+        clips = self._augmented(batch)
+        self.method.train()
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bfloat16):
+            outputs = self._replica(clips)
+        self.optimiser.zero_grad(set_to_none=True)
+        outputs["loss"].backward()
+        if self.schedule.clip_gradient:
+            norm = nn.utils.clip_grad_norm_(self.method.parameters(), self.schedule.clip_gradient)
+            outputs["gradient_norm"] = norm
+        self.optimiser.step()
+        self.interval.add(outputs)
+        self.epoch_tally.add(outputs)
+        self.position = Position(self.position.epoch, self.position.step + 1)
+        count = clips.clips.shape[0] * clips.clips.shape[1]
+        self._meter.add(count * self.world.size)
+        return count
+
+    def _augmented(self, batch: Batch) -> ClipBatch:
+        batch = batch.to(self.world.device)
+        seeds = torch.tensor([seed_of(self.seed, batch.epoch, i) for i in batch.indices.tolist()])
+        return ClipBatch(
+            clips=self.augment(batch.frames, batch.sizes, seeds),
+            labels=batch.labels,
+            groups=batch.groups,
+            videos=batch.indices,
+            progress=self._global_step / self.schedule.total_steps,
+        )
+
+    def _log(self, log: Log) -> dict[str, str]:
+        averages, rates = self.interval.averages(), self._meter.rates()
+        self.interval.reset()
+        self._count_damaged(log)
+        if not averages:
+            return {}
+        epoch = self.position.epoch + self.position.step / self.schedule.steps_per_epoch
+        if not math.isfinite(averages["loss"]):
+            raise UserError(
+                f"the loss is not finite at epoch {epoch:.2f}; the last checkpoint is intact: "
+                "lower TRAIN.LR, raise METHOD.TEMPERATURE or set TRAIN.CLIP_GRADIENT"
+            )
+        lr = self.schedule.lr(self._global_step - 1)
+        log.write("train", epoch=epoch, step=self._global_step, lr=lr, **averages, **rates)
+        return {
+            "loss": f"{averages['loss']:.3f}",
+            "clips/s": f"{rates['clips_per_second']:.1f}",
+            "data wait": f"{rates['data_wait']:.0%}",
+        }
+
+    def _count_damaged(self, log: Log) -> None:
+        everywhere = set().union(*self.world.collect(self.damaged))
+        for path in sorted(everywhere - self._named_damaged):
+            log.write("damaged", path=path, epoch=self.position.epoch, step=self._global_step)
+        self.damaged = self._named_damaged = everywhere
+        if len(everywhere) > self.damaged_limit:
+            self._save()
+            raise UserError(
+                f"{len(everywhere)} damaged videos, more than DATA.DAMAGED_LIMIT allows "
+                f"({self.damaged_limit}); first: {min(everywhere)}; see {self.folder.log}"
+            )
+
+    def _finish_epoch(self, log: Log, summary: dict[str, float]) -> None:
+        self.position = Position(self.position.epoch + 1, 0)
+        log.write("epoch", epoch=self.position.epoch, step=self._global_step, **summary)
+        self.epoch_tally.reset()
+        last = self.position.epoch == self.schedule.epochs
+        if last or self.position.epoch % self.schedule.checkpoint_every == 0:
+            self._save()
+
+    def _open_log(self) -> Log:
+        self._named_damaged = set(self.damaged)
+        if not self.world.is_main:
+            return Log(None)
+        return Log(self.folder.log, self.folder.tensorboard)
+
+    def _open_bar(self) -> Bar:
+        total, done = self.schedule.total_steps, self._global_step
+        return Bar("pretraining", total=total, done=done, shown=self.world.is_main)
+
+    def _save(self) -> None:
+        tally = self.epoch_tally.state()  # a sum over processes: all of them take part
+        if self.world.is_main:
+            state = {
+                **self.document,
+                "method": self.method.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "damaged": sorted(self.damaged),
+                "epoch_tally": tally,
+            }
+            save_checkpoint(self.folder.checkpoints, state, self.position, keep=self.schedule.keep)
+        self.world.barrier()
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT instead of dying, so that the step under way can end."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        received.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,78 @@
+"""Features of whole lists of videos, extracted once and shared by every protocol."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vidcsl.data.loader import Batch
+from vidcsl.engine.distributed import World
+from vidcsl.engine.progress import Bar
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of n videos, each seen in V views, in the order of the list.
+
+    Args:
+        values: float32 `[n, V, D]`.
+        labels, groups, indices: int64 `[n]`; label and group are -1 where unknown, `indices`
+            are positions in the list (unreadable videos may be left out).
+    """
+
+    values: Tensor
+    labels: Tensor
+    groups: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def pooled(self) -> Tensor:
+        """One unit vector a video, `[n, D]`: the mean of its views' unit vectors."""
+        views = nn.functional.normalize(self.values, dim=2)
+        return nn.functional.normalize(views.mean(dim=1), dim=1)
+
+
+@torch.inference_mode()
+def extract_features(
+    encoder: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    crop: Callable[[Tensor, Tensor], Tensor],
+    world: World,
+    title: str,
+    total: int,
+) -> Features:
+    """Run a frozen encoder over this process's batches and join what all processes found.
+
+    Args:
+        encoder: clips `[N, 3, T, S, S]` -> features `[N, D]`; put into eval mode here.
+        batches: this process's share of the list.
+        crop: `(frames, sizes) -> clips [N, V, 3, T, S, S]`, see `vidcsl.augment`.
+        world: the processes.
+        title, total: of the progress bar: videos of this process.
+    """
+    encoder.eval()
+    bar = Bar(title, total=total, shown=world.is_main)
+    parts: list[tuple[np.ndarray, ...]] = []
+    for batch in batches:
+        moved = batch.to(world.device)
+        clips = crop(moved.frames, moved.sizes)
+        features = encoder(clips.flatten(0, 1)).float().unflatten(0, clips.shape[:2])
+        ids = (batch.labels, batch.groups, batch.indices)
+        parts.append(tuple(each.cpu().numpy() for each in (features, *ids)))
+        bar.advance(len(batch))
+    bar.close()
+    return _join([part for each in world.collect(parts) for part in each])
+
+
+def _join(parts: list[tuple[np.ndarray, ...]]) -> Features:
+    values, labels, groups, indices = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    # In the order of the list, and each video once, however the work was shared out.
+    _, order = np.unique(indices, return_index=True)
+    return Features(*(torch.from_numpy(each[order]) for each in (values, labels, groups, indices)))

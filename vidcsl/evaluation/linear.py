@@ -1,0 +1,120 @@
+"""Linear probe: multinomial logistic regression on frozen features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vidcsl.errors import UserError
+from vidcsl.evaluation.features import Features
+from vidcsl.seeding import numpy_generator
+
+PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A fitted probe: `features @ weight.T + bias` are the logits.
+
+    Args:
+        weight, bias: `[classes, D]` and `[classes]`, for raw features (the standardisation that
+            was used in fitting is folded in, so the probe is an `nn.Linear` that can be attacked).
+        penalty: L2 penalty that was chosen.
+        held_out_top1: accuracy on the held-out training videos by which it was chosen.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    penalty: float
+    held_out_top1: float
+
+    def as_layer(self) -> nn.Linear:
+        """The probe as a module."""
+        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0])
+        layer.load_state_dict({"weight": self.weight, "bias": self.bias})
+        return layer
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits `[..., classes]` of features `[..., D]`."""
+        return nn.functional.linear(features, self.weight, self.bias)
+
+
+def fit_linear_probe(
+    train: Features, *, classes: int, seed: int, penalties: Sequence[float] = PENALTIES
+) -> LinearProbe:
+    """Fit on every view of the labelled training videos.
+
+    The penalty is chosen on a fifth of the training groups, held out whole (so that no source
+    video is on both sides), and the probe is then refitted on all of them. Test data are not seen.
+
+    Raises:
+        UserError: no labelled video, or fewer than two classes.
+    """
+    labelled = train.labels >= 0
+    features, labels = train.values[labelled], train.labels[labelled]
+    if len(labels.unique()) < 2:
+        raise UserError("the linear probe needs labelled training videos of at least two classes")
+    views = features.shape[1]
+    flat, targets = features.flatten(0, 1), labels.repeat_interleave(views)
+    mean = flat.mean(dim=0)
+    std = flat.std(dim=0).clamp(min=1e-6)
+    standard = (flat - mean) / std
+    held_out = _held_out(train.groups[labelled], train.indices[labelled], labels, seed=seed)
+    rows = held_out.repeat_interleave(views)
+    scores = []
+    for penalty in penalties:
+        weight, bias = _fit(standard[~rows], targets[~rows], classes=classes, penalty=penalty)
+        right = ((standard[rows] @ weight.T + bias).argmax(dim=1) == targets[rows]).float()
+        scores.append(float(right.mean()))
+    # Among equals the strongest penalty: the simplest model that does as well.
+    best = max(range(len(penalties)), key=lambda i: (scores[i], penalties[i]))
+    weight, bias = _fit(standard, targets, classes=classes, penalty=penalties[best])
+    weight = weight / std
+    return LinearProbe(weight, bias - weight @ mean, penalties[best], scores[best])
+
+
+def video_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Top-1 of videos and of single clips, in [0, 1].
+
+    Args:
+        logits: `[n, V, classes]`; a video's prediction is the mean of its views' probabilities.
+        labels: `[n]`.
+    """
+    videos = logits.softmax(dim=2).mean(dim=1).argmax(dim=1) == labels
+    clips = logits.argmax(dim=2) == labels[:, None]
+    return float(videos.float().mean()), float(clips.float().mean())
+
+
+def _held_out(groups: Tensor, indices: Tensor, labels: Tensor, *, seed: int) -> Tensor:
+    """Bool `[n]`: a fifth of the groups of each class; a video without a group is its own."""
+    own = torch.where(groups >= 0, groups, -2 - indices)
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique().tolist():
+        of_class = own[labels == label].unique()
+        order = numpy_generator(seed, "held out", label).permutation(len(of_class))
+        held |= torch.isin(own, of_class[order[: len(of_class) // 5]]) & (labels == label)
+    if not held.any() or held.all():  # fewer than five groups in each class: hold out every fifth
+        held = torch.arange(len(labels)) % 5 == 0
+    return held
+
+
+def _fit(
+    features: Tensor, labels: Tensor, *, classes: int, penalty: float
+) -> tuple[Tensor, Tensor]:
+    weight = features.new_zeros(classes, features.shape[1]).requires_grad_()
+    bias = features.new_zeros(classes).requires_grad_()
+    solver = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, history_size=10, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = nn.functional.cross_entropy(features @ weight.T + bias, labels)
+        loss = loss + penalty * weight.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        solver.step(closure)  # type: ignore[no-untyped-call]
+    return weight.detach(), bias.detach()
