@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidcsl.data.sampling import (
+    SHORT_VIDEO,
+    decreasing_interval_clips,
+    fit_length,
+    random_clip,
+    random_clips,
+    span_of,
+    uniform_clips,
+)
+from vidcsl.errors import UserError
+
+lengths = st.integers(1, 200)
+frames = st.integers(1, 20)
+strides = st.integers(1, 8)
+views = st.integers(1, 6)
+seeds = st.integers(0, 2**32)
+
+
+def check_clips(clips, num_frames, *, clip_frames, stride):
+    assert clips.dtype == np.int64
+    assert clips.shape[-1] == clip_frames
+    assert (np.diff(clips) == stride).all()
+    assert clips.min() >= 0
+    if num_frames >= span_of(clip_frames=clip_frames, stride=stride):
+        assert clips.max() < num_frames
+
+
+@given(lengths, frames, strides, views, seeds)
+def test_every_sampler_gives_strided_clips_inside_the_video(n, clip_frames, stride, clips, seed):
+    shape = {"clip_frames": clip_frames, "stride": stride}
+    rng = np.random.default_rng(seed)
+    several = random_clips(n, clips=clips, rng=rng, **shape)
+    uniform = uniform_clips(n, clips=clips, **shape)
+    pair = decreasing_interval_clips(n, rng=rng, **shape)
+    assert several.shape == uniform.shape == (clips, clip_frames)
+    assert pair.shape == (2, clip_frames)
+    for indices in (several, uniform, pair, random_clip(n, rng=rng, **shape)):
+        check_clips(indices, n, **shape)
+
+
+@given(lengths, frames, strides, views, seeds)
+def test_the_generator_alone_decides(n, clip_frames, stride, clips, seed):
+    shape = {"clip_frames": clip_frames, "stride": stride}
+    for sampler in (
+        lambda rng: random_clips(n, clips=clips, rng=rng, **shape),
+        lambda rng: decreasing_interval_clips(n, rng=rng, **shape),
+    ):
+        once, again = (sampler(np.random.default_rng(seed)) for _ in range(2))
+        np.testing.assert_array_equal(once, again)
+
+
+def test_random_starts_are_uniform_and_independent():
+    starts = random_clips(17, clip_frames=4, stride=2, clips=20_000, rng=np.random.default_rng(0))[
+        :, 0
+    ]
+    counts = np.bincount(starts, minlength=11)
+    assert len(counts) == 11  # 17 - 7 + 1 possible starts, the last included
+    expected = 20_000 / 11
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+    assert abs(np.corrcoef(starts[:-1], starts[1:])[0, 1]) < 0.03
+
+
+def test_interval_follows_the_published_distribution():
+    rng = np.random.default_rng(0)
+    pairs = np.array(
+        [decreasing_interval_clips(23, clip_frames=4, stride=1, rng=rng)[:, 0] for _ in range(8000)]
+    )
+    possible = 20
+    k = np.arange(possible + 1)
+    cdf = 2 * k / possible - k**2 / possible**2
+    counts = np.bincount(np.abs(pairs[:, 0] - pairs[:, 1]), minlength=possible)
+    expected = 8000 * np.diff(cdf)
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected) + 1).all()
+    swapped = (pairs[:, 0] > pairs[:, 1]).sum() / (pairs[:, 0] != pairs[:, 1]).sum()
+    assert abs(swapped - 0.5) < 0.03
+    # Given the distance, every first start that leaves room for it is equally likely.
+    first = pairs.min(axis=1)[np.abs(pairs[:, 0] - pairs[:, 1]) == 0]
+    assert set(first) == set(range(possible))
+
+
+def test_short_video_pair_starts_anywhere():
+    rng = np.random.default_rng(0)
+    pairs = [decreasing_interval_clips(5, clip_frames=8, stride=2, rng=rng) for _ in range(200)]
+    assert {int(start) for pair in pairs for start in pair[:, 0]} == set(range(5))
+
+
+@given(lengths, frames, strides, st.integers(2, 6))
+def test_uniform_views_reach_both_ends_evenly(n, clip_frames, stride, clips):
+    starts = uniform_clips(n, clip_frames=clip_frames, stride=stride, clips=clips)[:, 0]
+    last = max(0, n - span_of(clip_frames=clip_frames, stride=stride))
+    assert starts[0] == 0
+    assert starts[-1] == last
+    assert np.ptp(np.diff(starts)) <= 1
+
+
+@given(lengths, frames, strides)
+def test_one_uniform_view_is_the_centre(n, clip_frames, stride):
+    clip = uniform_clips(n, clip_frames=clip_frames, stride=stride, clips=1)[0]
+    before, after = clip[0], n - 1 - clip[-1]
+    assert after - before in (0, 1) or (after < 0 and before == 0)
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=30), st.integers(1, 40))
+def test_fit_length_against_a_naive_walk(indices, n):
+    loop = [i - n * (i // n) for i in indices]
+    last = [i if i < n else n - 1 for i in indices]
+    given_ = np.array(indices)
+    assert fit_length(given_, n, policy="loop").tolist() == loop
+    assert fit_length(given_, n, policy="repeat_last").tolist() == last
+
+
+@given(lengths, st.sampled_from(sorted(SHORT_VIDEO)))
+def test_fit_length_leaves_long_enough_videos_alone(n, policy):
+    indices = np.arange(n).reshape(1, -1)
+    np.testing.assert_array_equal(fit_length(indices, n, policy=policy), indices)
+
+
+def test_fit_length_refuses():
+    with pytest.raises(UserError, match=r"frame 5, the video has 5 frames.*DATA\.SHORT_VIDEO"):
+        fit_length(np.arange(6), 5, policy="error")
+    with pytest.raises(UserError, match="unknown policy 'wrap'"):
+        fit_length(np.arange(6), 5, policy="wrap")
