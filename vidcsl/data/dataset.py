@@ -1,0 +1,136 @@
+"""Clips of the videos in a list, the same ones whatever process reads them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vidcsl.data.lists import VideoList
+from vidcsl.data.readers import open_reader
+from vidcsl.errors import UserError, VideoError
+from vidcsl.seeding import numpy_generator
+
+ClipSampler = Callable[[int, np.random.Generator], NDArray[np.int64]]
+"""(frames in the video, generator) -> frame indices [V, T], all inside the video."""
+
+MAX_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The views of one video.
+
+    Attributes:
+        frames: uint8 [V, 3, T, H, W], contiguous.
+        size: (H, W).
+        label, group, index: of the video that was read; -1 is an unknown label or group.
+        epoch: the one it was asked for in.
+        damaged: the videos that could not be read and that this one stands in for.
+    """
+
+    frames: Tensor
+    size: tuple[int, int]
+    label: int
+    group: int
+    index: int
+    epoch: int
+    damaged: tuple[str, ...] = ()
+
+
+class ClipDataset(Dataset[Sample]):
+    """Reads the views of a video.
+
+    An item's key is `(epoch, index)`, so that worker processes need not be told of a new epoch. The
+    sampler's generator depends on the seed, epoch, index and purpose only.
+
+    Args:
+        videos: the list.
+        sampler: which frames make the views; gets the video's length and a generator.
+        reader: "auto" or a name in `readers.READERS`.
+        short_side: of the decoded frames, pixels.
+        seed: of the run.
+        purpose: keeps the random choices of training and evaluation apart.
+        on_damage: "replace" reads another video, drawn at random but reproducibly, in place of one
+            that cannot be read, and reports it in the sample; "error" raises.
+    """
+
+    def __init__(
+        self,
+        *,
+        videos: VideoList,
+        sampler: ClipSampler,
+        reader: str = "auto",
+        short_side: int,
+        seed: int,
+        purpose: str = "train",
+        on_damage: Literal["replace", "error"] = "replace",
+    ) -> None:
+        self.videos = videos
+        self.sampler = sampler
+        self.reader = reader
+        self.short_side = short_side
+        self.seed = seed
+        self.purpose = purpose
+        self.on_damage = on_damage
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """The sample of `(epoch, index)`.
+
+        Raises:
+            VideoError: the video cannot be read, and `on_damage` is "error".
+            UserError: it and all its replacements cannot be read, or the sampler refuses it.
+        """
+        epoch, index = key
+        if self.on_damage == "error":
+            return self._read(epoch, index, position=index)
+        damaged: list[VideoError] = []
+        for position in self._positions(epoch, index):
+            try:
+                paths = tuple(error.path for error in damaged)
+                return self._read(epoch, index, position=position, damaged=paths)
+            except VideoError as error:
+                damaged.append(error)
+        raise UserError(
+            f"{len(damaged)} videos in a row of {self.videos.source} could not be read, "
+            f"the first: {damaged[0]}"
+        )
+
+    def _positions(self, epoch: int, index: int) -> Iterator[int]:
+        """The video itself, then others to take its place."""
+        yield index
+        rng = numpy_generator(self.seed, epoch, index, "replacement")
+        drawn = rng.choice(len(self), size=min(MAX_ATTEMPTS, len(self)), replace=False)
+        yield from [other for other in drawn.tolist() if other != index][: MAX_ATTEMPTS - 1]
+
+    def _read(
+        self, epoch: int, index: int, *, position: int, damaged: tuple[str, ...] = ()
+    ) -> Sample:
+        video = self.videos.videos[position]
+        rng = numpy_generator(self.seed, epoch, index, f"{self.purpose}/sampling")
+        # Opened here and not kept: a decoder opened in one process hangs in another.
+        with open_reader(video.path, backend=self.reader, short_side=self.short_side) as reader:
+            clips = self._sampled(reader.num_frames, rng, path=str(video.path))  # [V, T]
+            frames = torch.from_numpy(reader.read(clips.reshape(-1)))  # [V * T, H, W, 3]
+        return Sample(
+            frames=frames.unflatten(0, clips.shape).permute(0, 4, 1, 2, 3).contiguous(),
+            size=(reader.height, reader.width),
+            label=video.label,
+            group=video.group,
+            index=position,
+            epoch=epoch,
+            damaged=damaged,
+        )
+
+    def _sampled(self, num_frames: int, rng: np.random.Generator, *, path: str) -> NDArray:
+        try:
+            return self.sampler(num_frames, rng)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error

@@ -1,0 +1,231 @@
+"""Batches of clips: the same ones whatever the number of workers, ranks or restarts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vidcsl.data.dataset import ClipDataset, Sample
+from vidcsl.errors import UserError
+from vidcsl.seeding import numpy_generator, torch_generator
+
+Key = tuple[int, int]
+"""(epoch, index), as `ClipDataset` is asked."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Views of N videos.
+
+    Attributes:
+        frames: uint8 [N, V, 3, T, H, W], zeros below and to the right of smaller videos.
+        sizes: int64 [N, 2], each video's own (H, W).
+        labels, groups, indices: int64 [N]; label and group are -1 where unknown.
+        epoch: the epoch that the batch belongs to.
+        damaged: paths of the videos that could not be read and were replaced.
+    """
+
+    frames: Tensor
+    sizes: Tensor
+    labels: Tensor
+    groups: Tensor
+    indices: Tensor
+    epoch: int
+    damaged: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on another device; from pinned memory the copy does not block."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory (`DataLoader` calls this)."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(
+            self,
+            frames=change(self.frames),
+            sizes=change(self.sizes),
+            labels=change(self.labels),
+            groups=change(self.groups),
+            indices=change(self.indices),
+        )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Join samples of one epoch, padded at the bottom and right to the largest of them."""
+    sizes = torch.tensor([sample.size for sample in samples])  # [N, 2]
+    height, width = sizes.amax(dim=0).tolist()
+    shape = samples[0].frames.shape[:-2]  # V, 3, T
+    frames = torch.zeros((len(samples), *shape, height, width), dtype=torch.uint8)
+    for row, sample in zip(frames, samples, strict=True):
+        row[..., : sample.size[0], : sample.size[1]] = sample.frames
+    return Batch(
+        frames=frames,
+        sizes=sizes,
+        labels=torch.tensor([sample.label for sample in samples]),
+        groups=torch.tensor([sample.group for sample in samples]),
+        indices=torch.tensor([sample.index for sample in samples]),
+        epoch=samples[0].epoch,
+        damaged=tuple(path for sample in samples for path in sample.damaged),
+    )
+
+
+class EpochSampler(Sampler[list[Key]]):
+    """One rank's share of each global batch of an epoch, as lists of `(epoch, index)`.
+
+    The order of an epoch depends on seed and epoch only. Global batch k is the same set of videos
+    whatever the number of ranks; rank r takes the r-th contiguous block of it.
+
+    Args:
+        length: of the list.
+        batch_size: of the global batch, all ranks together.
+        seed: of the run.
+        epoch: which epoch; may be set anew before each iteration, as `start_step` may.
+        start_step: the first step to give, for a start in the middle of an epoch.
+        rank, world_size: this process among all.
+        shuffle: a new order every epoch; otherwise that of the list.
+        drop_last: leave out the last, smaller batch. Otherwise it is split as evenly as can be, and
+            a rank for which nothing remains has one step less.
+
+    Raises:
+        UserError: the ranks cannot share a batch evenly, or there is not one full batch.
+    """
+
+    def __init__(
+        self,
+        *,
+        length: int,
+        batch_size: int,
+        seed: int,
+        epoch: int = 0,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool,
+        drop_last: bool,
+    ) -> None:
+        if batch_size % world_size:
+            raise UserError(
+                f"a batch of {batch_size} cannot be shared evenly by {world_size} processes: "
+                "choose a multiple"
+            )
+        if drop_last and length < batch_size:
+            raise UserError(f"the list's {length} videos do not fill one batch of {batch_size}")
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = epoch
+        self.start_step = start_step
+        self.rank = rank
+        self.world_size = world_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order = self.epoch, self._order()
+        stop = self._global_steps() * self.batch_size
+        for start in range(self.start_step * self.batch_size, stop, self.batch_size):
+            whole = order[start : start + self.batch_size]
+            if mine := np.array_split(whole, self.world_size)[self.rank].tolist():
+                yield [(epoch, index) for index in mine]
+
+    def __len__(self) -> int:
+        last = self.length - (self._global_steps() - 1) * self.batch_size
+        missing = self.rank >= last  # nothing of the last batch is left for this rank
+        return max(0, self._global_steps() - missing - self.start_step)
+
+    def _global_steps(self) -> int:
+        full, rest = divmod(self.length, self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def _order(self) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(self.length)
+        return numpy_generator(self.seed, self.epoch, "order").permutation(self.length)
+
+
+class ClipLoader:
+    """Gives the batches of any epoch, from any step on, by workers that live as long as it does.
+
+    Attributes:
+        steps: batches of a whole epoch, on this rank.
+    """
+
+    def __init__(
+        self, dataset: ClipDataset, sampler: EpochSampler, *, workers: int, pin_memory: bool
+    ) -> None:
+        self.dataset = dataset
+        self.steps = len(sampler)
+        self._sampler = sampler
+        self._loader = DataLoader(
+            _Guarded(dataset),
+            batch_sampler=sampler,
+            collate_fn=_collate_or_error,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            # Without one of its own, a DataLoader draws from the global generator.
+            generator=torch_generator(sampler.seed, "loader"),
+        )
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `start_step` on. One epoch at a time.
+
+        Raises:
+            UserError: as `ClipDataset` does, from whichever process.
+        """
+        self._sampler.epoch, self._sampler.start_step = epoch, start_step
+        for batch in self._loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+def build_loader(
+    dataset: ClipDataset,
+    *,
+    batch_size: int,
+    shuffle: bool,
+    drop_last: bool,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> ClipLoader:
+    """A loader over a dataset; `batch_size` counts all ranks. See `EpochSampler`, `ClipLoader`."""
+    sampler = EpochSampler(
+        length=len(dataset),
+        batch_size=batch_size,
+        seed=dataset.seed,
+        rank=rank,
+        world_size=world_size,
+        shuffle=shuffle,
+        drop_last=drop_last,
+    )
+    return ClipLoader(dataset, sampler, workers=workers, pin_memory=pin_memory)
+
+
+class _Guarded(Dataset["Sample | UserError"]):
+    """Hands a user's error on as an item: `DataLoader` would bury its one line in a traceback."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> Sample | UserError:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return error
+
+
+def _collate_or_error(samples: list[Sample | UserError]) -> Batch | UserError:
+    readable = [sample for sample in samples if isinstance(sample, Sample)]
+    errors = [sample for sample in samples if isinstance(sample, UserError)]
+    return errors[0] if errors else collate(readable)
