@@ -1,0 +1,72 @@
+"""Corruptions of clips that real cameras, codecs and networks cause, at five severities."""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from vidcsl.errors import UserError
+from vidcsl.robustness.corruptions.suites import PUBLISHED, SEVERITIES, SUITES, Corruption
+from vidcsl.seeding import torch_generator
+
+__all__ = ["PUBLISHED", "SEVERITIES", "SUITES", "Corruption", "corrupt", "find", "names"]
+
+
+def names(suite: str | None = None) -> list[str]:
+    """The corruptions as "suite/name", of one suite or of all."""
+    return [f"{key}/{name}" for key in SUITES for name in SUITES[key] if suite in (None, key)]
+
+
+def find(name: str) -> tuple[str, Corruption]:
+    """The full name "suite/name" and the corruption.
+
+    Args:
+        name: "P/shot_noise", "C/shot_noise", or a bare "shot_noise", which means suite P where
+            both suites have one.
+
+    Raises:
+        UserError: there is no such corruption.
+    """
+    # Suite P comes last, so that its bare names win.
+    known = {key.partition("/")[2]: key for key in reversed(names())} | {k: k for k in names()}
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names())}"
+        raise UserError(f"unknown corruption {name!r}; {hint}")
+    suite, _, bare = known[name].partition("/")
+    return known[name], SUITES[suite][bare]
+
+
+@torch.no_grad()
+def corrupt(clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor) -> Tensor:
+    """Corrupt each clip, the same way for every model, batch, worker, rank and device.
+
+    What happens to clip i depends on its pixels, `name`, `severity` and `seeds[i]` alone. All
+    severities of a corruption share the video's random numbers, so that accuracy over severity
+    shows the severity, not the luck of the draw.
+
+    Args:
+        clips: float32 `[N, 3, T, H, W]` in [0, 1].
+        name: see `find`.
+        severity: 1 (mild) to 5 (strong); 0 returns `clips`.
+        seeds: N whole numbers, one a video.
+
+    Returns:
+        Clips of the same shape, type, device and range.
+
+    Raises:
+        UserError: unknown name, severity outside 0..5, or a codec that PyAV lacks.
+    """
+    full_name, corruption = find(name)
+    if severity not in (0, *SEVERITIES):
+        raise UserError(f"severity of {full_name} is {severity!r}; it must be one of 0 to 5")
+    if clips.ndim != 5 or clips.shape[1] != 3 or clips.dtype != torch.float32:
+        raise ValueError(f"clips must be float32 [N, 3, T, H, W], not {clips.dtype} {clips.shape}")
+    if len(seeds) != len(clips):
+        raise ValueError(f"{len(clips)} clips need as many seeds, not {len(seeds)}")
+    if severity == 0 or len(clips) == 0:
+        return clips
+    generators = [torch_generator(int(seed), full_name) for seed in seeds]
+    corrupted = corruption.function(clips, generators=generators, **corruption.at(severity))
+    return corrupted.clamp(0, 1)

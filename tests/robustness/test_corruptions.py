@@ -1,0 +1,184 @@
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from vidcsl.errors import UserError
+from vidcsl.robustness.corruptions import PUBLISHED, SEVERITIES, SUITES, corrupt, find, names
+from vidcsl.robustness.corruptions.codec import transcode
+
+MINI = Path(__file__).parents[3] / "shared" / "data" / "ucf101_10_mini" / "videos"
+
+# What PSNR does not rank, and why.
+NOT_MONOTONE = {
+    "P/static_rotation": "beyond 30 degrees nothing is aligned any more",
+    "P/reverse_sampling": "the fewer frames are left, the less there is to reverse",
+    "P/jumbling": "the published segments shrink",
+    "P/box_jumbling": "a shuffle is a shuffle",
+    "C/fog": "thicker, but also rougher",
+    "C/saturate": "1 and 2 take colour away, 3 to 5 add it",
+}
+DETERMINISTIC = {
+    *("P/defocus_blur", "P/zoom_blur", "P/jpeg", "P/mpeg2", "P/mpeg4", "P/static_rotation"),
+    *("P/sampling", "P/reverse_sampling", "C/motion_blur", "C/contrast", "C/brightness"),
+    *("C/saturate", "C/h264", "C/h265", "C/frame_rate"),
+}
+CASES = [pytest.param(name, s, id=f"{name}-{s}") for name in names() for s in SEVERITIES]
+
+
+def moving_clips(
+    count: int = 2, length: int = 16, height: int = 39, width: int = 46
+) -> torch.Tensor:
+    t, y, x = torch.meshgrid(
+        torch.arange(length), torch.arange(height), torch.arange(width), indexing="ij"
+    )
+    waves = [
+        torch.stack([(x + (c + 1) * t + 5 * n) / 6.0 + y / (9.0 + c) for c in range(3)]).sin()
+        for n in range(count)
+    ]
+    return torch.stack(waves) * 0.45 + 0.5
+
+
+def psnr(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float(-10 * (first - second).square().mean().clamp(min=1e-12).log10())
+
+
+@pytest.fixture(scope="module")
+def real_clip() -> torch.Tensor:
+    if not MINI.is_dir():
+        pytest.skip(f"real videos not found in {MINI}")
+    path = sorted(MINI.glob("*/*.mp4"))[120]
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    clip = torch.from_numpy(np.stack(frames[:32:2])).permute(3, 0, 1, 2)[None]
+    assert clip.shape[:3] == (1, 3, 16)
+    return clip.float() / 255
+
+
+@pytest.mark.parametrize(("name", "severity"), CASES)
+def test_contract(name, severity):
+    clips = moving_clips()
+    before = clips.clone()
+    corrupted = corrupt(clips, name, severity=severity, seeds=[7, 8])
+    assert corrupted.shape == clips.shape
+    assert corrupted.dtype == torch.float32
+    assert corrupted.min() >= 0
+    assert corrupted.max() <= 1
+    assert torch.equal(clips, before)
+    assert not torch.equal(corrupted, clips)
+    alone = corrupt(clips[1:], name, severity=severity, seeds=[8])
+    torch.testing.assert_close(alone[0], corrupted[1], rtol=0, atol=1e-6)
+    other = corrupt(clips[1:], name, severity=severity, seeds=[9])
+    assert torch.equal(other, alone) == (name in DETERMINISTIC)
+
+
+@pytest.mark.parametrize("name", names())
+def test_same_call_same_bits_and_severity_0_is_identity(name):
+    clips = moving_clips(count=1)
+    once, again = (corrupt(clips, name, severity=3, seeds=[5]) for _ in range(2))
+    assert torch.equal(once, again)
+    assert torch.equal(corrupt(clips, name, severity=0, seeds=[5]), clips)
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 5, 2), (3, 70, 33)])
+def test_short_and_tiny_clips_keep_their_shape(name, shape):
+    clips = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
+    corrupted = corrupt(clips, name, severity=5, seeds=[1])
+    assert corrupted.shape == clips.shape
+    assert corrupted.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [n for n in names() if n not in NOT_MONOTONE])
+def test_a_higher_severity_does_more_harm(name, real_clip):
+    harm = [
+        -psnr(corrupt(real_clip, name, severity=s, seeds=[3]), real_clip) for s in (0, *SEVERITIES)
+    ]
+    assert harm == sorted(harm)
+    # Equal steps are a table that does nothing; with 16 frames two may coincide (32 and 16).
+    assert len(set(harm)) >= 5
+
+
+@pytest.mark.parametrize("name", sorted(NOT_MONOTONE))
+def test_what_psnr_does_not_rank_still_does_harm(name, real_clip):
+    for severity in SEVERITIES:
+        assert psnr(corrupt(real_clip, name, severity=severity, seeds=[3]), real_clip) < 45
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", names())
+def test_gpu_agrees_with_cpu(name):
+    clips = moving_clips()
+    for severity in (1, 5):
+        expected = corrupt(clips, name, severity=severity, seeds=[7, 8])
+        actual = corrupt(clips.cuda(), name, severity=severity, seeds=[7, 8])
+        assert actual.is_cuda
+        torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["P/mpeg2", "P/mpeg4", "C/h264", "C/h265"])
+@pytest.mark.parametrize("size", [(36, 34), (64, 64), (112, 80)])
+def test_codecs_do_not_remember_what_they_coded_before(name, size):
+    clips = moving_clips(count=4, height=size[0], width=size[1])
+    together = corrupt(clips, name, severity=4, seeds=[0] * 4)
+    for i in (2, 0, 3, 1):
+        alone = corrupt(clips[[i]], name, severity=4, seeds=[0])
+        assert torch.equal(alone[0], together[i])
+
+
+def test_global_random_state_is_left_alone():
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    for name in names():
+        corrupt(moving_clips(count=1), name, severity=2, seeds=[5])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+
+
+def test_bare_names_mean_suite_p_first():
+    assert find("shot_noise")[0] == "P/shot_noise"
+    assert find("C/shot_noise")[0] == "C/shot_noise"
+    assert find("h264")[0] == "C/h264"
+    clips = moving_clips(count=1)
+    bare, full = (corrupt(clips, n, severity=1, seeds=[5]) for n in ("jpeg", "P/jpeg"))
+    assert torch.equal(bare, full)
+
+
+def test_every_row_has_five_severities_and_suite_p_is_whole():
+    for rows in SUITES.values():
+        for row in rows.values():
+            assert all(len(values) == 5 for values in row.parameters.values())
+    assert len(SUITES["P"]) == PUBLISHED["P"]
+    assert len(SUITES["C"]) <= PUBLISHED["C"]
+
+
+@pytest.mark.parametrize(
+    ("name", "severity", "message"),
+    [
+        ("gausian_noise", 1, "unknown corruption 'gausian_noise'; did you mean 'gaussian_noise'?"),
+        ("C/jpg", 1, "did you mean"),
+        ("???", 1, "known: P/gaussian_noise"),
+        ("jpeg", 6, "severity of P/jpeg is 6; it must be one of 0 to 5"),
+        ("jpeg", -1, "one of 0 to 5"),
+        ("jpeg", 2.5, "one of 0 to 5"),
+    ],
+)
+def test_user_errors_say_what_to_do(name, severity, message):
+    with pytest.raises(UserError) as caught:
+        corrupt(moving_clips(count=1), name, severity=severity, seeds=[0])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_shapes_and_seed_counts_are_refused():
+    clips = moving_clips(count=2)
+    with pytest.raises(ValueError, match="2 clips need as many seeds, not 1"):
+        corrupt(clips, "jpeg", severity=1, seeds=[0])
+    with pytest.raises(ValueError, match="float32"):
+        corrupt(clips.transpose(1, 2), "jpeg", severity=1, seeds=[0, 1])
+
+
+def test_a_missing_codec_is_named():
+    with pytest.raises(UserError, match="no codec 'libx267'"):
+        transcode(np.zeros((2, 64, 64, 3), np.uint8), encoder="libx267", options={})

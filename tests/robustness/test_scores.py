@@ -1,0 +1,131 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidcsl.errors import UserError
+from vidcsl.robustness.corruptions import SUITES
+from vidcsl.robustness.scores import (
+    category_scores,
+    gamma_absolute,
+    gamma_relative,
+    mean_performance,
+    relative_performance,
+    robustness_scores,
+    wilson_interval,
+)
+
+SHARE = st.floats(0, 1)
+P = {"gaussian_noise": [0.4, 0.3, 0.3, 0.2, 0.1], "jpeg": [0.5, 0.5, 0.4, 0.4, 0.3]}
+C = {"h264": [0.6, 0.5, 0.4, 0.3, 0.2]}
+
+
+def test_definitions_by_hand():
+    assert gamma_absolute(0.8, 0.6) == pytest.approx(0.8)
+    assert gamma_relative(0.8, 0.6) == pytest.approx(0.75)
+    assert mean_performance(P) == pytest.approx((0.26 + 0.42) / 2)
+    assert relative_performance(0.8, P) == pytest.approx(0.34 / 0.8)
+
+
+def test_each_score_is_taken_over_its_own_suite():
+    scores = robustness_scores(0.5, {"P": P, "C": C})
+    assert scores["gamma_a"] == pytest.approx(1 - (0.5 - 0.34))
+    assert scores["gamma_r"] == pytest.approx(0.34 / 0.5)
+    assert scores["mPC"] == pytest.approx(0.4)
+    assert scores["rPC"] == pytest.approx(0.8)
+    assert scores["over"]["gamma"] == {
+        "suite": "P",
+        "corruptions": 2,
+        "published": 18,
+        "severities": 5,
+    }
+    assert scores["over"]["mPC"]["corruptions"] == 1
+
+
+@pytest.mark.parametrize(("run", "suite"), [({"P": P, "C": {}}, "P"), ({"C": C}, "C")])
+def test_one_suite_alone_serves_all_scores_and_says_so(run, suite):
+    scores = robustness_scores(0.5, run)
+    assert scores["over"]["gamma"]["suite"] == scores["over"]["mPC"]["suite"] == suite
+    assert scores["mPC"] == pytest.approx(mean_performance(run[suite]))
+    assert scores["gamma_a"] == pytest.approx(gamma_absolute(0.5, scores["mPC"]))
+
+
+def test_a_quick_run_shows_its_missing_severities():
+    run = {"P": {**P, "jpeg": [0.5, 0.3]}}
+    assert robustness_scores(0.5, run)["over"]["gamma"]["severities"] == 2
+
+
+def test_relative_scores_are_undefined_without_clean_accuracy():
+    scores = robustness_scores(0.0, {"P": P, "C": C})
+    assert scores["gamma_r"] is None
+    assert scores["rPC"] is None
+    assert scores["gamma_a"] == pytest.approx(1.34)
+
+
+def test_nothing_run_gives_no_scores():
+    assert robustness_scores(0.5, {}) == {
+        "gamma_a": None,
+        "gamma_r": None,
+        "mPC": None,
+        "rPC": None,
+        "over": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("clean", "suites"),
+    [
+        (43.4, {"P": P}),
+        (0.5, {"P": {"jpeg": [50.0]}}),
+        (0.5, {"P": {"jpeg": []}}),
+        (0.5, {"P": {"jpg": [0.5]}}),
+        (0.5, {"Q": {"jpeg": [0.5]}}),
+        (math.nan, {"P": P}),
+    ],
+)
+def test_percentages_and_unknown_names_are_refused(clean, suites):
+    with pytest.raises(UserError):
+        robustness_scores(clean, suites)
+
+
+def test_categories_partition_the_suite():
+    everything = {name: [0.3] * 5 for name in SUITES["P"]}
+    everything["jpeg"] = everything["mpeg2"] = everything["mpeg4"] = [0.6] * 5
+    categories = category_scores(0.6, everything, suite="P")
+    assert set(categories) == {"noise", "blur", "digital", "camera", "temporal"}
+    assert categories["digital"]["accuracy"] == pytest.approx(0.6)
+    assert categories["noise"]["gamma_r"] == pytest.approx(0.5)
+    assert categories["noise"]["gamma_a"] == pytest.approx(0.7)
+
+
+@given(clean=st.floats(0.01, 1), perturbed=SHARE)
+def test_gammas_are_one_exactly_where_nothing_is_lost(clean, perturbed):
+    absolute, relative = gamma_absolute(clean, perturbed), gamma_relative(clean, perturbed)
+    assert relative == pytest.approx(perturbed / clean)
+    assert gamma_absolute(clean, clean) == gamma_relative(clean, clean) == 1
+    assert (absolute <= 1) == (perturbed <= clean) or absolute == pytest.approx(1)
+
+
+@given(accuracy=SHARE, count=st.integers(1, 10_000))
+def test_wilson_interval_holds_the_accuracy_and_mirrors(accuracy, count):
+    low, high = wilson_interval(accuracy, count)
+    assert 0 <= low <= accuracy + 1e-12
+    assert accuracy - 1e-12 <= high <= 1
+    for end in (low, high):  # a boundary at which the accuracy seen is just z deviations away
+        assert abs(end - accuracy) == pytest.approx(
+            1.959964 * math.sqrt(max(0.0, end * (1 - end)) / count), abs=1e-6
+        )
+    mirrored = wilson_interval(1 - accuracy, count)
+    assert mirrored == (pytest.approx(1 - high), pytest.approx(1 - low))
+
+
+def test_wilson_interval_by_reference():
+    assert wilson_interval(0.5, 20) == (
+        pytest.approx(0.2993, abs=1e-4),
+        pytest.approx(0.7007, abs=1e-4),
+    )
+    assert wilson_interval(0.0, 10) == (pytest.approx(0), pytest.approx(0.2775, abs=1e-4))
+    assert wilson_interval(0.5, 0) == (0.0, 1.0)
+    narrow = wilson_interval(0.5, 20, confidence=0.5)
+    assert 0.2993 < narrow[0] < narrow[1] < 0.7007

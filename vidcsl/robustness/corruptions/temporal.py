@@ -1,0 +1,81 @@
+"""Frames lost, frozen, reversed or out of order.
+
+The published code shortens some clips; here every frame that is lost is replaced by one that is
+kept, so that a clip always has its T frames. Each corruption is a list of source frames `[N, T]`.
+A clip of one frame comes back as it is.
+"""
+
+import torch
+from torch import Tensor
+
+from vidcsl.robustness.corruptions.draws import Generators, draw_each, uniform
+
+
+def sampling(clips: Tensor, *, generators: Generators, period: int) -> Tensor:
+    """Keep every `period`-th frame and hold it until the next (from T on: the first frame only)."""
+    return take_frames(clips, _held(clips.shape[2], period).expand(len(generators), -1))
+
+
+def reverse_sampling(clips: Tensor, *, generators: Generators, period: int) -> Tensor:
+    """Keep every `period`-th frame, play the kept frames backwards, hold each `period` times."""
+    length = clips.shape[2]
+    held = _held(length, period)
+    return take_frames(clips, (held[-1] - held).expand(len(generators), -1))
+
+
+def jumbling(clips: Tensor, *, generators: Generators, segment: int) -> Tensor:
+    """Shuffle the frames inside consecutive segments of `segment` frames.
+
+    A clip no longer than a segment is shuffled as a whole.
+    """
+
+    def order(generator: torch.Generator) -> Tensor:
+        pieces = torch.arange(clips.shape[2]).split(segment)
+        return torch.cat([_shuffled(piece, generator=generator) for piece in pieces])
+
+    return take_frames(clips, draw_each(generators, order))
+
+
+def box_jumbling(clips: Tensor, *, generators: Generators, segments: int) -> Tensor:
+    """Cut the clip into `segments` parts (at most T) and shuffle the parts, not their frames."""
+
+    def order(generator: torch.Generator) -> Tensor:
+        pieces = torch.arange(clips.shape[2]).tensor_split(min(segments, clips.shape[2]))
+        chosen = torch.randperm(len(pieces), generator=generator).tolist()
+        return torch.cat([pieces[i] for i in chosen])
+
+    return take_frames(clips, draw_each(generators, order))
+
+
+def freezing(clips: Tensor, *, generators: Generators, probability: float) -> Tensor:
+    """Each frame but the first is, with `probability`, replaced by the one shown before it."""
+    times = torch.arange(clips.shape[2])
+    frozen = uniform(clips.shape[2], generators=generators) < probability
+    shown = torch.where(frozen, torch.zeros_like(times), times)
+    return take_frames(clips, shown.cummax(-1).values)
+
+
+def frame_rate(clips: Tensor, *, generators: Generators, rate: int, source_rate: int) -> Tensor:
+    """Show the clip at `rate` frames per second; between two shown frames the earlier one stays.
+
+    A clip does not know its frame rate: its frames are taken as `source_rate` a second.
+    """
+    times = torch.arange(clips.shape[2])
+    # In whole numbers: tick k of the slow clock falls on source frame ceil(k * source / rate).
+    ticks = times * rate // source_rate
+    shown = -(-ticks * source_rate // rate)
+    return take_frames(clips, shown.expand(len(generators), -1))
+
+
+def take_frames(clips: Tensor, frames: Tensor) -> Tensor:
+    """Frame `frames[n, t]` of clip n at time t; `frames` is an index `[N, T]`."""
+    index = frames.to(clips.device)[:, None, :, None, None]
+    return clips.gather(2, index.expand_as(clips))
+
+
+def _held(length: int, period: int) -> Tensor:
+    return torch.arange(length) // period * period
+
+
+def _shuffled(piece: Tensor, *, generator: torch.Generator) -> Tensor:
+    return piece[torch.randperm(len(piece), generator=generator)]

@@ -1,0 +1,91 @@
+"""Fog and rain, drawn over the frames."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vidcsl.robustness.corruptions.draws import Generators, draw_each, uniform
+from vidcsl.robustness.corruptions.layout import to_clips, to_frames
+
+RAIN_SHADE = 220 / 255  # a light grey
+
+
+def fog(clips: Tensor, *, generators: Generators, scale: float, decay: float) -> Tensor:
+    """Lay one cloud of strength `scale` over the whole clip; a larger `decay` is smoother."""
+    height, width = clips.shape[-2:]
+    size = 1 << max(1, (max(height, width) - 1).bit_length())
+    clouds = draw_each(generators, lambda g: plasma_fractal(size, decay=decay, generator=g))
+    layer = scale * clouds[:, None, None, :height, :width].to(clips)
+    brightest = clips.amax((1, 3, 4), keepdim=True)
+    return (clips + layer) * brightest / (brightest + scale)
+
+
+def rain(
+    clips: Tensor,
+    *,
+    generators: Generators,
+    area_per_drop: int,
+    length: int,
+    darkening: float,
+) -> Tensor:
+    """Streaks one pixel wide and `length` pixels long, new in every frame, under a dull sky.
+
+    One drop for every `area_per_drop` pixels; `darkening` shrinks the contrast about each
+    channel's mean. In a frame lower than a streak the streak is cut.
+    """
+    streaks = _streaks(clips, generators=generators, area_per_drop=area_per_drop, length=length)
+    veil = RAIN_SHADE * streaks
+    mean = clips.mean((1, 3, 4), keepdim=True)
+    wet = (clips + veil * (1 - clips) * (1 - mean)).clamp(max=1)
+    smooth = F.avg_pool2d(to_frames(wet), 3, stride=1, padding=1, count_include_pad=False)
+    blurred = to_clips(smooth, count=len(clips))
+    mixed = blurred * veil + clips * (1 - veil)
+    centre = mixed.mean((-2, -1), keepdim=True)
+    return centre + (mixed - centre) * darkening
+
+
+def plasma_fractal(size: int, *, decay: float, generator: torch.Generator) -> Tensor:
+    """A cloud `[size, size]` in [0, 1] by the diamond-square algorithm, periodic at its borders.
+
+    Args:
+        size: a power of two, at least 2.
+        decay: by how much the random step shrinks each time the grid is halved.
+        generator: draws the random steps.
+    """
+    cloud = torch.zeros(size, size)
+    step, wobble = size, 1.0
+
+    def around(corners: Tensor) -> Tensor:
+        noise = 2 * torch.rand(corners.shape, generator=generator) - 1
+        return corners / 4 + wobble * noise
+
+    while step > 1:
+        half = step // 2
+        corners = cloud[::step, ::step]
+        beside = corners + corners.roll(-1, 1)
+        centres = around(beside + beside.roll(-1, 0))
+        cloud[half::step, half::step] = centres
+        # Points between two corners, with a centre on either side.
+        cloud[::step, half::step] = around(beside + centres + centres.roll(1, 0))
+        cloud[half::step, ::step] = around(
+            corners + corners.roll(-1, 0) + centres + centres.roll(1, 1)
+        )
+        step, wobble = half, wobble / decay
+    cloud -= cloud.min()
+    return cloud / cloud.max()
+
+
+def _streaks(clips: Tensor, *, generators: Generators, area_per_drop: int, length: int) -> Tensor:
+    """A mask `[N, 1, T, H, W]`, 1 on a streak; streaks lean one pixel to the left."""
+    count, frames, (height, width) = len(generators), clips.shape[2], clips.shape[-2:]
+    drops = height * width // area_per_drop
+    places = uniform(frames, drops, 2, generators=generators)  # [N, T, drops, 2]
+    top = (places[..., :1] * max(1, height - length)).long()
+    left = (places[..., 1:] * width).long()
+    along = torch.arange(length)
+    rows, columns = top + along, left - (along >= length / 2).long()
+    # What falls outside goes to one spare cell at the end, which is cut off again.
+    inside = (rows < height) & (columns >= 0)
+    cells = torch.where(inside, rows * width + columns, height * width).flatten(2)
+    mask = torch.zeros(count, frames, height * width + 1).scatter_(2, cells, 1.0)[..., :-1]
+    return mask.view(count, 1, frames, height, width).to(clips.device)
