@@ -17,6 +17,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
 from vidcsl.errors import UserError, VideoError
@@ -98,6 +99,7 @@ class PyavReader(Reader):
     def __init__(self, path: Path, *, facts: Facts, short_side: int | None) -> None:
         super().__init__(path, facts=facts, short_side=short_side)
         self.num_frames = count_frames(path)
+        self._scaler = VideoReformatter()  # kept, for it is costly to set up
 
     def _decode(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         wanted, last = set(indices.tolist()), int(indices[-1])
@@ -113,10 +115,10 @@ class PyavReader(Reader):
     def _to_rgb(self, frame: Any) -> NDArray[np.uint8]:
         turns = frame.rotation // 90
         height, width = (self.width, self.height) if turns % 2 else (self.height, self.width)
-        pixels = frame.to_ndarray(
-            format="rgb24", width=width, height=height, interpolation="BILINEAR"
+        scaled = self._scaler.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="BILINEAR"
         )
-        return np.rot90(pixels, turns)
+        return np.rot90(scaled.to_ndarray(), turns)
 
 
 class DecordReader(Reader):
