@@ -1,4 +1,5 @@
-"""Prepare data: the same as `vidcsl prepare`."""
+#!/usr/bin/env python
+"""`vidcsl prepare`, for use from a checkout: see `tools/prepare_data.py --help`."""
 
 import sys
 

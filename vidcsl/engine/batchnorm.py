@@ -58,8 +58,8 @@ class _JoinedBatchNorm(_BatchNorm):
             return super().forward(input)
         dims = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        values = input.float()
-        count = self.world.total(torch.tensor(float(values.numel() // values.shape[1])))
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
+        count = self.world.total(values.new_tensor(values.numel() // values.shape[1]))
         mean = _total(values.sum(dim=dims), self.world) / count
         centred = values - mean.view(shape)
         # The variance from centred values: sums of squares lose digits where the mean is large.

@@ -100,6 +100,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.position = Position()
         self.damaged: set[str] = set()
+        self._named_damaged: set[str] = set()
         self.interval, self.epoch_tally = Tally(self.world), Tally(self.world)
         self._meter = Meter()
         self._replica: nn.Module = self.method
@@ -112,7 +113,7 @@ class Trainer:
         self.method.load_state_dict(checkpoint["method"])
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.position = Position(**checkpoint["position"])
-        self.damaged = set(checkpoint["damaged"])
+        self.damaged = self._named_damaged = set(checkpoint["damaged"])
         if self.world.is_main:  # the tally is of all processes: one of them carries it on
             self.epoch_tally.load(checkpoint["epoch_tally"])
 
@@ -157,7 +158,7 @@ class Trainer:
     def _step(self, batch: Batch) -> int:
         """One optimiser step; the number of clips of this process."""
         set_lr(self.optimiser, self.schedule.lr(self._global_step))
-        self.damaged.update(batch.damaged)
+        self.damaged = self.damaged | set(batch.damaged)
         clips = self._augmented(batch)
         self.method.train()
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bfloat16):
@@ -227,7 +228,6 @@ class Trainer:
             self._save()
 
     def _open_log(self) -> Log:
-        self._named_damaged = set(self.damaged)
         if not self.world.is_main:
             return Log(None)
         return Log(self.folder.log, self.folder.tensorboard)

@@ -116,5 +116,5 @@ def _fit(
         return loss
 
     with torch.enable_grad():
-        solver.step(closure)  # type: ignore[no-untyped-call]
+        solver.step(closure)
     return weight.detach(), bias.detach()

@@ -6,6 +6,7 @@ Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognitio
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D
 
@@ -89,7 +90,37 @@ def _block(inplanes: int, planes: int, *, stride: int) -> BasicBlock:
         shortcut = nn.Sequential(
             nn.Conv3d(inplanes, planes, 1, stride=stride, bias=False), nn.BatchNorm3d(planes)
         )
-    return BasicBlock(inplanes, planes, Conv2Plus1D, stride, shortcut)
+    return BasicBlock(inplanes, planes, _Conv2Plus1D, stride, shortcut)
+
+
+class _Conv2Plus1D(Conv2Plus1D):
+    def __init__(
+        self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1, padding: int = 1
+    ) -> None:
+        super().__init__(in_planes, out_planes, midplanes, stride, padding)
+        self[3] = _TemporalConv(
+            *(midplanes, out_planes, (3, 1, 1)),
+            stride=(stride, 1, 1),
+            padding=(padding, 0, 0),
+            bias=False,
+        )
+
+
+class _TemporalConv(nn.Conv3d):
+    """A temporal convolution that is safe on two frames.
+
+    On CPUs with bfloat16 instructions, the weight gradient of torch's bfloat16 kernel with
+    implicit padding reads uninitialised memory when there are exactly two frames (seen with torch
+    2.14): it is random, at times infinite. Padding by hand selects another kernel.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps `[N, C, T, H, W]` of the input, convolved over T."""
+        if input.device.type != "cpu" or input.shape[2] != 2:
+            return super().forward(input)
+        before_and_after = self.padding[0]
+        padded = F.pad(input, (0, 0, 0, 0, before_and_after, before_and_after))
+        return F.conv3d(padded, self.weight, self.bias, self.stride)
 
 
 def _initialise(network: nn.Module) -> None:

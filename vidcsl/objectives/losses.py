@@ -8,13 +8,18 @@ import torch
 from torch import Tensor
 
 
-def similarity_matrix(anchors: Tensor, candidates: Tensor) -> Tensor:
-    """Cosine similarities `[N, M]` in float32 of unit embeddings `[N, P]` and `[M, P]`.
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is where it is wider."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
-    Always float32: at a temperature of 0.01, half precision leaves no digits of a logit.
+
+def similarity_matrix(anchors: Tensor, candidates: Tensor) -> Tensor:
+    """Cosine similarities `[N, M]` of unit embeddings `[N, P]` and `[M, P]`.
+
+    At least float32: at a temperature of 0.01, half precision leaves no digits of a logit.
     """
     with torch.autocast(anchors.device.type, enabled=False):
-        return anchors.float() @ candidates.float().T
+        return at_least_float32(anchors) @ at_least_float32(candidates).T
 
 
 def contrastive_loss(
@@ -30,7 +35,7 @@ def contrastive_loss(
     positives of a class it is SupCon (Khosla et al., 2020, the form with the sum outside).
 
     Args:
-        similarities: cosines `[N, M]`, float32.
+        similarities: cosines `[N, M]`, float32 or wider.
         positives: bool `[N, M]`.
         ignored: bool `[N, M]`, candidates left out of the denominator: the anchor itself, removed
             false negatives. A positive must not be ignored.
@@ -67,4 +72,4 @@ def uniformity(embeddings: Tensor) -> Tensor:
     0 when all coincide, about -4 when spread evenly over a sphere of many dimensions.
     Wang & Isola, ICML 2020.
     """
-    return torch.pdist(embeddings.float()).square().mul(-2).exp().mean().log()
+    return torch.pdist(at_least_float32(embeddings)).square().mul(-2).exp().mean().log()

@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidcsl.objectives.false_negatives import Detector, Samples, detection_counts
-from vidcsl.objectives.losses import alignment, contrastive_loss, similarity_matrix, uniformity
+from vidcsl.objectives.losses import (
+    alignment,
+    at_least_float32,
+    contrastive_loss,
+    similarity_matrix,
+    uniformity,
+)
 
 
 @dataclass(frozen=True)
@@ -131,9 +137,9 @@ class ContrastiveMethod(Method):
         }
 
     def embed(self, clips: Tensor) -> Tensor:
-        """Unit embeddings `[B * V, P]`, float32, of clips `[B, V, 3, T, S, S]`."""
+        """Unit embeddings `[B * V, P]` of clips `[B, V, 3, T, S, S]`."""
         features = self.encoder(clips.flatten(0, 1))
-        return F.normalize(self.projector(features).float(), dim=1)
+        return F.normalize(at_least_float32(self.projector(features)), dim=1)
 
 
 def _diagonal(matrix: Tensor, *, offset: int) -> Tensor:

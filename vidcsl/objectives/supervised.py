@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidcsl.objectives.losses import at_least_float32
 from vidcsl.objectives.method import ClipBatch, Method
 
 
@@ -25,7 +26,7 @@ class Supervised(Method):
 
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Mean cross-entropy and accuracy over all views of the batch."""
-        logits = self.head(self.encoder(batch.clips.flatten(0, 1))).float()
+        logits = at_least_float32(self.head(self.encoder(batch.clips.flatten(0, 1))))
         labels = batch.labels.repeat_interleave(batch.clips.shape[1])
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         return {"loss": loss, "train_accuracy": (logits.argmax(dim=1) == labels).float().mean()}

@@ -1,0 +1,151 @@
+"""Accuracy under attack and under corruption, counted exactly and decoded once.
+
+Each video gives one clip. Every batch of clips is put through all budgets or all corruptions
+before the next is read, and right answers are counted over all processes as whole numbers.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vidcsl.engine.distributed import World
+from vidcsl.robustness.corruptions import SEVERITIES, corrupt
+
+Attack = Callable[[nn.Module, Tensor, Tensor, Sequence[int]], Tensor]
+"""`(model, clips [N, 3, T, S, S], labels [N], seeds [N]) -> adversarial clips`."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips to be judged: float32 `[N, 3, T, S, S]` in [0, 1], labels `[N]`, a seed a video."""
+
+    clips: Tensor
+    labels: Tensor
+    seeds: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def take(self, rows: Tensor) -> "Clips":
+        """The chosen rows, an index tensor."""
+        return Clips(self.clips[rows], self.labels[rows], [self.seeds[i] for i in rows.tolist()])
+
+
+@dataclass
+class Curve:
+    """Right answers by budget, in the order of the budgets.
+
+    Args:
+        right: under attack, by budget; `clean` is without attack, `clips` how many there were.
+        example: one clip that the attack changes, for the pictures (main process).
+    """
+
+    right: dict[str, int]
+    clean: int = 0
+    clips: int = 0
+    example: dict[str, Any] | None = field(default=None, repr=False)
+
+    def accuracy(self) -> dict[str, float]:
+        """Share of all clips that are right under attack, by budget."""
+        return {eps: count / self.clips for eps, count in self.right.items()}
+
+    def survival(self) -> dict[str, float]:
+        """Share of the clips right when clean that are still right, by budget; empty if none."""
+        return {eps: count / self.clean for eps, count in self.right.items() if self.clean}
+
+
+def attack_curve(
+    model: nn.Module,
+    batches: Iterable[Clips],
+    attacks: Mapping[str, Attack],
+    *,
+    world: World,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Curve:
+    """Accuracy by budget.
+
+    A clip is attacked only while it is right: one that is wrong when clean, or was fooled within
+    a smaller budget, is fooled within every larger one too, as the threats are nested. This makes
+    the curve fall monotonically and is the pointwise worst case over the budgets so far.
+
+    Args:
+        model: clips -> logits, on the world's device, in eval mode.
+        batches: this process's share.
+        attacks: by budget, smallest first.
+        world: the processes.
+        advance: called with the number of clips done.
+    """
+    curve = Curve(right=dict.fromkeys(attacks, 0))
+    for batch in batches:
+        standing = batch.take(_right(model, batch).nonzero()[:, 0])
+        curve.clips += len(batch)
+        curve.clean += len(standing)
+        for eps, attack in attacks.items():
+            if len(standing):
+                attacked = attack(model, standing.clips, standing.labels, standing.seeds)
+                right = _right(model, Clips(attacked, standing.labels, standing.seeds))
+                if curve.example is None and not right.all():
+                    curve.example = _example(model, standing, attacked, int(right.int().argmin()))
+                    curve.example["eps"] = eps
+                standing = standing.take(right.nonzero()[:, 0])
+            curve.right[eps] += len(standing)
+        advance(len(batch))
+    return _joined(curve, world)
+
+
+def corruption_table(
+    model: nn.Module,
+    batches: Iterable[Clips],
+    names: Sequence[str],
+    *,
+    world: World,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[dict[str, list[float]], float, int]:
+    """Accuracy by corruption at severities 1 to 5, clean accuracy, and the number of clips.
+
+    Arguments as in `attack_curve`; `names` as in `vidcsl.robustness.corruptions`.
+    """
+    right = torch.zeros(len(names), len(SEVERITIES), dtype=torch.int64)
+    clean = clips = 0
+    for batch in batches:
+        clips += len(batch)
+        clean += int(_right(model, batch).sum())
+        for row, name in enumerate(names):
+            for column, severity in enumerate(SEVERITIES):
+                corrupted = corrupt(batch.clips, name, severity=severity, seeds=batch.seeds)
+                answers = _right(model, Clips(corrupted, batch.labels, batch.seeds))
+                right[row, column] += int(answers.sum())
+        advance(len(batch))
+    counts = torch.cat([right.flatten(), torch.tensor([clean, clips])]).to(world.device)
+    *cells, clean, clips = world.total(counts).tolist()
+    table = torch.tensor(cells, dtype=torch.float64).view(right.shape) / clips
+    return dict(zip(names, table.tolist(), strict=True)), clean / clips, clips
+
+
+@torch.inference_mode()
+def _right(model: nn.Module, batch: Clips) -> Tensor:
+    return model(batch.clips).argmax(dim=1) == batch.labels
+
+
+@torch.inference_mode()
+def _example(model: nn.Module, clean: Clips, attacked: Tensor, row: int) -> dict[str, Any]:
+    pair = torch.stack([clean.clips[row], attacked[row]])
+    predictions = model(pair).argmax(dim=1).tolist()
+    frames = pair.permute(0, 2, 3, 4, 1).cpu()  # [2, T, S, S, 3]
+    return {
+        "clean": (frames[0] * 255).round().byte().numpy(),
+        "difference": (frames[1] - frames[0]).numpy().astype(np.float16),
+        "label": int(clean.labels[row]),
+        "clean_prediction": predictions[0],
+        "adversarial_prediction": predictions[1],
+    }
+
+
+def _joined(curve: Curve, world: World) -> Curve:
+    counts = torch.tensor([*curve.right.values(), curve.clean, curve.clips], device=world.device)
+    *right, clean, clips = world.total(counts).tolist()
+    return Curve(dict(zip(curve.right, right, strict=True)), clean, clips, curve.example)

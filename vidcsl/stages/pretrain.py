@@ -1,0 +1,86 @@
+"""Pretraining, from a config to checkpoints, a log and the first part of the results."""
+
+from typing import Any
+
+import numpy as np
+from fvcore.common.config import CfgNode
+
+from vidcsl import builders
+from vidcsl.config import dump_config
+from vidcsl.data.lists import VideoList
+from vidcsl.engine.batchnorm import synchronise
+from vidcsl.engine.checkpoint import load_weights
+from vidcsl.engine.distributed import World
+from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
+from vidcsl.engine.train import Trainer
+from vidcsl.objectives import Method
+
+
+def pretrain(
+    cfg: CfgNode,
+    method: Method,
+    train: VideoList,
+    world: World,
+    folder: RunFolder,
+    checkpoint: dict[str, Any] | None,
+) -> None:
+    """Train `method` in place, from `checkpoint` on where there is one.
+
+    Afterwards the folder holds the checkpoints, the log and the training part of the results.
+    """
+    loader = builders.build_train_loader(cfg, train, world)
+    trainer = Trainer(
+        method=synchronise(method, world),  # type: ignore[arg-type]
+        optimiser=builders.build_optimiser_of(cfg, method),
+        batches=loader.epoch,
+        augment=builders.build_augmentation(cfg),
+        schedule=builders.build_schedule(cfg, steps_per_epoch=len(train) // cfg.TRAIN.BATCH),
+        world=world,
+        folder=folder,
+        seed=cfg.SEED,
+        bfloat16=builders.use_bfloat16(cfg, world.device),
+        damaged_limit=int(cfg.DATA.DAMAGED_LIMIT * len(train)),
+        document={"config": dump_config(cfg), "classes": list(train.classes)},
+    )
+    if checkpoint:
+        load_weights(method, checkpoint["method"], source=f"the newest of {folder.checkpoints}")
+        trainer.restore(checkpoint)
+        if trainer.position.epoch >= cfg.TRAIN.EPOCHS:
+            return
+    summary = trainer.run()
+    if world.is_main:
+        folder.update_results(_results(cfg, train, trainer, summary))
+
+
+def _results(
+    cfg: CfgNode, train: VideoList, trainer: Trainer, summary: dict[str, float]
+) -> dict[str, Any]:
+    shares: dict[str, float] = {
+        k: summary[k] for k in ("removed", "precision", "recall") if k in summary
+    }
+    if {v.label for v in train.videos} != {-1} and "recall" in shares:
+        labels = np.array([video.label for video in train.videos])
+        counts = np.bincount(labels[labels >= 0])
+        # What a blind guess would score, to hold the precision against.
+        shares["chance"] = float((counts * (counts - 1)).sum() / (len(train) * (len(train) - 1)))
+    detector = cfg.FALSE_NEGATIVES.DETECTOR
+    return {
+        "name": cfg.NAME,
+        "seed": cfg.SEED,
+        "method": cfg.METHOD.NAME,
+        "training": {
+            "epochs": cfg.TRAIN.EPOCHS,
+            "loss": summary["loss"],
+            "damaged_videos": sorted(trainer.damaged),
+        },
+        "false_negatives": {
+            "detector": detector,
+            "treatment": cfg.FALSE_NEGATIVES.TREATMENT,
+            **shares,
+        },
+        "cost": {
+            "seconds": {"pretraining": summary["seconds"]},
+            "clips_per_second": summary["clips_per_second"],
+            "peak_memory_mib": peak_memory_mib(trainer.world.device),
+        },
+    }

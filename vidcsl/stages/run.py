@@ -1,0 +1,129 @@
+"""The main job from end to end, or its evaluations alone."""
+
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from vidcsl import builders
+from vidcsl.config import differing_keys, dump_config, load_config
+from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_weights
+from vidcsl.engine.distributed import World
+from vidcsl.engine.run_folder import RunFolder
+from vidcsl.errors import UserError
+from vidcsl.stages.evaluate import evaluate
+from vidcsl.stages.pretrain import pretrain
+
+# What decides the weights: a run can only be continued with these as they were ...
+TRAINING = (
+    *("SEED", "PRECISION", "DATA", "SYNTHETIC", "AUGMENT", "MODEL", "METHOD"),
+    *("FALSE_NEGATIVES", "TRAIN"),
+)
+# ... but for these, which change nothing that is learned.
+FREE = {
+    *("DATA.ROOT", "DATA.TEST_LIST", "DATA.WORKERS", "DATA.DAMAGED_LIMIT"),
+    *("DATA.ALLOW_DAMAGED_TEST", "TRAIN.ENABLED", "TRAIN.KEEP", "TRAIN.CHECKPOINT_EVERY"),
+    *("TRAIN.LOG_EVERY",),
+}
+
+
+def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> RunFolder:
+    """Pretrain, then run the evaluations that the config enables, then write the report."""
+    folder = RunFolder(builders.output_dir(cfg))
+    checkpoint = _open_folder(cfg, folder, world, resume=resume)
+    train, test = builders.build_lists(cfg, world)
+    method = builders.build_method(cfg, train, world)
+    if cfg.TRAIN.WEIGHTS:
+        load_weights(
+            method, load_checkpoint(Path(cfg.TRAIN.WEIGHTS))["method"], source=cfg.TRAIN.WEIGHTS
+        )
+    if cfg.TRAIN.ENABLED:
+        pretrain(cfg, method, train, world, folder, checkpoint)
+    elif checkpoint:
+        load_weights(method, checkpoint["method"], source=f"the newest of {folder.checkpoints}")
+    elif not cfg.TRAIN.WEIGHTS:
+        raise UserError("TRAIN.ENABLED is false and there is no checkpoint: give TRAIN.WEIGHTS")
+    evaluate(cfg, method, train, test, world, folder)
+    return folder
+
+
+def evaluate_checkpoint(cfg: CfgNode, world: World, *, checkpoint: Path | None) -> RunFolder:
+    """Evaluate the weights of a checkpoint; the run's newest where none is named."""
+    folder = RunFolder(builders.output_dir(cfg))
+    if checkpoint is None:
+        document, source = load_newest(folder.checkpoints), f"the newest of {folder.checkpoints}"
+    else:
+        document, source = load_checkpoint(checkpoint), str(checkpoint)
+    if document is None:
+        raise UserError(f"no checkpoint in {folder.checkpoints}: train first or give --checkpoint")
+    train, test = builders.build_lists(cfg, world)
+    method = builders.build_method(cfg, train, world)
+    load_weights(method, document["method"], source=source)
+    if world.is_main:
+        folder.create()
+        folder.write_config(dump_config(cfg))
+        folder.write_environment()
+    evaluate(cfg, method, train, test, world, folder)
+    return folder
+
+
+def headline(folder: RunFolder) -> str:
+    """Where everything was written, and the main numbers, a line each."""
+    results = folder.read_results()
+    clean, data = results.get("clean", {}), results.get("data", {})
+    lines = [f"results in {folder.path}"]
+    if "linear_top1" in clean:
+        lines.append(
+            f"  linear probe  {clean['linear_top1']:.1%} of videos (chance {data['chance']:.1%})"
+        )
+    if "own_head_top1" in clean:
+        lines.append(f"  own head      {clean['own_head_top1']:.1%} of videos")
+    if "knn_top1" in clean:
+        lines.append(f"  kNN           {clean['knn_top1']:.1%}")
+    if "retrieval" in clean:
+        lines.append(f"  retrieval     R@1 {clean['retrieval']['R@1']:.1%}")
+    for name, curve in results.get("attacks", {}).items():
+        points = ", ".join(f"{eps}: {accuracy:.1%}" for eps, accuracy in curve.items())
+        lines.append(f"  {name}  {points}")
+    scores = results.get("corruptions", {}).get("scores", {})
+    if scores.get("mPC") is not None:
+        lines.append(f"  corruptions   mean accuracy {scores['mPC']:.1%}")
+    removed = results.get("false_negatives", {})
+    if "precision" in removed:
+        lines.append(
+            f"  removed pairs {removed['removed']:.1%} of all, precision {removed['precision']:.1%}"
+        )
+    files = (folder.results, folder.report, folder.checkpoints, folder.log)
+    lines += [f"  {path}" for path in files if path.exists()]
+    return "\n".join(lines)
+
+
+def _open_folder(
+    cfg: CfgNode, folder: RunFolder, world: World, *, resume: bool
+) -> dict[str, Any] | None:
+    """The newest checkpoint where the run is continued; a fresh folder otherwise."""
+    checkpoint = load_newest(folder.checkpoints)
+    if checkpoint and not resume:
+        raise UserError(
+            f"{folder.path} already holds a run: continue it with --resume, or choose another "
+            "OUTPUT_DIR"
+        )
+    if checkpoint and cfg.TRAIN.ENABLED:
+        _check_unchanged(cfg, folder)
+    world.barrier()  # no process may look before, and another after, the files are made
+    if world.is_main:
+        folder.create()
+        folder.write_config(dump_config(cfg))
+        folder.write_environment()
+    world.barrier()
+    return checkpoint
+
+
+def _check_unchanged(cfg: CfgNode, folder: RunFolder) -> None:
+    before = load_config(folder.config)
+    changed = [key for key in differing_keys(cfg, before, sections=TRAINING) if key not in FREE]
+    if changed:
+        raise UserError(
+            f"cannot continue {folder.path}: {', '.join(changed)} changed since it was started; "
+            "set back or choose another OUTPUT_DIR"
+        )
