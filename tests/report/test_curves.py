@@ -1,0 +1,103 @@
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tests.report.run_folder import log_lines, results
+from vidcsl.report import curves
+
+
+def _training() -> list[dict]:
+    return [line for line in log_lines() if line["kind"] == "train"]
+
+
+def test_many_lines_are_averaged_and_keep_their_mean() -> None:
+    lines = [{"epoch": (i + 1) / 100, "step": i, "loss": float(i)} for i in range(2400)]
+    chart = curves.loss_curve(lines)
+    assert chart is not None
+    (series,) = chart.series
+    assert len(series.y) == 240
+    assert np.mean(series.y) == pytest.approx(np.mean([line["loss"] for line in lines]))
+    assert list(series.x) == sorted(series.x)
+    assert series.x[-1] == pytest.approx(24, abs=0.1)
+    assert chart.x.low <= series.x[0] <= series.x[-1] <= chart.x.high
+
+
+@pytest.mark.parametrize("loss", [None, math.nan])
+def test_a_diverged_loss_leaves_a_gap_not_a_number(loss: float | None) -> None:
+    lines = [{"epoch": 0, "loss": 2.0}, {"epoch": 0, "loss": loss}, {"epoch": 0, "loss": 1.0}]
+    chart = curves.loss_curve(lines)
+    assert chart is not None
+    assert chart.series[0].y == [2.0, None, 1.0]
+    assert "nan" not in chart.svg()
+    assert curves.loss_curve(lines[1:2]) is None
+
+
+def test_removal_curves_need_a_removal() -> None:
+    nothing = [{"epoch": 0, "removed": 0.0, "precision": None, "recall": 0.0}]
+    assert curves.false_negative_curves(nothing, {}) is None
+    chart = curves.false_negative_curves(_training(), results()["false_negatives"])
+    assert chart is not None
+    assert [line.label for line in chart.series] == ["precision", "recall", "removed"]
+    ((label, chance),) = chart.levels
+    assert "random" in label
+    assert chance == 0.199
+
+
+def test_rates_appear_where_logged() -> None:
+    assert [title for title, _ in curves.rate_curves(_training())] == [
+        "Learning rate",
+        "Clips per second",
+    ]
+    assert curves.rate_curves([{"epoch": 0, "loss": 1.0}]) == []
+
+
+def _attack(**changes: object) -> curves.Chart:
+    content = results()
+    arguments: dict = {"clean": 0.34, "clips": 212, "chance": 0.2} | changes
+    chart = curves.attack_curve(
+        "pgd_linf", content["attacks"]["pgd_linf"], content["survival"]["pgd_linf"], **arguments
+    )
+    assert chart is not None
+    return chart
+
+
+def test_attack_curve_starts_at_the_clean_accuracy() -> None:
+    accuracy, survival = _attack().series
+    assert (accuracy.x[0], accuracy.y[0]) == (0, 0.34)
+    assert (survival.x[0], survival.y[0]) == (0, 1.0)
+    assert list(accuracy.y[1:]) == list(results()["attacks"]["pgd_linf"].values())
+    assert all(low <= y <= high for y, (low, high) in zip(accuracy.y, accuracy.band, strict=True))
+
+
+def test_small_budgets_have_room() -> None:
+    axis = _attack().x
+    places = [axis.place(eps) for eps in (0, 0.1, 0.25, 0.5, 1, 8)]
+    assert (places[0], places[-1]) == (0, 1)
+    assert min(b - a for a, b in pairwise(places)) > 0.08
+
+
+def test_attack_curve_without_clean_or_clips_has_gaps_and_no_band() -> None:
+    accuracy, _ = _attack(clean=None, clips=None).series
+    assert accuracy.y[0] is None
+    assert set(accuracy.band) == {None}
+    assert curves.attack_curve("a", {}, {}, clean=0.3, clips=2, chance=None) is None
+
+
+def test_histogram_shows_shares_of_pairs() -> None:
+    chart = curves.similarity_histogram(
+        {"edges": [-1, 0, 1], "same_class": [1, 3], "other_class": [30, 10]}
+    )
+    assert chart is not None
+    same, other = chart.series
+    assert same.y == [0, 0.25, 0.25, 0.75, 0.75, 0]
+    assert other.y == [0, 0.75, 0.75, 0.25, 0.25, 0]
+    assert same.x == [-1, -1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "histogram", [{}, {"edges": [0, 1], "same_class": [0]}, {"edges": [0, 1], "same_class": [1, 2]}]
+)
+def test_an_empty_or_wrong_histogram_is_not_drawn(histogram: dict) -> None:
+    assert curves.similarity_histogram(histogram) is None

@@ -1,0 +1,265 @@
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.report.run_folder import (
+    CLASSES,
+    DAMAGED,
+    SUITE_C,
+    SUITE_P,
+    log_lines,
+    results,
+    write_run,
+)
+from vidcsl.report import html
+
+VOID = {"meta", "link", "img", "input", "br"}
+HEADINGS = {
+    "Key figures": "clean",
+    "What the features know": "clean",
+    "Under attack": "attacks",
+    "Under corruptions": "corruptions",
+    "Data": "data",
+    "Cost": "cost",
+}
+
+
+class Page(HTMLParser):
+    """Tags, texts and tables of a page; fails where tags do not close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.headings: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"style", "script"} & set(self.open):
+            return
+        self.words.append(data)
+        if "h2" in self.open:
+            self.headings.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"[ \n]+", " ", " ".join(self.words))
+
+    def row(self, start: str) -> list[str]:
+        """The cells beside the one that says `start`, alone or before other words."""
+        pattern = re.compile(re.escape(start) + r"($|[ ,(\n])")
+        rows = [[cell.strip() for cell in row] for row in self.rows]
+        return next(row[1:] for row in rows if pattern.match(row[0]))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run")
+
+
+def _page(folder: Path) -> Page:
+    return Page(html.write_report(folder).read_text(encoding="utf-8"))
+
+
+def _with(tmp_path: Path, **changes: Any) -> Page:
+    return _page(write_run(tmp_path / "changed", {**results(), **changes}))
+
+
+def _per_cent(share: float) -> str:
+    return f"{100 * share:.1f}\u202f%"
+
+
+def test_a_full_run_has_every_section(run: Path) -> None:
+    assert set(HEADINGS) | {"Learning", "What an attack looks like", "To run it again"} == set(
+        _page(run).headings
+    )
+
+
+@pytest.mark.parametrize("heading", [h for h in HEADINGS if h != "Key figures"])
+def test_a_section_without_data_is_left_out(tmp_path: Path, heading: str) -> None:
+    content = results()
+    for name in (HEADINGS[heading], "geometry"):
+        content.pop(name)
+    del content["training"]["damaged_videos"]
+    folder = write_run(tmp_path / "run", content)
+    lines = [line for line in log_lines() if line["kind"] == "train"]
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert heading not in _page(folder).headings
+
+
+def test_a_name_is_enough_for_a_page(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"name": "only a name"}')
+    page = _page(tmp_path)
+    assert page.headings == []
+    assert "only a name" in page.text
+
+
+def test_tables_hold_the_numbers_of_the_results(run: Path) -> None:
+    page, content = _page(run), results()
+    assert page.row("Linear probe, whole videos") == [_per_cent(0.401)]
+    assert page.row("R@5") == [_per_cent(0.613)]
+    assert page.row("Effective rank") == ["37.42"]
+    for name in ("pgd_linf", "pgd_l2"):
+        for eps, share in content["attacks"][name].items():
+            assert page.row(eps)[0] == _per_cent(share)
+    for eps, share in content["survival"]["pgd_linf"].items():
+        assert page.row(eps)[2] == _per_cent(share)
+    for name, shares in {**SUITE_P, **SUITE_C}.items():
+        numbers = [f"{100 * share:.1f}" for share in shares]
+        mean = f"{100 * sum(shares) / len(shares):.1f}"
+        assert page.row(name.replace("_", " ")) == [*numbers, mean]
+
+
+def test_headline_says_the_main_numbers(run: Path) -> None:
+    text = _page(run).text
+    opening = text[: text.index("Key figures")]
+    content = results()
+    shares = [
+        content["clean"]["linear_top1"],
+        content["data"]["chance"],
+        content["clean"]["knn_top1"],
+        content["attacks"]["pgd_linf"]["0.5/255"],
+        content["corruptions"]["scores"]["mPC"],
+        content["false_negatives"]["precision"],
+    ]
+    for share in shares:
+        assert _per_cent(share) in opening
+    assert "528 training videos, 212 test videos" in opening
+
+
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_undefined_numbers_are_called_undefined(tmp_path: Path, value: float | None) -> None:
+    scores = {"gamma_a": value, "gamma_r": value, "mPC": 0.0, "rPC": value}
+    corruptions = {"clean": 0.0, "P": {"jpeg": [value, 0.0]}, "scores": scores}
+    page = _with(tmp_path, corruptions=corruptions, clean={"linear_top1": value})
+    assert page.row("Linear probe") == ["undefined"]
+    assert page.row("jpeg") == ["–", "0.0", "–"]
+    assert page.text.count("undefined") >= 5
+    assert not re.search(r"\b(nan|None|null)\b", page.text)
+
+
+def test_attack_without_survival_or_settings(tmp_path: Path) -> None:
+    page = _with(tmp_path, survival={}, attack_settings={}, attacks={"mine": {"1/255": 0.25}})
+    assert page.row("1/255") == [_per_cent(0.25), "19.7 to 31.2\u202f%"]  # of 212 test videos
+    assert page.row("0 (clean)")[0] == _per_cent(0.34)
+
+
+def test_nothing_removed_is_no_precision(tmp_path: Path) -> None:
+    page = _with(tmp_path, false_negatives={"detector": "none", "precision": None, "removed": 0.0})
+    assert "Removal precision" not in page.text
+
+
+def test_the_page_fetches_nothing(run: Path) -> None:
+    page = _page(run)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"(?i)https?://|//cdn|@import|url\(", text)
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:").startswith("data:")
+
+
+def test_names_never_become_markup(tmp_path: Path) -> None:
+    evil = '<script>alert("x")</script><img src=x onerror=y>\'"&'
+    content = results()
+    content["name"] = evil
+    content["data"]["classes"] = [evil]
+    content["attacks"] = {evil: {"1/255": 0.1}}
+    content["attack_settings"] = {evil: {evil: evil}}
+    content["corruptions"]["P"] = {evil: [0.1]}
+    content["corruptions"]["scores"]["over"] = {
+        "mPC": {"suite": evil, "corruptions": evil, "published": evil}
+    }
+    content["clean"]["retrieval"] = {evil: 0.1}
+    content["false_negatives"]["detector"] = evil
+    content["cost"]["seconds"] = {evil: 3.0}
+    plain = _page(write_run(tmp_path / "plain"))
+    folder = write_run(tmp_path / "evil", content)
+    (folder / "config.yaml").write_text(evil)
+    (folder / "environment.json").write_text(json.dumps({"command": evil, evil: evil}))
+    (folder / "log.jsonl").write_text(json.dumps({"kind": "note", "text": evil}))
+    page = _page(folder)
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert len(scripts) == 1
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    images = [sum(tag == "img" for tag, _ in one.tags) for one in (page, plain)]
+    assert images[0] == images[1]
+    assert page.text.count("onerror=y") >= 9
+
+
+def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / str(i) / "run") for i in range(2)]
+    one, other = (html.write_report(folder).read_bytes() for folder in folders)
+    assert one == other
+    assert html.write_report(folders[0]).read_bytes() == one
+
+
+def test_figures_have_words_for_those_who_cannot_see_them(run: Path) -> None:
+    page = _page(run)
+    for tag, attributes in page.tags:
+        if tag in ("svg", "canvas"):
+            assert attributes["role"] == "img"
+            assert attributes["aria-label"]
+        if tag == "img":
+            assert attributes["alt"]
+    assert sum(tag == "svg" for tag, _ in page.tags) == 7
+
+
+def test_damaged_videos_and_notes_are_listed_once(run: Path) -> None:
+    text = _page(run).text
+    assert text.count(DAMAGED) == 1
+    assert "(2 times)" in text
+    assert "17 videos are shorter than a clip" in text
+    assert ", ".join(CLASSES) in text
+
+
+def test_a_report_needs_no_torch() -> None:
+    check = "import sys, vidcsl.report.html; raise SystemExit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_texts_stand_out_from_what_is_behind_them(theme: int) -> None:
+    style = (Path(html.__file__).parent / "templates" / "report.css").read_text()
+    palettes = [
+        dict(re.findall(r"--(\w+): (#\w{6})", p))
+        for p in re.findall(r":root \{(.*?)\}", style, re.S)
+    ]
+    colours = palettes[theme]
+    pairs = [
+        (text, back) for text in ("ink", "soft", "a", "b", "c", "d") for back in ("page", "card")
+    ]
+    for text, back in [*pairs, ("ink", "heat")]:
+        dark, light = sorted(_luminance(colours[name]) for name in (text, back))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, back)

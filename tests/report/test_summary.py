@@ -1,0 +1,96 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vidcsl.report import summary
+
+
+@given(st.integers(1, 5000), st.floats(0, 1))
+def test_wilson_ends_are_the_shares_that_a_score_test_just_accepts(count: int, part: float) -> None:
+    share = round(part * count) / count
+    low, high = summary.wilson_interval(share, count)
+    assert 0 <= low <= share + 1e-12
+    assert share - 1e-12 <= high <= 1
+    for end in (low, high):
+        distance = abs(share - end)
+        assert distance == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.4007, "40.1\u202f%"),
+        (0, "0.0\u202f%"),
+        (None, "undefined"),
+        (math.nan, "undefined"),
+        (math.inf, "undefined"),
+        ("0.3", "undefined"),
+        (True, "undefined"),
+    ],
+)
+def test_percent(value: object, text: str) -> None:
+    assert summary.percent(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(212, "212"), (13320, "13,320"), (-2.9136, "\u22122.914"), (1e-4, "0.0001"), ("all", "all")],
+)
+def test_plain(value: object, text: str) -> None:
+    assert summary.plain(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (7.26, "7.3 s"),
+        (59.97, "60.0 s"),
+        (71.3, "1 min 11 s"),
+        (5025, "1 h 23 min"),
+        (None, "undefined"),
+    ],
+)
+def test_duration(seconds: object, text: str) -> None:
+    assert summary.duration(seconds) == text
+
+
+def test_budgets_are_ordered_by_size_not_by_text() -> None:
+    values = {"8/255": 0.0, "0.25/255": 0.3, "1/255": None}
+    ordered = [(0.25, "0.25/255", 0.3), (1.0, "1/255", None), (8.0, "8/255", 0.0)]
+    assert summary.by_budget(values) == ordered
+
+
+def test_telling_budget_is_the_first_to_halve_the_accuracy() -> None:
+    values = {"0.25/255": 0.3, "0.5/255": 0.2, "1/255": 0.1}
+    assert summary.telling_budget(values, 0.4) == ("0.5/255", 0.2)
+    assert summary.telling_budget(values, 0.1) == ("1/255", 0.1)
+    assert summary.telling_budget({}, 0.4) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("pgd_linf", "PGD L∞"),
+        ("pgd_l2_own_head", "PGD L2, own head"),
+        ("mine", "mine"),
+        ("my_own", "my_own"),
+    ],
+)
+def test_attack_title(name: str, title: str) -> None:
+    assert summary.attack_title(name) == title
+
+
+def test_scores_say_over_which_corruptions_they_were_taken() -> None:
+    gamma, mean = ({"suite": "P", "corruptions": n, "published": 18} for n in (6, 18))
+    scores = {"gamma_a": 0.9, "mPC": None, "over": {"gamma": gamma, "mPC": mean}}
+    cards = {card.label: card for card in summary.score_cards({"scores": scores})}
+    assert cards["γᵃ, absolute"].note.endswith("; 6 of the 18 of suite P")
+    assert cards["mPC"].value == "undefined"
+    assert len(cards) == 2
+
+
+def test_an_empty_run_has_no_cards_and_no_headline() -> None:
+    assert summary.cards({}) == []
+    assert summary.headline({}) == []

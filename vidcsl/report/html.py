@@ -1,0 +1,170 @@
+"""One self-contained HTML page about a run, made only from the files of its folder."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from vidcsl.errors import UserError
+from vidcsl.report import curves, pictures, summary
+from vidcsl.report.files import read_log, read_mapping, read_results, read_text
+from vidcsl.report.summary import Tree, number, percent
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_SUITES = {"P": "Suite P (UCF101-P)", "C": "Suite C (Mini Kinetics-C)"}
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run's folder; sections appear where their data exist.
+
+    Args:
+        run_dir: a folder as docs/design.md, "A run's folder", describes it.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        UserError: `results.json` is missing, or a file is damaged or cannot be written.
+    """
+    page = render(Path(run_dir))
+    path = Path(run_dir) / "report.html"
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    return path
+
+
+def render(run_dir: Path) -> str:
+    """The page as text; the same files give the same text."""
+    results = read_results(run_dir / "results.json")
+    lines, unreadable = read_log(run_dir / "log.jsonl")
+    templates = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(
+        percent=percent,
+        plain=summary.plain,
+        duration=summary.duration,
+        number=number,
+        words=lambda name: str(name).replace("_", " "),
+    )
+    return templates.get_template("report.html.j2").render(
+        results=results,
+        name=str(results.get("name", run_dir.resolve().name)),
+        headline=summary.headline(results),
+        cards=summary.cards(results),
+        **_learning(results, lines),
+        attacks=_attacks(results),
+        histogram=curves.similarity_histogram(results["geometry"].get("histogram", {})),
+        pictures=[
+            pictures.read_attack_picture(path)
+            for path in sorted((run_dir / "artifacts").glob("attack_*.npz"))
+        ],
+        suites=_suites(results["corruptions"]),
+        scores=summary.score_cards(results["corruptions"]),
+        attack_title=summary.attack_title,
+        damaged=_damaged(results["training"], lines),
+        notes=_notes(lines),
+        unreadable=unreadable,
+        config=read_text(run_dir / "config.yaml"),
+        environment=_flat(read_mapping(run_dir / "environment.json")),
+        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8")),
+    )
+
+
+def _learning(results: Tree, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    training = [line for line in lines if line.get("kind") == "train"]
+    waits = [wait for line in training if (wait := number(line.get("data_wait"))) is not None]
+    return {
+        "loss": curves.loss_curve(training),
+        "removal": curves.false_negative_curves(training, results["false_negatives"]),
+        "rates": curves.rate_curves(training),
+        "data_wait": sum(waits) / len(waits) if waits else None,
+    }
+
+
+def _attacks(results: Tree) -> list[dict[str, Any]]:
+    """For each attack its curve and the rows of its table, the clean clips first."""
+    return [_attack(results, name) for name in results["attacks"]]
+
+
+def _attack(results: Tree, name: str) -> dict[str, Any]:
+    accuracies, survival = results["attacks"][name], results["survival"].get(name, {})
+    clean = summary.clean_under_attack(results, name)
+    clips = summary.attacked_clips(results, name)
+    rows = [(0.0, "0 (clean)", clean, 1.0 if survival else None)] + [
+        (eps, key, value, survival.get(key)) for eps, key, value in summary.by_budget(accuracies)
+    ]
+    return {
+        "title": summary.attack_title(name),
+        "settings": results["attack_settings"].get(name, {}),
+        "clips": clips,
+        "chart": curves.attack_curve(
+            name,
+            accuracies,
+            survival,
+            clean=clean,
+            clips=clips,
+            chance=number(results["data"].get("chance")),
+        ),
+        "survival": bool(survival),
+        "rows": [(*row, summary.interval_text(row[2], clips)) for row in rows],
+    }
+
+
+def _suites(corruptions: Tree) -> list[dict[str, Any]]:
+    """For each suite that was run: its rows of (name, accuracies, mean)."""
+    suites = {key: corruptions.get(key) for key in _SUITES}
+    return [
+        {
+            "title": _SUITES[key],
+            "rows": [(name, values, _mean(values)) for name, values in suite.items()],
+            "severities": max(len(values) for values in suite.values()),
+        }
+        for key, suite in suites.items()
+        if suite
+    ]
+
+
+def _mean(values: list[Any]) -> float | None:
+    """Mean over the severities; None where one is undefined."""
+    numbers = [number(value) for value in values]
+    known = [value for value in numbers if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(numbers) else None
+
+
+def _damaged(training: Tree, lines: list[dict[str, Any]]) -> list[str]:
+    """Training videos that could not be read, by the results or, before these, by the log."""
+    logged = [line.get("path") for line in lines if line.get("kind") == "damaged"]
+    return sorted({str(path) for path in [*training.get("damaged_videos", ()), *logged]})
+
+
+def _notes(lines: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """What the notes say, and how often each was said."""
+    skipped = {"kind", "epoch", "step"}
+    said = Counter(
+        ", ".join(str(value) for key, value in line.items() if key not in skipped)
+        for line in lines
+        if line.get("kind") == "note"
+    )
+    return sorted(said.items())
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"git": {"commit": 1}} as {"git commit": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = _flat(value, f"{prefix}{key} ") if isinstance(value, Mapping) else None
+        flat.update({f"{prefix}{key}": value} if inner is None else inner)
+    return flat
