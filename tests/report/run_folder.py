@@ -133,6 +133,8 @@ def log_lines(epochs: int = 40, steps: int = 8) -> list[dict[str, Any]]:
                 "epoch": (step + 1) / steps,
                 "step": step + 1,
                 "loss": 1.8 + 2.6 * math.exp(-4 * share) + 0.07 * rng.standard_normal(),
+                "alignment": 0.4 + 0.9 * math.exp(-5 * share),
+                "uniformity": -3.1 + 1.6 * math.exp(-5 * share),
                 "lr": 0.01 * (1 + math.cos(math.pi * share)),
                 "clips_per_second": 96 + 4 * rng.standard_normal(),
                 "data_wait": 0.04,

@@ -45,12 +45,10 @@ def test_removal_curves_need_a_removal() -> None:
     assert chance == 0.199
 
 
-def test_rates_appear_where_logged() -> None:
-    assert [title for title, _ in curves.rate_curves(_training())] == [
-        "Learning rate",
-        "Clips per second",
-    ]
-    assert curves.rate_curves([{"epoch": 0, "loss": 1.0}]) == []
+def test_side_curves_appear_where_logged() -> None:
+    names = [name for name, _, _ in curves.side_curves(_training())]
+    assert names == ["alignment", "uniformity", "lr", "clips_per_second"]
+    assert curves.side_curves([{"epoch": 0, "loss": 1.0}]) == []
 
 
 def _attack(**changes: object) -> curves.Chart:
@@ -94,6 +92,15 @@ def test_histogram_shows_shares_of_pairs() -> None:
     assert same.y == [0, 0.25, 0.25, 0.75, 0.75, 0]
     assert other.y == [0, 0.75, 0.75, 0.25, 0.25, 0]
     assert same.x == [-1, -1, 0, 0, 1, 1]
+
+
+def test_histogram_leaves_out_the_empty_ends() -> None:
+    chart = curves.similarity_histogram(
+        {"edges": range(8), "same_class": [0, 0, 0, 5, 0, 0, 0], "other_class": [0] * 7}
+    )
+    assert chart is not None
+    (same,) = chart.series
+    assert (min(same.x), max(same.x), max(same.y)) == (2, 5, 1)
 
 
 @pytest.mark.parametrize(

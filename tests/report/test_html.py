@@ -227,7 +227,7 @@ def test_figures_have_words_for_those_who_cannot_see_them(run: Path) -> None:
             assert attributes["aria-label"]
         if tag == "img":
             assert attributes["alt"]
-    assert sum(tag == "svg" for tag, _ in page.tags) == 7
+    assert sum(tag == "svg" for tag, _ in page.tags) == 9
 
 
 def test_damaged_videos_and_notes_are_listed_once(run: Path) -> None:

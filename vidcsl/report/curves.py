@@ -52,12 +52,18 @@ def false_negative_curves(lines: Sequence[Line], removal: Tree) -> Chart | None:
     )
 
 
-def rate_curves(lines: Sequence[Line]) -> list[tuple[str, Chart]]:
-    """(title, small chart) of learning rate and throughput, where logged."""
-    titles = {"lr": "Learning rate", "clips_per_second": "Clips per second"}
+def side_curves(lines: Sequence[Line]) -> list[tuple[str, str, Chart]]:
+    """(what, title, small chart) of what is logged beside the loss, where it is."""
+    titles = {
+        "alignment": "Alignment",
+        "uniformity": "Uniformity",
+        "lr": "Learning rate",
+        "clips_per_second": "Clips per second",
+    }
     curves = {name: _curve(lines, name) for name in titles}
     return [
         (
+            name,
             titles[name],
             Chart(
                 f"{titles[name]} over epochs.",
@@ -143,6 +149,10 @@ def similarity_histogram(histogram: Tree) -> Chart | None:
     shares = {name: y for name, y in shares.items() if y and len(edges) == len(y) + 1}
     if not shares:
         return None
+    used = [i for y in shares.values() for i, share in enumerate(y) if share]
+    first, last = max(0, min(used) - 1), min(len(edges) - 2, max(used) + 1)  # and one bin beside
+    edges = edges[first : last + 2]
+    shares = {name: y[first : last + 1] for name, y in shares.items()}
     x = [edge for edge in edges for _ in range(2)]
     outlines = {
         name: [0.0, *(share for share in y for _ in range(2)), 0.0] for name, y in shares.items()

@@ -89,7 +89,7 @@ def _learning(results: Tree, lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "loss": curves.loss_curve(training),
         "removal": curves.false_negative_curves(training, results["false_negatives"]),
-        "rates": curves.rate_curves(training),
+        "sides": curves.side_curves(training),
         "data_wait": sum(waits) / len(waits) if waits else None,
     }
 

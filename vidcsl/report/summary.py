@@ -142,7 +142,7 @@ def cards(results: Tree) -> list[Card]:
     for name, values in results.get("attacks", {}).items():
         told = telling_budget(values, clean_under_attack(results, name))
         if told:
-            note = f"{percent(clean_under_attack(results, name))} without the attack"
+            note = f"{percent(clean_under_attack(results, name))} when clean"
             found.append(Card(f"{attack_title(name)}, ε = {told[0]}", percent(told[1]), note))
     return found + _corruption_cards(results) + _removal_cards(results)
 
@@ -175,8 +175,8 @@ def _corruption_cards(results: Tree) -> list[Card]:
     scores = corruptions.get("scores", {})
     if "mPC" not in scores:
         return []
-    relative = f"{percent(scores.get('rPC'))} of the clean {percent(corruptions.get('clean'))}"
-    return [Card("Corrupted, mPC", percent(scores["mPC"]), relative)]
+    note = f"{percent(corruptions.get('clean'))} when clean; rPC {percent(scores.get('rPC'))}"
+    return [Card("Corrupted, mPC", percent(scores["mPC"]), note)]
 
 
 def _removal_cards(results: Tree) -> list[Card]:

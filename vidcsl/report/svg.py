@@ -206,7 +206,7 @@ def linear_axis(
     numbers += [0.0] if zero else []
     low, high = min(numbers), max(numbers)
     if high - low <= max(1e-9 * abs(low), 1e-9 * abs(high), 1e-300):
-        high = low + (abs(low) or 1.0)
+        high = low + (abs(low) if abs(low) > 1e-300 else 1.0)
     step = _round_step((high - low) / count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [float(f"{i * step:.12g}") for i in range(first, last + 1)]
