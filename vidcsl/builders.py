@@ -27,13 +27,26 @@ from vidcsl.objectives.supervised import Supervised
 from vidcsl.robustness.attacks import PGD, attack
 from vidcsl.robustness.benchmark import Attack
 from vidcsl.robustness.corruptions import find, names
-from vidcsl.robustness.threats import THREATS, Threat
+from vidcsl.robustness.threats import THREATS, Threat, choose_frames
 from vidcsl.seeding import seed_of
 
 
 def output_dir(cfg: CfgNode) -> Path:
     """Where the run is written."""
     return Path(cfg.OUTPUT_DIR or f"runs/{cfg.NAME}/seed{cfg.SEED}")
+
+
+def check(cfg: CfgNode) -> None:
+    """Find the mistakes that would otherwise show only after hours of training.
+
+    Raises:
+        UserError: an augmentation, attack or corruption cannot be built.
+    """
+    build_augmentation(cfg)
+    build_crop(cfg, crops=cfg.EVALUATE.CROPS)
+    build_attacks(cfg)
+    build_corruptions(cfg)
+    choose_frames(_frames(cfg.ATTACK.FRAMES), cfg.DATA.FRAMES, seeds=[0])
 
 
 def build_lists(cfg: CfgNode, world: World) -> tuple[VideoList, VideoList | None]:
@@ -90,6 +103,7 @@ def build_train_loader(cfg: CfgNode, videos: VideoList, world: World) -> ClipLoa
         seed=cfg.SEED,
         purpose="train",
         on_damage="replace",
+        cache=_cache(cfg),
     )
     return build_loader(
         dataset,
@@ -122,6 +136,7 @@ def build_test_loader(
         purpose="test",
         # A replacement is already in the list: evaluation then counts each video once.
         on_damage="replace" if cfg.DATA.ALLOW_DAMAGED_TEST else "error",
+        cache=_cache(cfg),
     )
     return build_loader(
         dataset,
@@ -133,6 +148,10 @@ def build_test_loader(
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
     )
+
+
+def _cache(cfg: CfgNode) -> Path | None:
+    return Path(cfg.DATA.CACHE) if cfg.DATA.CACHE else None
 
 
 def _train_sampler(cfg: CfgNode) -> ClipSampler:

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -43,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(message: str, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"vidcsl: error: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")
+    who = "vidcsl" if rank == "0" else f"vidcsl (process {rank})"
+    print(f"{who}: error: {message}", file=sys.stderr)
     return 2
 
 

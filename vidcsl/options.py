@@ -35,6 +35,7 @@ OPTIONS: dict[str, Option] = {
     "DATA.TRAIN_LIST": Option("", "training list: CSV (video,class,group) or official UCF101 .txt"),
     "DATA.TEST_LIST": Option("", "test list, in the same form; empty: no evaluation"),
     "DATA.READER": Option("auto", "video decoder", ("auto", "decord", "pyav")),
+    "DATA.CACHE": Option("", "folder that keeps decoded frames, for small sets; empty: none"),
     "DATA.FRAMES": Option(16, "frames of a clip", minimum=1),
     "DATA.STRIDE": Option(2, "step between the frames of a clip, in frames of the file", minimum=1),
     "DATA.SHORT_SIDE": Option(128, "short side that frames are decoded to, pixels", minimum=8),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vidcsl.data.cache import open_cached
 from vidcsl.data.lists import VideoList
-from vidcsl.data.readers import open_reader
+from vidcsl.data.readers import Reader, open_reader
 from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator
 
@@ -57,6 +59,7 @@ class ClipDataset(Dataset[Sample]):
         purpose: keeps the random choices of training and evaluation apart.
         on_damage: "replace" reads another video, drawn at random but reproducibly, in place of one
             that cannot be read, and reports it in the sample; "error" raises.
+        cache: folder in which decoded frames are kept, see `vidcsl.data.cache`; None: nowhere.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class ClipDataset(Dataset[Sample]):
         seed: int,
         purpose: str = "train",
         on_damage: Literal["replace", "error"] = "replace",
+        cache: Path | None = None,
     ) -> None:
         self.videos = videos
         self.sampler = sampler
@@ -77,6 +81,7 @@ class ClipDataset(Dataset[Sample]):
         self.seed = seed
         self.purpose = purpose
         self.on_damage = on_damage
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -116,7 +121,7 @@ class ClipDataset(Dataset[Sample]):
         video = self.videos.videos[position]
         rng = numpy_generator(self.seed, epoch, index, f"{self.purpose}/sampling")
         # Opened here and not kept: a decoder opened in one process hangs in another.
-        with open_reader(video.path, backend=self.reader, short_side=self.short_side) as reader:
+        with self._open(video.path) as reader:
             clips = self._sampled(reader.num_frames, rng, path=str(video.path))  # [V, T]
             frames = torch.from_numpy(reader.read(clips.reshape(-1)))  # [V * T, H, W, 3]
         return Sample(
@@ -128,6 +133,11 @@ class ClipDataset(Dataset[Sample]):
             epoch=epoch,
             damaged=damaged,
         )
+
+    def _open(self, path: Path) -> Reader:
+        if self.cache is None:
+            return open_reader(path, backend=self.reader, short_side=self.short_side)
+        return open_cached(path, folder=self.cache, backend=self.reader, short_side=self.short_side)
 
     def _sampled(self, num_frames: int, rng: np.random.Generator, *, path: str) -> NDArray:
         try:

@@ -34,7 +34,7 @@ def save_checkpoint(
     """Write `state` atomically and delete all but the newest `keep` checkpoints.
 
     Raises:
-        OSError: the disk is full or not writable; older checkpoints are left as they were.
+        UserError: the disk is full or not writable; older checkpoints are left as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"epoch{position.epoch:05d}_step{position.step:06d}.pt"
@@ -48,7 +48,11 @@ def save_checkpoint(
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         partial.unlink(missing_ok=True)
-        raise OSError(f"cannot write checkpoint {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"cannot write checkpoint {path}: {reason}; older ones are intact: make room (or the "
+            "folder writable) and continue with --resume"
+        ) from error
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink(missing_ok=True)
     return path

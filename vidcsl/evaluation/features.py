@@ -36,7 +36,7 @@ class Features:
         return nn.functional.normalize(views.mean(dim=1), dim=1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def extract_features(
     encoder: nn.Module,
     batches: Iterable[Batch],

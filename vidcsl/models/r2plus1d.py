@@ -118,7 +118,7 @@ class _TemporalConv(nn.Conv3d):
         """Maps `[N, C, T, H, W]` of the input, convolved over T."""
         if input.device.type != "cpu" or input.shape[2] != 2:
             return super().forward(input)
-        before_and_after = self.padding[0]
+        before_and_after = int(self.padding[0])
         padded = F.pad(input, (0, 0, 0, 0, before_and_after, before_and_after))
         return F.conv3d(padded, self.weight, self.bias, self.stride)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
@@ -77,10 +78,9 @@ def _evaluate_on(test: VideoList, job: "_Job") -> None:
         clean.update(_linear_results(probe, queries))
     if isinstance(job.method, Supervised):
         heads["_own_head"] = job.method.head
-        logits = nn.functional.linear(
-            queries.values, job.method.head.weight.cpu(), job.method.head.bias.cpu()
-        )
-        top1 = video_accuracy(logits.detach(), queries.labels)
+        with torch.no_grad():
+            logits = job.method.head(queries.values.to(job.world.device)).cpu()
+        top1 = video_accuracy(logits, queries.labels)
         clean.update(dict(zip(("own_head_top1", "own_head_clip_top1"), top1, strict=True)))
     job.store({"clean": clean})
     models = {

@@ -21,7 +21,7 @@ TRAINING = (
 )
 # ... but for these, which change nothing that is learned.
 FREE = {
-    *("DATA.ROOT", "DATA.TEST_LIST", "DATA.WORKERS", "DATA.DAMAGED_LIMIT"),
+    *("DATA.ROOT", "DATA.TEST_LIST", "DATA.WORKERS", "DATA.CACHE", "DATA.DAMAGED_LIMIT"),
     *("DATA.ALLOW_DAMAGED_TEST", "TRAIN.ENABLED", "TRAIN.KEEP", "TRAIN.CHECKPOINT_EVERY"),
     *("TRAIN.LOG_EVERY",),
 }
@@ -29,6 +29,7 @@ FREE = {
 
 def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> RunFolder:
     """Pretrain, then run the evaluations that the config enables, then write the report."""
+    builders.check(cfg)
     folder = RunFolder(builders.output_dir(cfg))
     checkpoint = _open_folder(cfg, folder, world, resume=resume)
     train, test = builders.build_lists(cfg, world)
@@ -49,6 +50,7 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
 
 def evaluate_checkpoint(cfg: CfgNode, world: World, *, checkpoint: Path | None) -> RunFolder:
     """Evaluate the weights of a checkpoint; the run's newest where none is named."""
+    builders.check(cfg)
     folder = RunFolder(builders.output_dir(cfg))
     if checkpoint is None:
         document, source = load_newest(folder.checkpoints), f"the newest of {folder.checkpoints}"

@@ -1,0 +1,263 @@
+"""The whole job on a tiny rendered set, through the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidcsl.cli import main
+from vidcsl.data.lists import Row, read_rows, write_list
+from vidcsl.data.synthetic import generate
+from vidcsl.engine.checkpoint import load_newest
+from vidcsl.engine.train import Trainer
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """
+SYNTHETIC: {ENABLED: false}
+PRECISION: float32
+DATA: {FRAMES: 4, STRIDE: 2, SHORT_SIDE: 32, WORKERS: 0}
+MODEL: {WIDTH: 4, FRAME_SIZE: 24}
+METHOD: {PROJECTOR_HIDDEN: 16, PROJECTOR_DIM: 8}
+FALSE_NEGATIVES: {DETECTOR: known_groups}
+TRAIN: {EPOCHS: 2, BATCH: 8, LOG_EVERY: 1, OPTIMISER: adamw, LR: 1.0e-3, LR_BATCH: 0}
+EVALUATE: {TRAIN_VIEWS: 2, TEST_VIEWS: 2, KNN_K: 3}
+ATTACK: {EPS_LINF: [1, 8], STEPS: 2}
+CORRUPT: {NAMES: [gaussian_noise, C/contrast]}
+"""
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("synthetic")
+    classes = ("sway", "bob", "rise", "blink")
+    generate(root, classes=classes, sources_per_class=4, clips_per_source=2, frames=16, size=32)
+    return root
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(data, config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["train", *arguments(data, config, out)]) == 0
+    return out
+
+
+def arguments(data, config, out, *overrides):
+    where = {
+        "DATA.ROOT": data,
+        "DATA.TRAIN_LIST": data / "train.csv",
+        "DATA.TEST_LIST": data / "test.csv",
+        "OUTPUT_DIR": out,
+    }
+    pairs = [str(word) for pair in where.items() if pair[0] not in overrides for word in pair]
+    return ["--cfg", str(config), *pairs, *map(str, overrides)]
+
+
+def losses(out):
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}
+
+
+def weights(out):
+    return load_newest(out / "checkpoints")["method"]
+
+
+def fails(capsys, *words):
+    """The one line that the command leaves on stderr when it exits with code 2."""
+    capsys.readouterr()
+    assert main(list(words)) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_everything_is_written(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.yaml", "log.jsonl", "results.json", "report.html", "environment.json"} <= names
+    results = json.loads((finished / "results.json").read_text())
+    assert set(results["clean"]["retrieval"]) == {"R@1", "R@5", "R@10", "R@20"}
+    for name in ("linear_top1", "linear_clip_top1", "knn_top1"):
+        assert 0 <= results["clean"][name] <= 1
+    curve = results["attacks"]["pgd_linf"]
+    clean = results["attack_settings"]["pgd_linf"]["clean"]
+    assert list(curve) == ["1/255", "8/255"]
+    assert clean >= curve["1/255"] >= curve["8/255"] >= 0
+    assert len(results["corruptions"]["P"]["gaussian_noise"]) == 5
+    assert len(results["corruptions"]["C"]["contrast"]) == 5
+    assert results["false_negatives"]["precision"] == 1  # clips of one source share their class
+    assert results["data"]["chance"] == 0.25
+    assert results["cost"]["peak_memory_mib"] > 0
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(data, config, finished, tmp_path):
+    for seed, same in ((0, True), (1, False)):
+        out = tmp_path / str(seed)
+        words = ("SEED", seed, "DATA.WORKERS", 2, "DATA.TEST_LIST", "", "REPORT.ENABLED", "false")
+        assert main(["train", *arguments(data, config, out, *words)]) == 0
+        assert (losses(out) == losses(finished)) is same
+
+
+def test_sigterm_saves_and_resume_continues_bit_for_bit(
+    data, config, finished, tmp_path, monkeypatch
+):
+    out, step = tmp_path / "run", Trainer._step
+
+    def killed(self, batch):
+        done = step(self, batch)
+        if self._global_step == 2:  # in the middle of the first epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return done
+
+    monkeypatch.setattr(Trainer, "_step", killed)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *arguments(data, config, out)])
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert load_newest(out / "checkpoints")["position"] == {"epoch": 0, "step": 2}
+    monkeypatch.undo()
+    assert main(["train", *arguments(data, config, out), "--resume"]) == 0
+    assert losses(out) == losses(finished)
+    first, second = weights(out), weights(finished)
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    for section in ("clean", "attacks", "corruptions", "false_negatives", "geometry"):
+        assert mine[section] == theirs[section]
+
+
+def test_two_processes_write_the_same_results_file(data, config, finished, tmp_path):
+    out = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    port = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+    command = [*torchrun, *port, str(ROOT / "tools/train_net.py"), *arguments(data, config, out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    together, alone = losses(out), losses(finished)
+    assert together.keys() == alone.keys()
+    assert together[1] == pytest.approx(alone[1], rel=1e-3)
+    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    assert mine.keys() == theirs.keys()
+    assert mine["attack_settings"]["pgd_linf"]["clips"] == mine["data"]["test_videos"]
+    assert mine["false_negatives"]["removed"] == theirs["false_negatives"]["removed"]
+
+
+def test_evaluation_alone_from_a_checkpoint(data, config, finished, tmp_path):
+    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    out = tmp_path / "evaluated"
+    words = [*arguments(data, config, out), "--checkpoint", str(checkpoint)]
+    assert main(["evaluate", *words]) == 0
+    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    assert mine["clean"] == theirs["clean"]
+    assert mine["attacks"] == theirs["attacks"]
+
+
+def test_methods_by_name(data, config, tmp_path):
+    for name, extra in (("supervised", ()), ("supcon", ("FALSE_NEGATIVES.DETECTOR", "none"))):
+        out = tmp_path / name
+        words = ("METHOD.NAME", name, "TRAIN.EPOCHS", 1, "CORRUPT.NAMES", "[]", *extra)
+        assert main(["train", *arguments(data, config, out, *words)]) == 0
+        results = json.loads((out / "results.json").read_text())
+        assert ("own_head_top1" in results["clean"]) == (name == "supervised")
+        assert ("pgd_linf_own_head" in results["attacks"]) == (name == "supervised")
+
+
+def test_a_damaged_video_is_replaced_counted_and_named(data, config, finished, tmp_path, capsys):
+    rows = read_rows(data / "train.csv")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes((data / rows[0].video).read_bytes()[:200])
+    listed = tmp_path / "train.csv"
+    write_list(listed, [*rows, Row(str(broken), rows[0].class_name, "broken")])
+    base = ("DATA.TRAIN_LIST", listed, "DATA.TEST_LIST", "", "TRAIN.EPOCHS", 3)
+    out = tmp_path / "run"
+    allowed = arguments(data, config, out, *base, "DATA.DAMAGED_LIMIT", "0.1")
+    assert main(["train", *allowed]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["training"]["damaged_videos"] == [str(broken)]
+    assert sum("damaged" in line for line in (out / "log.jsonl").read_text().splitlines()) == 1
+
+    strict = arguments(data, config, tmp_path / "strict", *base, "DATA.DAMAGED_LIMIT", 0)
+    message = fails(capsys, "train", *strict)
+    assert "1 damaged videos" in message
+    assert str(broken) in message
+    assert list((tmp_path / "strict" / "checkpoints").glob("*.pt"))  # nothing is lost
+
+
+def test_a_damaged_test_video_stops_the_run_unless_allowed(data, config, tmp_path, capsys):
+    rows = read_rows(data / "test.csv")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing" * 50)
+    listed = tmp_path / "test.csv"
+    write_list(listed, [*rows, Row(str(broken), rows[0].class_name, "broken")])
+    words = ("DATA.TEST_LIST", listed, "TRAIN.EPOCHS", 1, "ATTACK.THREATS", "[]")
+    words += ("CORRUPT.NAMES", "[]")
+    out = tmp_path / "run"
+    assert "broken.mp4" in fails(capsys, "train", *arguments(data, config, out, *words))
+    again = arguments(data, config, out, *words, "DATA.ALLOW_DAMAGED_TEST", "true")
+    assert main(["train", *again, "--resume"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["clean"]["test_videos"] == len(rows)
+
+
+def test_mistakes_are_one_line(data, config, finished, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty.csv").write_text("video,class,group\n")
+    (tmp_path / "columns.csv").write_text("video;label\na.mp4;1\n")
+    (tmp_path / "gone.csv").write_text("video,class,group\ngone.mp4,sway,g\n")
+    out = tmp_path / "run"
+    cases = [
+        (("DATA.ROOT", tmp_path / "nowhere"), "nowhere"),
+        (("DATA.ROOT", ""), "DATA.ROOT is not set"),
+        (("DATA.TRAIN_LIST", tmp_path / "none.csv"), "none.csv"),
+        (("DATA.TRAIN_LIST", tmp_path / "empty.csv"), "empty.csv"),
+        (("DATA.TRAIN_LIST", tmp_path / "columns.csv"), "columns.csv"),
+        (("DATA.TRAIN_LIST", tmp_path / "gone.csv"), "gone.mp4"),
+        (("DATA.SHORT_VIDEO", "error", "DATA.FRAMES", 64), "DATA.SHORT_VIDEO"),
+        (("DATA.CLIPS", 1), "DATA.CLIPS"),
+        (("TRAIN.BATCH", 4096), "4096"),
+        (("TRAIN.EPOCH", 1), "did you mean TRAIN.EPOCHS"),
+        (("AUGMENT.CROP_AREA", "[0.5]"), "AUGMENT.CROP_AREA"),
+        (("ATTACK.THREATS", "[l7]"), "ATTACK.THREATS"),
+        (("ATTACK.FRAMES", "every"), "every"),
+        (("CORRUPT.NAMES", "[gaussian_nose]"), "gaussian_noise"),
+        (("TRAIN.LR", 1e30, "TRAIN.WARMUP_EPOCHS", 0, "TRAIN.OPTIMISER", "sgd"), "not finite"),
+        (("TRAIN.WEIGHTS", tmp_path / "none.pt"), "none.pt"),
+        (("OUTPUT_DIR", tmp_path / "file" / "run"), "file/run"),
+    ]
+    for number, (overrides, expected) in enumerate(cases):
+        place = () if "OUTPUT_DIR" in overrides else ("OUTPUT_DIR", out / str(number))
+        words = arguments(data, config, out, *place, *overrides)
+        assert expected in fails(capsys, "train", *words), overrides
+
+    here = arguments(data, config, finished)
+    assert "--resume" in fails(capsys, "train", *here)
+    changed = [*here, "TRAIN.LR", "0.5", "--resume"]
+    assert "TRAIN.LR changed" in fails(capsys, "train", *changed)
+    other = [*arguments(data, config, finished), "MODEL.WIDTH", "8"]
+    assert "another architecture" in fails(capsys, "evaluate", *other)
+    assert "train first" in fails(capsys, "evaluate", *arguments(data, config, out / "none"))
+
+
+def test_mistakes_of_attack_and_corruption_names_come_before_training(
+    data, config, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    fails(capsys, "train", *arguments(data, config, out, "CORRUPT.NAMES", "[gaussian_nose]"))
+    assert not (out / "log.jsonl").exists()
+
+
+def test_overrides_may_stand_anywhere(data, config, tmp_path, capsys):
+    words = ["--cfg", str(config), "--debug", "SEED", "x"]
+    assert "SEED must be int" in fails(capsys, "train", *words)
+    words = ["SEED", "x", "--cfg", str(config)]
+    assert "SEED must be int" in fails(capsys, "train", *words)
