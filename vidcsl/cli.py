@@ -1,4 +1,4 @@
-"""The command line: `vidcsl train | evaluate | prepare | report`."""
+"""The command line: `vidcsl train | evaluate | prepare | report | compare`."""
 
 import argparse
 import errno
@@ -14,6 +14,7 @@ from vidcsl.data.prepare import command
 from vidcsl.engine import distributed
 from vidcsl.engine.train import Interrupted
 from vidcsl.errors import UserError
+from vidcsl.report.compare import compare
 from vidcsl.report.html import write_report
 from vidcsl.stages.run import evaluate_checkpoint, headline, train_and_evaluate
 
@@ -75,7 +76,13 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html of a run's folder anew")
     report.add_argument("folder", type=Path)
     report.set_defaults(run=_report)
-    for each in (train, evaluate, prepare, report):
+
+    comparison = commands.add_parser("compare", help="a table of several runs, and the gap closed")
+    comparison.add_argument("folders", type=Path, nargs="+")
+    comparison.add_argument("--baseline", required=True, help="name of the plain contrastive run")
+    comparison.add_argument("--reference", required=True, help="name of the run to catch up with")
+    comparison.set_defaults(run=_compare)
+    for each in (train, evaluate, prepare, report, comparison):
         each.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     return parser
 
@@ -106,6 +113,10 @@ def _evaluate(args: argparse.Namespace) -> None:
         folder = evaluate_checkpoint(cfg, world, checkpoint=args.checkpoint)
         if world.is_main:
             print(headline(folder))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    print(compare(args.folders, baseline=args.baseline, reference=args.reference))
 
 
 def _report(args: argparse.Namespace) -> None:
