@@ -10,7 +10,8 @@ from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
 from vidcsl.seeding import numpy_generator
 
-PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class LinearProbe:
         weight, bias: `[classes, D]` and `[classes]`, for raw features (the standardisation that
             was used in fitting is folded in, so the probe is an `nn.Linear` that can be attacked).
         penalty: L2 penalty that was chosen.
-        held_out_top1: accuracy on the held-out training videos by which it was chosen.
+        held_out_top1: cross-validated accuracy by which it was chosen.
     """
 
     weight: Tensor
@@ -45,8 +46,8 @@ def fit_linear_probe(
 ) -> LinearProbe:
     """Fit on every view of the labelled training videos.
 
-    The penalty is chosen on a fifth of the training groups, held out whole (so that no source
-    video is on both sides), and the probe is then refitted on all of them. Test data are not seen.
+    The penalty is chosen by cross-validation over five folds of training *groups*, so that no
+    source video is on both sides, and the probe is then refitted on all. Test data are not seen.
 
     Raises:
         UserError: no labelled video, or fewer than two classes.
@@ -60,13 +61,12 @@ def fit_linear_probe(
     mean = flat.mean(dim=0)
     std = flat.std(dim=0).clamp(min=1e-6)
     standard = (flat - mean) / std
-    held_out = _held_out(train.groups[labelled], train.indices[labelled], labels, seed=seed)
-    rows = held_out.repeat_interleave(views)
-    scores = []
-    for penalty in penalties:
-        weight, bias = _fit(standard[~rows], targets[~rows], classes=classes, penalty=penalty)
-        right = ((standard[rows] @ weight.T + bias).argmax(dim=1) == targets[rows]).float()
-        scores.append(float(right.mean()))
+    folds = _folds(train.groups[labelled], train.indices[labelled], seed=seed)
+    fold_rows = folds.repeat_interleave(views)
+    scores = [
+        _cross_validate(standard, targets, fold_rows, classes=classes, penalty=penalty)
+        for penalty in penalties
+    ]
     # Among equals the strongest penalty: the simplest model that does as well.
     best = max(range(len(penalties)), key=lambda i: (scores[i], penalties[i]))
     weight, bias = _fit(standard, targets, classes=classes, penalty=penalties[best])
@@ -86,17 +86,24 @@ def video_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return float(videos.float().mean()), float(clips.float().mean())
 
 
-def _held_out(groups: Tensor, indices: Tensor, labels: Tensor, *, seed: int) -> Tensor:
-    """Bool `[n]`: a fifth of the groups of each class; a video without a group is its own."""
+def _folds(groups: Tensor, indices: Tensor, *, seed: int) -> Tensor:
+    """Fold 0 to 4 of each video, int64 `[n]`; a group is in one fold, a lone video its own."""
     own = torch.where(groups >= 0, groups, -2 - indices)
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
-        of_class = own[labels == label].unique()
-        order = numpy_generator(seed, "held out", label).permutation(len(of_class))
-        held |= torch.isin(own, of_class[order[: len(of_class) // 5]]) & (labels == label)
-    if not held.any() or held.all():  # fewer than five groups in each class: hold out every fifth
-        held = torch.arange(len(labels)) % 5 == 0
-    return held
+    sources, source = own.unique(return_inverse=True)
+    order = numpy_generator(seed, "probe folds").permutation(len(sources))
+    return torch.from_numpy(order)[source] % FOLDS
+
+
+def _cross_validate(
+    features: Tensor, labels: Tensor, folds: Tensor, *, classes: int, penalty: float
+) -> float:
+    """Share of rows that a probe fitted on the other folds gets right."""
+    right = 0
+    for fold in folds.unique().tolist():
+        held = folds == fold
+        weight, bias = _fit(features[~held], labels[~held], classes=classes, penalty=penalty)
+        right += int(((features[held] @ weight.T + bias).argmax(dim=1) == labels[held]).sum())
+    return right / len(labels)
 
 
 def _fit(
