@@ -13,6 +13,12 @@ def test_projector_has_that_many_linear_layers(layers, linear):
     assert head(torch.rand(5, 6)).shape == (5, 4)
 
 
+def test_embeddings_of_a_batch_are_centred():
+    embeddings = projector(in_dim=6, hidden_dim=8, out_dim=4, layers=2)(torch.rand(50, 6) + 3)
+    torch.testing.assert_close(embeddings.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
+    assert embeddings.std(dim=0).min() > 0.9
+
+
 def test_no_layers_passes_features_through():
     features = torch.rand(5, 6)
     assert projector(in_dim=6, hidden_dim=8, out_dim=4, layers=0)(features) is features

@@ -8,9 +8,11 @@ from vidcsl.models.encoder import Encoder
 
 
 def projector(*, in_dim: int, hidden_dim: int, out_dim: int, layers: int) -> nn.Module:
-    """Multi-layer perceptron with BatchNorm and ReLU between its layers.
+    """Multi-layer perceptron: BatchNorm and ReLU between its layers, BatchNorm at its end.
 
-    SimCLR's head (Chen et al., 2020) has 2 layers, CVRL's (Qian et al., 2021) 3.
+    SimCLR's head (Chen et al., 2020) has 2 layers, CVRL's (Qian et al., 2021) 3. The BatchNorm at
+    the end, as in SimCLR's released code and MoCo v3, centres the embeddings of a batch: without
+    it all of them first drift to one point, and it takes hundreds of steps to part them again.
 
     Args:
         in_dim, hidden_dim, out_dim: feature, hidden and embedding sizes.
@@ -26,7 +28,8 @@ def projector(*, in_dim: int, hidden_dim: int, out_dim: int, layers: int) -> nn.
             nn.BatchNorm1d(after),
             nn.ReLU(inplace=True),
         ]
-    return nn.Sequential(*hidden, nn.Linear(sizes[-1], out_dim))
+    last = (nn.Linear(sizes[-1], out_dim, bias=False), nn.BatchNorm1d(out_dim, affine=False))
+    return nn.Sequential(*hidden, *last)
 
 
 class Classifier(nn.Module):
