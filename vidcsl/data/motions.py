@@ -114,8 +114,7 @@ def render(
         source.direction,
     )
     camera = _camera(generator, frames=frames, size=size)  # [T, 2] in pixels
-    corner = round(SLACK * size) + 1 + camera
-    canvas = np.stack([source.background[y : y + size, x : x + size] for x, y in corner])
+    canvas = _backdrop(source.background, pose, camera=camera, size=size)
     shift = camera.astype(np.float32) / size
     mask, pattern = _object(
         source,
@@ -131,6 +130,22 @@ def render(
     clip *= np.float32(generator.uniform(0.85, 1.15))  # exposure
     clip += generator.standard_normal((frames, size, size, 1), dtype=np.float32) * np.float32(0.02)
     return np.rint(255 * np.clip(clip, 0, 1)).astype(np.uint8)
+
+
+def _backdrop(background: Array, pose: Pose, *, camera: NDArray, size: int) -> Array:
+    """The background in each frame, [T, H, W, 3]: it moves and grows with the object, endlessly.
+
+    Otherwise motion would be a matter of few pixels, which small encoders are slow to see.
+    """
+    place = np.arange(size) - size / 2
+    scale = np.broadcast_to(np.float32(pose.scale), len(camera))[:, None]
+    shifts = (np.broadcast_to(np.float32(shift), len(camera)) for shift in (pose.x, pose.y))
+    columns, rows = (
+        np.rint(place / scale - shift[:, None] * size + camera[:, axis, None]).astype(int)
+        % len(background)
+        for axis, shift in enumerate(shifts)
+    )  # [T, size] each
+    return background[rows[:, :, None], columns[:, None, :]]
 
 
 def _object(

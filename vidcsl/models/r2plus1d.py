@@ -128,6 +128,6 @@ def _initialise(network: nn.Module) -> None:
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, BasicBlock):
-            # Each block starts as its shortcut (Goyal et al., 2017). Otherwise a fresh network is so
-            # steep that contrastive losses hardly fall: gradient norms of 500 instead of 20.
+            # Each block starts as its shortcut (Goyal et al., 2017). Otherwise a fresh network is
+            # so steep that contrastive losses hardly fall: gradient norms of 500, not of 20.
             nn.init.zeros_(module.conv2[1].weight)
