@@ -48,7 +48,7 @@ def save_checkpoint(
         partial.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
         partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or "the file was cut short, is the disk full?"
         raise UserError(
             f"cannot write checkpoint {path}: {reason}; older ones are intact: make room (or the "
             "folder writable) and continue with --resume"
