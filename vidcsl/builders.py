@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vidcsl.augment.pipeline import EvalCrop, TrainAugmentation
 from vidcsl.data import sampling, synthetic
-from vidcsl.data.dataset import ClipDataset, ClipSampler
+from vidcsl.data.dataset import ClipDataset, ClipSampler, OnDamage
 from vidcsl.data.lists import VideoList, check_files, read_list
 from vidcsl.data.loader import ClipLoader, build_loader
 from vidcsl.engine.distributed import World
@@ -95,63 +95,57 @@ def _render(cfg: CfgNode, world: World) -> tuple[str, str]:
 
 def build_train_loader(cfg: CfgNode, videos: VideoList, world: World) -> ClipLoader:
     """Random clips, shuffled, full batches only."""
-    dataset = ClipDataset(
-        videos=videos,
-        sampler=_train_sampler(cfg),
-        reader=cfg.DATA.READER,
-        short_side=cfg.DATA.SHORT_SIDE,
-        seed=cfg.SEED,
-        purpose="train",
-        on_damage="replace",
-        cache=_cache(cfg),
+    dataset = _build_dataset(
+        cfg, videos, sampler=_train_sampler(cfg), purpose="train", on_damage="replace"
     )
-    return build_loader(
-        dataset,
-        batch_size=cfg.TRAIN.BATCH,
-        shuffle=True,
-        drop_last=True,
-        workers=cfg.DATA.WORKERS,
-        rank=world.rank,
-        world_size=world.size,
-        pin_memory=world.device.type == "cuda",
-    )
+    return _build_loader(cfg, dataset, world, batch_size=cfg.TRAIN.BATCH, training=True)
 
 
 def build_test_loader(
     cfg: CfgNode, videos: VideoList, world: World, *, clips: int, batch: int
 ) -> ClipLoader:
     """`clips` evenly spaced clips of every video, in the order of the list."""
-    dataset = ClipDataset(
+    sampler = partial(
+        _uniform_views,
+        clip_frames=cfg.DATA.FRAMES,
+        stride=cfg.DATA.STRIDE,
+        clips=clips,
+        policy=cfg.DATA.SHORT_VIDEO,
+    )
+    # A replacement is already in the list: evaluation then counts each video once.
+    on_damage: OnDamage = "replace" if cfg.DATA.ALLOW_DAMAGED_TEST else "error"
+    dataset = _build_dataset(cfg, videos, sampler=sampler, purpose="test", on_damage=on_damage)
+    return _build_loader(cfg, dataset, world, batch_size=batch * world.size, training=False)
+
+
+def _build_dataset(
+    cfg: CfgNode, videos: VideoList, *, sampler: ClipSampler, purpose: str, on_damage: OnDamage
+) -> ClipDataset:
+    return ClipDataset(
         videos=videos,
-        sampler=partial(
-            _uniform_views,
-            clip_frames=cfg.DATA.FRAMES,
-            stride=cfg.DATA.STRIDE,
-            clips=clips,
-            policy=cfg.DATA.SHORT_VIDEO,
-        ),
+        sampler=sampler,
         reader=cfg.DATA.READER,
         short_side=cfg.DATA.SHORT_SIDE,
         seed=cfg.SEED,
-        purpose="test",
-        # A replacement is already in the list: evaluation then counts each video once.
-        on_damage="replace" if cfg.DATA.ALLOW_DAMAGED_TEST else "error",
-        cache=_cache(cfg),
+        purpose=purpose,
+        on_damage=on_damage,
+        cache=Path(cfg.DATA.CACHE) if cfg.DATA.CACHE else None,
     )
+
+
+def _build_loader(
+    cfg: CfgNode, dataset: ClipDataset, world: World, *, batch_size: int, training: bool
+) -> ClipLoader:
     return build_loader(
         dataset,
-        batch_size=batch * world.size,
-        shuffle=False,
-        drop_last=False,
+        batch_size=batch_size,
+        shuffle=training,
+        drop_last=training,
         workers=cfg.DATA.WORKERS,
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
     )
-
-
-def _cache(cfg: CfgNode) -> Path | None:
-    return Path(cfg.DATA.CACHE) if cfg.DATA.CACHE else None
 
 
 def _train_sampler(cfg: CfgNode) -> ClipSampler:

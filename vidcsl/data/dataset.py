@@ -20,6 +20,8 @@ from vidcsl.seeding import numpy_generator
 ClipSampler = Callable[[int, np.random.Generator], NDArray[np.int64]]
 """(frames in the video, generator) -> frame indices [V, T], all inside the video."""
 
+OnDamage = Literal["replace", "error"]
+
 MAX_ATTEMPTS = 10
 
 
@@ -71,7 +73,7 @@ class ClipDataset(Dataset[Sample]):
         short_side: int,
         seed: int,
         purpose: str = "train",
-        on_damage: Literal["replace", "error"] = "replace",
+        on_damage: OnDamage = "replace",
         cache: Path | None = None,
     ) -> None:
         self.videos = videos

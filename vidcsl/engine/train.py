@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vidcsl.data.loader import Batch
-from vidcsl.engine.checkpoint import Position, save_checkpoint
+from vidcsl.engine.checkpoint import Position, load_weights, save_checkpoint
 from vidcsl.engine.distributed import World
 from vidcsl.engine.optim import cosine_lr, set_lr
 from vidcsl.engine.progress import Bar, Log, Meter
@@ -110,7 +110,8 @@ class Trainer:
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Go on from where `checkpoint` was written."""
-        self.method.load_state_dict(checkpoint["method"])
+        source = f"the newest of {self.folder.checkpoints}"
+        load_weights(self.method, checkpoint["method"], source=source)
         self.optimiser.load_state_dict(checkpoint["optimiser"])
         self.position = Position(**checkpoint["position"])
         self.damaged = self._named_damaged = set(checkpoint["damaged"])

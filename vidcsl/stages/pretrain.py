@@ -9,7 +9,6 @@ from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.batchnorm import synchronise
-from vidcsl.engine.checkpoint import load_weights
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
 from vidcsl.engine.train import Trainer
@@ -34,7 +33,7 @@ def pretrain(
         optimiser=builders.build_optimiser_of(cfg, method),
         batches=loader.epoch,
         augment=builders.build_augmentation(cfg),
-        schedule=builders.build_schedule(cfg, steps_per_epoch=len(train) // cfg.TRAIN.BATCH),
+        schedule=builders.build_schedule(cfg, steps_per_epoch=loader.steps),
         world=world,
         folder=folder,
         seed=cfg.SEED,
@@ -43,7 +42,6 @@ def pretrain(
         document={"config": dump_config(cfg), "classes": list(train.classes)},
     )
     if checkpoint:
-        load_weights(method, checkpoint["method"], source=f"the newest of {folder.checkpoints}")
         trainer.restore(checkpoint)
         if trainer.position.epoch >= cfg.TRAIN.EPOCHS:
             return
