@@ -141,7 +141,10 @@ def test_two_processes_write_the_same_results_file(data, config, finished, tmp_p
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     port = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
     command = [*torchrun, *port, str(ROOT / "tools/train_net.py"), *arguments(data, config, out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    one_thread_each = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=one_thread_each
+    )
     assert done.returncode == 0, done.stderr
     together, alone = losses(out), losses(finished)
     assert together.keys() == alone.keys()

@@ -5,7 +5,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
@@ -71,7 +71,6 @@ def test_jitters_match_torchvision(source: object, name: str, strength: float) -
     assert found.max() <= 1
 
 
-@settings(deadline=None)
 @given(
     pixel=st.lists(st.integers(0, 255), min_size=3, max_size=3),
     shift=st.floats(-0.5, 0.5, width=32),

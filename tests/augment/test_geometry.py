@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import v2
@@ -46,7 +46,6 @@ def naive_weights(start: int, length: int, full: int, size: int) -> Tensor:
     return weights
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     shapes=st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=5),

@@ -29,7 +29,7 @@ def full_sizes(frames: Tensor) -> Tensor:
     return torch.tensor([frames.shape[-2:]] * len(frames))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     samples=st.integers(1, 3),
     views=st.integers(1, 3),

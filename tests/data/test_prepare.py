@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vidcsl.commands.prepare import add_arguments, run
 from vidcsl.data.lists import Row, read_list, read_rows
 from vidcsl.data.prepare import folder, hmdb51, ucf101
-from vidcsl.data.prepare.command import add_arguments, run
 from vidcsl.data.prepare.common import locate
 from vidcsl.errors import UserError
 

@@ -36,7 +36,7 @@ def size_of(ball: type, delta: Tensor) -> Tensor:
 
 
 @BOTH
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 999),
     eps=st.just(0.0) | st.floats(1e-6, 1),
@@ -190,7 +190,7 @@ def test_l2_budget_is_that_of_the_clip_not_of_a_frame():
         threat.verify(clean, adversarial, threat.mask(clean, [0]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(k=st.integers(1, 9), extra=st.integers(0, 9), seeds=st.lists(st.integers(0, 2**62)))
 def test_choose_frames_counts(k, extra, seeds):
     for rule in ("first", "random"):

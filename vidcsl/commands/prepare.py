@@ -1,4 +1,4 @@
-"""The command that prepares data: `tools/prepare_data.py {ucf101,hmdb51,folder,synthetic} ...`."""
+"""`vidcsl prepare`: lists of videos; also `tools/prepare_data.py`."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 from vidcsl.data import synthetic
 from vidcsl.data.prepare import folder, hmdb51, ucf101
 from vidcsl.data.prepare.common import Report
+
+HELP = "make lists of videos"
 
 OFFICIAL = {"ucf101": ucf101.prepare, "hmdb51": hmdb51.prepare}
 

@@ -4,8 +4,10 @@ from torch import nn
 
 from tests.engine.worlds import run_in_world
 from vidcsl.engine.distributed import World
+from vidcsl.robustness.attack_curve import attack_curve
 from vidcsl.robustness.attacks import PGD, attack
-from vidcsl.robustness.benchmark import Clips, attack_curve, corruption_table
+from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.corruption_table import corruption_table
 from vidcsl.robustness.corruptions import corrupt
 from vidcsl.robustness.threats import Linf
 

@@ -1,8 +1,4 @@
-"""Accuracy under attack and under corruption, counted exactly and decoded once.
-
-Each video gives one clip. Every batch of clips is put through all budgets or all corruptions
-before the next is read, and right answers are counted over all processes as whole numbers.
-"""
+"""Accuracy under attack by budget, counted exactly over all processes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,26 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.engine.distributed import World
-from vidcsl.robustness.corruptions import SEVERITIES, corrupt
+from vidcsl.robustness.clips import Clips, right_answers
 
 Attack = Callable[[nn.Module, Tensor, Tensor, Sequence[int]], Tensor]
 """`(model, clips [N, 3, T, S, S], labels [N], seeds [N]) -> adversarial clips`."""
-
-
-@dataclass(frozen=True)
-class Clips:
-    """Clips to be judged: float32 `[N, 3, T, S, S]` in [0, 1], labels `[N]`, a seed a video."""
-
-    clips: Tensor
-    labels: Tensor
-    seeds: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def take(self, rows: Tensor) -> "Clips":
-        """The chosen rows, an index tensor."""
-        return Clips(self.clips[rows], self.labels[rows], [self.seeds[i] for i in rows.tolist()])
 
 
 @dataclass
@@ -81,13 +61,13 @@ def attack_curve(
     """
     curve = Curve(right=dict.fromkeys(attacks, 0))
     for batch in batches:
-        standing = batch.take(_right(model, batch).nonzero()[:, 0])
+        standing = batch.take(right_answers(model, batch).nonzero()[:, 0])
         curve.clips += len(batch)
         curve.clean += len(standing)
         for eps, attack in attacks.items():
             if len(standing):
                 attacked = attack(model, standing.clips, standing.labels, standing.seeds)
-                right = _right(model, Clips(attacked, standing.labels, standing.seeds))
+                right = right_answers(model, Clips(attacked, standing.labels, standing.seeds))
                 if curve.example is None and not right.all():
                     curve.example = _example(model, standing, attacked, int(right.int().argmin()))
                     curve.example["eps"] = eps
@@ -95,40 +75,6 @@ def attack_curve(
             curve.right[eps] += len(standing)
         advance(len(batch))
     return _joined(curve, world)
-
-
-def corruption_table(
-    model: nn.Module,
-    batches: Iterable[Clips],
-    names: Sequence[str],
-    *,
-    world: World,
-    advance: Callable[[int], None] = lambda _: None,
-) -> tuple[dict[str, list[float]], float, int]:
-    """Accuracy by corruption at severities 1 to 5, clean accuracy, and the number of clips.
-
-    Arguments as in `attack_curve`; `names` as in `vidcsl.robustness.corruptions`.
-    """
-    right = torch.zeros(len(names), len(SEVERITIES), dtype=torch.int64)
-    clean = clips = 0
-    for batch in batches:
-        clips += len(batch)
-        clean += int(_right(model, batch).sum())
-        for row, name in enumerate(names):
-            for column, severity in enumerate(SEVERITIES):
-                corrupted = corrupt(batch.clips, name, severity=severity, seeds=batch.seeds)
-                answers = _right(model, Clips(corrupted, batch.labels, batch.seeds))
-                right[row, column] += int(answers.sum())
-        advance(len(batch))
-    counts = torch.cat([right.flatten(), torch.tensor([clean, clips])]).to(world.device)
-    *cells, clean, clips = world.total(counts).tolist()
-    table = torch.tensor(cells, dtype=torch.float64).view(right.shape) / clips
-    return dict(zip(names, table.tolist(), strict=True)), clean / clips, clips
-
-
-@torch.inference_mode()
-def _right(model: nn.Module, batch: Clips) -> Tensor:
-    return model(batch.clips).argmax(dim=1) == batch.labels
 
 
 @torch.inference_mode()

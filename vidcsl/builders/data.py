@@ -1,0 +1,148 @@
+"""Lists, datasets and loaders."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from fvcore.common.config import CfgNode
+from numpy.typing import NDArray
+
+from vidcsl.data import sampling, synthetic
+from vidcsl.data.dataset import ClipDataset, ClipSampler, OnDamage
+from vidcsl.data.lists import VideoList, check_files, read_list
+from vidcsl.data.loader import ClipLoader, build_loader
+from vidcsl.engine.distributed import World
+from vidcsl.errors import UserError
+
+
+def build_lists(cfg: CfgNode, world: World) -> tuple[VideoList, VideoList | None]:
+    """Training and test videos, all present on disk; the synthetic set is rendered first.
+
+    Raises:
+        UserError: a list, a folder or a video is missing.
+    """
+    if cfg.SYNTHETIC.ENABLED:
+        train_list, test_list = _render(cfg, world)
+    else:
+        train_list, test_list = cfg.DATA.TRAIN_LIST, cfg.DATA.TEST_LIST
+    for key, value in (("DATA.ROOT", cfg.DATA.ROOT), ("DATA.TRAIN_LIST", train_list)):
+        if not value:
+            raise UserError(f"{key} is not set: give the folder of videos and the list of them")
+    train = read_list(train_list, root=cfg.DATA.ROOT)
+    check_files(train.videos)
+    if not test_list:
+        return train, None
+    test = read_list(test_list, root=cfg.DATA.ROOT, classes=train.classes)
+    check_files(test.videos)
+    return train, test
+
+
+def _render(cfg: CfgNode, world: World) -> tuple[str, str]:
+    if len(synthetic.CLASSES) < cfg.SYNTHETIC.CLASSES:
+        raise UserError(
+            f"SYNTHETIC.CLASSES is {cfg.SYNTHETIC.CLASSES}; there are {len(synthetic.CLASSES)}"
+        )
+    if not cfg.DATA.ROOT:
+        raise UserError("DATA.ROOT is not set: say where to render the synthetic videos")
+    if world.is_main:
+        synthetic.generate(
+            cfg.DATA.ROOT,
+            classes=synthetic.CLASSES[: cfg.SYNTHETIC.CLASSES],
+            sources_per_class=cfg.SYNTHETIC.SOURCES,
+            clips_per_source=cfg.SYNTHETIC.CLIPS,
+            frames=cfg.SYNTHETIC.FRAMES,
+            size=cfg.SYNTHETIC.SIZE,
+            seed=0,  # the data are the same for every seed of the run
+        )
+    world.barrier()
+    root = Path(cfg.DATA.ROOT)
+    return str(root / "train.csv"), str(root / "test.csv")
+
+
+def build_train_loader(cfg: CfgNode, videos: VideoList, world: World) -> ClipLoader:
+    """Random clips, shuffled, full batches only."""
+    dataset = _build_dataset(
+        cfg, videos, sampler=_train_sampler(cfg), purpose="train", on_damage="replace"
+    )
+    return _build_loader(cfg, dataset, world, batch_size=cfg.TRAIN.BATCH, training=True)
+
+
+def build_test_loader(
+    cfg: CfgNode, videos: VideoList, world: World, *, clips: int, batch: int
+) -> ClipLoader:
+    """`clips` evenly spaced clips of every video, in the order of the list."""
+    sampler = partial(
+        _uniform_views,
+        clip_frames=cfg.DATA.FRAMES,
+        stride=cfg.DATA.STRIDE,
+        clips=clips,
+        policy=cfg.DATA.SHORT_VIDEO,
+    )
+    # A replacement is already in the list: evaluation then counts each video once.
+    on_damage: OnDamage = "replace" if cfg.DATA.ALLOW_DAMAGED_TEST else "error"
+    dataset = _build_dataset(cfg, videos, sampler=sampler, purpose="test", on_damage=on_damage)
+    return _build_loader(cfg, dataset, world, batch_size=batch * world.size, training=False)
+
+
+def _build_dataset(
+    cfg: CfgNode, videos: VideoList, *, sampler: ClipSampler, purpose: str, on_damage: OnDamage
+) -> ClipDataset:
+    return ClipDataset(
+        videos=videos,
+        sampler=sampler,
+        reader=cfg.DATA.READER,
+        short_side=cfg.DATA.SHORT_SIDE,
+        seed=cfg.SEED,
+        purpose=purpose,
+        on_damage=on_damage,
+        cache=Path(cfg.DATA.CACHE) if cfg.DATA.CACHE else None,
+    )
+
+
+def _build_loader(
+    cfg: CfgNode, dataset: ClipDataset, world: World, *, batch_size: int, training: bool
+) -> ClipLoader:
+    return build_loader(
+        dataset,
+        batch_size=batch_size,
+        shuffle=training,
+        drop_last=training,
+        workers=cfg.DATA.WORKERS,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=world.device.type == "cuda",
+    )
+
+
+def _train_sampler(cfg: CfgNode) -> ClipSampler:
+    shape = {"clip_frames": cfg.DATA.FRAMES, "stride": cfg.DATA.STRIDE}
+    if cfg.DATA.SAMPLING == "decreasing_interval":
+        if cfg.DATA.CLIPS != 2:
+            raise UserError("DATA.SAMPLING decreasing_interval makes pairs: set DATA.CLIPS to 2")
+        draw = partial(sampling.decreasing_interval_clips, **shape)
+    else:
+        draw = partial(sampling.random_clips, clips=cfg.DATA.CLIPS, **shape)
+    return partial(_random_views, draw=draw, policy=cfg.DATA.SHORT_VIDEO)
+
+
+def _random_views(
+    num_frames: int,
+    rng: np.random.Generator,
+    *,
+    draw: "partial[NDArray[np.int64]]",
+    policy: str,
+) -> NDArray[np.int64]:
+    return sampling.fit_length(draw(num_frames, rng=rng), num_frames, policy=policy)
+
+
+def _uniform_views(
+    num_frames: int,
+    _rng: np.random.Generator,
+    *,
+    clip_frames: int,
+    stride: int,
+    clips: int,
+    policy: str,
+) -> NDArray[np.int64]:
+    views = sampling.uniform_clips(num_frames, clip_frames=clip_frames, stride=stride, clips=clips)
+    return sampling.fit_length(views, num_frames, policy=policy)

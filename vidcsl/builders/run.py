@@ -1,0 +1,37 @@
+"""The run itself: where it is written, what it computes in, and its mistakes found early."""
+
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+
+from vidcsl.builders.attacks import build_attacks
+from vidcsl.builders.augment import build_augmentation, build_crop
+from vidcsl.builders.corruptions import build_corruptions
+
+
+def output_dir(cfg: CfgNode) -> Path:
+    """Where the run is written."""
+    return Path(cfg.OUTPUT_DIR or f"runs/{cfg.NAME}/seed{cfg.SEED}")
+
+
+def check(cfg: CfgNode) -> None:
+    """Find the mistakes that would otherwise show only after hours of training.
+
+    Raises:
+        UserError: an augmentation, attack or corruption cannot be built.
+    """
+    build_augmentation(cfg)
+    build_crop(cfg, crops=cfg.EVALUATE.CROPS)
+    build_attacks(cfg)
+    build_corruptions(cfg)
+
+
+def use_bfloat16(cfg: CfgNode, device: torch.device) -> bool:
+    """Whether pretraining computes in bfloat16: where asked, or where the hardware has it."""
+    if cfg.PRECISION != "auto":
+        return bool(cfg.PRECISION == "bfloat16")
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Emulated on other CPUs, where it is slower than float32.
+    return bool(torch.cpu._is_avx512_bf16_supported())

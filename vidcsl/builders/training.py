@@ -1,0 +1,37 @@
+"""Optimiser and schedule."""
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from vidcsl.engine.optim import build_optimiser, scaled_lr
+from vidcsl.engine.train import Schedule
+
+
+def build_optimiser_of(cfg: CfgNode, method: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser of a method's parameters."""
+    return build_optimiser(
+        method,
+        name=cfg.TRAIN.OPTIMISER,
+        lr=_peak_lr(cfg),
+        weight_decay=cfg.TRAIN.WEIGHT_DECAY,
+        momentum=cfg.TRAIN.MOMENTUM,
+    )
+
+
+def build_schedule(cfg: CfgNode, *, steps_per_epoch: int) -> Schedule:
+    """Length, learning rate, logging and checkpoints."""
+    return Schedule(
+        epochs=cfg.TRAIN.EPOCHS,
+        steps_per_epoch=steps_per_epoch,
+        peak_lr=_peak_lr(cfg),
+        warmup_epochs=min(cfg.TRAIN.WARMUP_EPOCHS, cfg.TRAIN.EPOCHS),
+        clip_gradient=cfg.TRAIN.CLIP_GRADIENT,
+        log_every=cfg.TRAIN.LOG_EVERY,
+        checkpoint_every=cfg.TRAIN.CHECKPOINT_EVERY,
+        keep=cfg.TRAIN.KEEP,
+    )
+
+
+def _peak_lr(cfg: CfgNode) -> float:
+    return scaled_lr(cfg.TRAIN.LR, batch=cfg.TRAIN.BATCH, reference_batch=cfg.TRAIN.LR_BATCH)

@@ -1,0 +1,14 @@
+"""The commands of the command line: a module each, found by name.
+
+A module has `HELP` (one line), `add_arguments(parser)` and `run(args)`.
+"""
+
+from vidcsl.commands import compare, evaluate, prepare, report, train
+
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "prepare": prepare,
+    "report": report,
+    "compare": compare,
+}

@@ -1,0 +1,17 @@
+"""Augmentation of training clips."""
+
+from vidcsl.options.option import Option
+
+AUGMENT: dict[str, Option] = {
+    "AUGMENT.CROP_AREA": Option([0.3, 1.0], "share of the frame that a random crop covers"),
+    "AUGMENT.CROP_ASPECT": Option([0.5, 2.0], "width over height of a random crop"),
+    "AUGMENT.FLIP": Option(0.5, "probability of a horizontal flip", minimum=0, maximum=1),
+    "AUGMENT.JITTER": Option(
+        [0.8, 0.8, 0.8, 0.2], "strength of brightness, contrast, saturation, hue"
+    ),
+    "AUGMENT.JITTER_PROBABILITY": Option(0.8, "of colour jitter", minimum=0, maximum=1),
+    "AUGMENT.GRAY_PROBABILITY": Option(0.2, "of dropping colour", minimum=0, maximum=1),
+    "AUGMENT.BLUR_PROBABILITY": Option([0.0], "of Gaussian blur: one value, or one for each view"),
+    "AUGMENT.BLUR_SIGMA": Option([0.1, 2.0], "range of the blur's sigma, pixels"),
+    "AUGMENT.SOLARISE_PROBABILITY": Option([0.0], "of solarising: one value, or one for each view"),
+}

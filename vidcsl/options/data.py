@@ -1,0 +1,39 @@
+"""Videos, clips and loading; the generated demonstration set."""
+
+from vidcsl.options.option import Option
+
+DATA: dict[str, Option] = {
+    "DATA.ROOT": Option("", "folder that the paths in the lists are relative to"),
+    "DATA.TRAIN_LIST": Option("", "training list: CSV (video,class,group) or official UCF101 .txt"),
+    "DATA.TEST_LIST": Option("", "test list, in the same form; empty: no evaluation"),
+    "DATA.READER": Option("auto", "video decoder", ("auto", "decord", "pyav")),
+    "DATA.CACHE": Option("", "folder that keeps decoded frames, for small sets; empty: none"),
+    "DATA.FRAMES": Option(16, "frames of a clip", minimum=1),
+    "DATA.STRIDE": Option(2, "step between the frames of a clip, in frames of the file", minimum=1),
+    "DATA.SHORT_SIDE": Option(128, "short side that frames are decoded to, pixels", minimum=8),
+    "DATA.SHORT_VIDEO": Option(
+        "loop",
+        "what to do with a video shorter than a clip",
+        ("loop", "repeat_last", "error"),
+    ),
+    "DATA.CLIPS": Option(2, "training clips (views) of each video", minimum=1),
+    "DATA.SAMPLING": Option(
+        "random",
+        "where training clips start: independently, or as CVRL's pairs of decreasing interval",
+        ("random", "decreasing_interval"),
+    ),
+    "DATA.WORKERS": Option(2, "decoding processes of each training process", minimum=0),
+    "DATA.DAMAGED_LIMIT": Option(
+        0.01,
+        "share of the training list that may be unreadable (and replaced) before the run stops",
+        minimum=0,
+        maximum=1,
+    ),
+    "DATA.ALLOW_DAMAGED_TEST": Option(False, "skip unreadable test videos instead of stopping"),
+    "SYNTHETIC.ENABLED": Option(False, "render a labelled set into DATA.ROOT and train on that"),
+    "SYNTHETIC.CLASSES": Option(8, "motions (labels)", minimum=2),
+    "SYNTHETIC.SOURCES": Option(15, "source videos of each class", minimum=3),
+    "SYNTHETIC.CLIPS": Option(3, "clips cut from each source (a known group)", minimum=1),
+    "SYNTHETIC.FRAMES": Option(40, "frames of each clip", minimum=8),
+    "SYNTHETIC.SIZE": Option(64, "side of the square frames, pixels", minimum=32),
+}

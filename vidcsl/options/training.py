@@ -1,0 +1,25 @@
+"""Optimisation and checkpoints."""
+
+from vidcsl.options.option import Option
+
+TRAINING: dict[str, Option] = {
+    "TRAIN.ENABLED": Option(True, "pretrain; otherwise TRAIN.WEIGHTS or a finished run is needed"),
+    "TRAIN.WEIGHTS": Option("", "checkpoint to take the weights from before training"),
+    "TRAIN.EPOCHS": Option(200, "passes over the training list", minimum=1),
+    "TRAIN.BATCH": Option(64, "videos in a step, over all processes", minimum=2),
+    "TRAIN.OPTIMISER": Option("sgd", "optimiser (timm)", ("sgd", "adamw", "lars", "lamb")),
+    "TRAIN.LR": Option(0.08, "peak learning rate, for TRAIN.LR_BATCH videos", minimum=0),
+    "TRAIN.LR_BATCH": Option(
+        256,
+        "batch that TRAIN.LR is meant for: the rate is scaled with the batch; 0: not",
+        minimum=0,
+    ),
+    "TRAIN.MOMENTUM": Option(0.9, "of sgd and lars", minimum=0, maximum=1),
+    "TRAIN.WEIGHT_DECAY": Option(1e-4, "of weights, not of biases and norms", minimum=0),
+    "TRAIN.WARMUP_EPOCHS": Option(5.0, "epochs of linear warm-up before the cosine", minimum=0),
+    "TRAIN.CLIP_GRADIENT": Option(1.0, "largest norm of the gradient; 0: not clipped", minimum=0),
+    "TRAIN.LABEL_SMOOTHING": Option(0.0, "of the supervised method", minimum=0, maximum=1),
+    "TRAIN.LOG_EVERY": Option(10, "steps between lines of the log", minimum=1),
+    "TRAIN.CHECKPOINT_EVERY": Option(1, "epochs between checkpoints", minimum=1),
+    "TRAIN.KEEP": Option(2, "newest checkpoints that are kept", minimum=1),
+}

@@ -1,0 +1,45 @@
+"""Attacks on the trained model, from a config to curves and pictures."""
+
+from typing import Any
+
+import numpy as np
+
+from vidcsl import builders
+from vidcsl.data.lists import VideoList
+from vidcsl.models.heads import Classifier
+from vidcsl.robustness.attack_curve import attack_curve
+from vidcsl.stages.job import Job, subset
+
+
+def attack_models(models: dict[str, Classifier], test: VideoList, job: Job) -> None:
+    """Curves of accuracy over budgets, by attack and by model (suffix of its name)."""
+    curves, survival, settings = {}, {}, {}
+    videos = subset(test, job.cfg.ATTACK.MAX_CLIPS)
+    for norm, attacks in builders.build_attacks(job.cfg).items():
+        for suffix, model in models.items():
+            name = norm + suffix
+            with job.timed(name), job.bar(name, videos) as advance:
+                curve = attack_curve(
+                    model, job.clips(videos), attacks, world=job.world, advance=advance
+                )
+            curves[name], survival[name] = curve.accuracy(), curve.survival()
+            settings[name] = {
+                "steps": job.cfg.ATTACK.STEPS,
+                "restarts": job.cfg.ATTACK.RESTARTS,
+                "frames": job.cfg.ATTACK.FRAMES,
+                "clips": curve.clips,
+                "clean": curve.clean / curve.clips,
+            }
+            _store_example(name, curve.example, job)
+            job.store({"attacks": curves, "survival": survival, "attack_settings": settings})
+
+
+def _store_example(name: str, example: dict[str, Any] | None, job: Job) -> None:
+    if example is None or not job.world.is_main:
+        return
+    classes = job.train.classes
+    words = {
+        key: classes[example[key]]
+        for key in ("label", "clean_prediction", "adversarial_prediction")
+    }
+    np.savez_compressed(job.folder.artifacts / f"attack_{name}.npz", **{**example, **words})
