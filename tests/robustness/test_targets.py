@@ -1,0 +1,193 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from vidcsl.augment.pipeline import EvalCrop
+from vidcsl.errors import UserError
+from vidcsl.evaluation.features import Features
+from vidcsl.evaluation.neighbours import knn_accuracy, retrieval_recall
+from vidcsl.robustness.attacks import PGD, RandomNoise, attack
+from vidcsl.robustness.targets import (
+    TRANSFORMS,
+    Expectation,
+    NeighbourVote,
+    OverViews,
+    frames_used,
+    mean_direction,
+    mean_probability,
+)
+from vidcsl.robustness.threats import L2, Linf
+from vidcsl.seeding import torch_generator
+
+CLASSES = 4
+
+
+class Net(nn.Module):
+    """Any frames of at least 4 x 4 to `out` numbers; in double, so that no rounding decides."""
+
+    def __init__(self, out=CLASSES, seed=0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.body = nn.Conv3d(3, 12, 3, padding=1)
+            self.head = nn.Linear(12, out)
+        self.double()
+        self.head.weight.data *= 20
+
+    def forward(self, clips):
+        return self.head(self.body(clips - 0.5).tanh().square().flatten(2).mean(2))
+
+
+def rand(*shape, seed=0):
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def overlapping_views():
+    """Three views of four frames with stride 2 in a video of eleven frames."""
+    return np.array([[0, 2, 4, 6], [2, 4, 6, 8], [4, 6, 8, 10]])
+
+
+def test_frames_used_are_shared_by_overlapping_views():
+    used, views = frames_used(overlapping_views())
+    assert used.tolist() == [0, 2, 4, 6, 8, 10]
+    assert np.array_equal(used[views], overlapping_views())
+    looped, views = frames_used(np.array([[0, 4, 8]]) % 6)  # a short video starts again
+    assert np.array_equal(looped[views], [[0, 4, 2]])
+
+
+@pytest.mark.parametrize("crops", [1, 3])
+def test_a_video_is_answered_as_evaluation_answers_it(crops):
+    model, crop = Net().eval(), EvalCrop(size=6, crops=crops)
+    used, views = frames_used(overlapping_views())
+    frames = rand(2, 3, len(used), 8, 12)
+    logits = OverViews(model, views, crop=crop)(frames)
+    # As evaluation does it: all views side by side, cropped, the mean of their probabilities.
+    stacked = torch.stack([frames[:, :, view] for view in torch.from_numpy(views)], dim=1)
+    clips = crop(stacked, torch.tensor([[8, 12]] * 2))
+    naive = model(clips.flatten(0, 1)).unflatten(0, (2, 3 * crops)).softmax(2).mean(1)
+    torch.testing.assert_close(logits.exp(), naive)
+
+    encoder = OverViews(model, views, crop=crop, mean=mean_direction)
+    features = model(clips.flatten(0, 1)).unflatten(0, (2, 3 * crops))
+    nobody = torch.zeros(2, dtype=torch.long)
+    pooled = Features(features, nobody, nobody, nobody).pooled()
+    torch.testing.assert_close(encoder(frames), pooled)
+
+
+def test_a_shared_frame_gets_the_gradients_of_all_its_views():
+    model = Net().eval()
+    _, views = frames_used(overlapping_views())
+    frames = rand(1, 3, 6, 6, 6).requires_grad_()
+    loss = OverViews(model, views)(frames)[:, 0].sum()
+    (shared,) = torch.autograd.grad(loss, frames)
+    clips = torch.stack([frames[0, :, view] for view in torch.from_numpy(views)])
+    leaves = clips.detach().requires_grad_()
+    logits = mean_probability(model(leaves)[None])[:, 0].sum()
+    (separate,) = torch.autograd.grad(logits, leaves)
+    expected = torch.zeros_like(frames[0])
+    for view, gradient in zip(views, separate, strict=True):
+        for position, frame in enumerate(view):
+            expected[:, frame] += gradient[:, position]
+    torch.testing.assert_close(shared[0], expected)
+
+
+def test_one_view_without_a_crop_is_the_model_itself():
+    model, clips = Net().eval(), rand(3, 3, 4, 6, 6)
+    assert torch.equal(OverViews(model, np.arange(4)[None])(clips), model(clips))
+
+
+def test_views_that_the_frames_do_not_have_are_named():
+    with pytest.raises(UserError, match="11 or more"):
+        OverViews(Net(), overlapping_views())(rand(1, 3, 4, 6, 6))
+    with pytest.raises(UserError, match=r"\[V, T\]"):
+        OverViews(Net(), np.arange(4))
+
+
+def gallery(encoder, size=40):
+    clips = rand(size, 3, 4, 6, 6, seed=5)
+    features = nn.functional.normalize(encoder(clips), dim=1).detach()
+    return features, torch.arange(size) % CLASSES
+
+
+@pytest.mark.parametrize("k", [1, 7, 100])
+@pytest.mark.parametrize("temperature", [0.01, 0.07, 1.0])
+def test_neighbours_vote_as_knn_and_retrieval_do(k, temperature):
+    encoder = Net(out=8).eval()
+    shown, known = gallery(encoder)
+    target = NeighbourVote(encoder, shown, known, classes=CLASSES, k=k, temperature=temperature)
+    clips, labels = rand(60, 3, 4, 6, 6, seed=9), torch.arange(60) % CLASSES
+    queries = nn.functional.normalize(encoder(clips), dim=1)
+    right = (target(clips).argmax(1) == labels).double().mean()
+    sides = (queries, labels, shown, known)
+    assert right == pytest.approx(knn_accuracy(*sides, k=k, temperature=temperature))
+    if k == 1:
+        assert right == pytest.approx(retrieval_recall(*sides)["R@1"])
+
+
+def test_a_vote_without_a_single_other_neighbour_still_has_a_gradient():
+    encoder = Net(out=8).eval()
+    shown, known = gallery(encoder)
+    target = NeighbourVote(encoder, shown, known, classes=CLASSES, k=1)
+    clips = rand(5, 3, 4, 6, 6, seed=9).requires_grad_()
+    logits = target(clips)
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(logits, logits.argmax(1)), clips)
+    assert (gradient.flatten(1).norm(dim=1) > 0).all()
+
+
+def test_a_class_missing_from_the_gallery_has_a_finite_logit():
+    encoder = Net(out=8).eval()
+    shown, _ = gallery(encoder)
+    target = NeighbourVote(encoder, shown, torch.zeros(40).long(), classes=3, k=5)
+    logits = target(rand(2, 3, 4, 6, 6))
+    assert logits.isfinite().all()
+    assert (logits.argmax(1) == 0).all()
+    with pytest.raises(UserError, match="labels"):
+        NeighbourVote(encoder, shown, torch.full((40,), -1), classes=3, k=5)
+
+
+def targets():
+    model, encoder = Net().eval(), Net(out=8).eval()
+    shown, known = gallery(encoder)
+    _, views = frames_used(overlapping_views())
+    pooled = OverViews(encoder, views, mean=mean_direction)
+    crop = EvalCrop(size=6, crops=3)
+    draws = {name: Expectation(model, make(), draws=3, seed=1) for name, make in TRANSFORMS.items()}
+    return {
+        "clip": model,
+        "video": OverViews(model, views),
+        "crops": OverViews(model, views, crop=crop),
+        "knn": NeighbourVote(encoder, shown, known, classes=CLASSES, k=5),
+        "retrieval": NeighbourVote(encoder, shown, known, classes=CLASSES, k=1),
+        "video knn": NeighbourVote(pooled, shown, known, classes=CLASSES, k=5),
+        "random video": Expectation(OverViews(model, views), TRANSFORMS["crop"](), draws=2),
+        **draws,
+    }
+
+
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(2.5)], ids=["linf", "l2"])
+@pytest.mark.parametrize("name", list(targets()))
+def test_every_target_falls_to_an_attack_that_noise_cannot_match(name, threat):
+    target, frames = targets()[name], rand(16, 3, 6, 8, 12, seed=3)
+    labels = target(frames).argmax(1)
+    accuracy = {}
+    for solver in (RandomNoise(), PGD(steps=8)):
+        adversarial = attack(target, frames, labels, threat=threat, solver=solver)
+        again = attack(target, frames, labels, threat=threat, solver=solver)
+        assert torch.equal(adversarial, again)
+        accuracy[solver] = float((target(adversarial).argmax(1) == labels).double().mean())
+    noise, pgd = accuracy.values()
+    assert pgd <= 0.5
+    assert pgd < noise
+
+
+@pytest.mark.parametrize("name", list(TRANSFORMS))
+def test_the_expectation_is_the_mean_over_its_draws(name):
+    model, transform, clips = Net().eval(), TRANSFORMS[name](), rand(3, 3, 4, 6, 6)
+    drawn = [transform(clips, torch_generator(2, draw, "transform")) for draw in range(5)]
+    assert not torch.equal(drawn[0], drawn[1])
+    naive = torch.stack([model(each).softmax(1) for each in drawn]).mean(0)
+    logits = Expectation(model, transform, draws=5, seed=2)(clips)
+    torch.testing.assert_close(logits.exp(), naive)
+    with pytest.raises(UserError, match="draws"):
+        Expectation(model, transform, draws=0)
