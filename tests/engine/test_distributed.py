@@ -1,4 +1,5 @@
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from vidcsl.models.heads import projector
 from vidcsl.models.r2plus1d import r2plus1d_18
 from vidcsl.objectives import CONTRASTIVE, ClipBatch
 from vidcsl.objectives.false_negatives import DETECTORS, TREATMENTS
+from vidcsl.objectives.losses import nt_xent
 from vidcsl.objectives.supervised import Supervised
 
 METHODS = [
@@ -39,7 +41,7 @@ def build(world, name, detector, treatment):
         method = CONTRASTIVE[name](
             encoder,
             projector(in_dim=encoder.feature_dim, hidden_dim=16, out_dim=8, layers=2),
-            temperature=0.2,
+            loss=partial(nt_xent, temperature=0.2),
             detector=DETECTORS[detector](),
             treatment=TREATMENTS[treatment],
             world=world,

@@ -12,6 +12,7 @@ from vidcsl.objectives.false_negatives import (
     detection_counts,
     view_scores,
 )
+from vidcsl.objectives.losses import Pairs
 
 VIEWS = 2
 
@@ -98,10 +99,10 @@ def test_treatments_keep_positives_in_the_denominator(treatment):
     itself = torch.eye(16).bool()
     positives = batch.same(batch, "videos") & ~itself
     flagged = DETECTORS["labels"]()(cosines(16), batch, batch, 1.0)
-    after, ignored = TREATMENTS[treatment](positives, itself, flagged)
-    assert not (after & ignored).any()
-    assert (after >= positives).all()
-    changed = (after != positives) | (ignored != itself)
+    after = TREATMENTS[treatment](Pairs(positives, itself), flagged)
+    assert not (after.positives & after.ignored).any()
+    assert (after.positives >= positives).all()
+    changed = (after.positives != positives) | (after.ignored != itself)
     assert torch.equal(changed, flagged)
 
 

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import product
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 from vidcsl.models.heads import projector
 from vidcsl.objectives import CONTRASTIVE, ClipBatch
 from vidcsl.objectives.false_negatives import DETECTORS, TREATMENTS
+from vidcsl.objectives.losses import nt_xent
 from vidcsl.objectives.supervised import Supervised
 
 
@@ -36,7 +38,7 @@ def contrastive(name, *, detector="none", treatment="eliminate"):
     return CONTRASTIVE[name](
         TinyEncoder(),
         projector(in_dim=16, hidden_dim=16, out_dim=8, layers=2),
-        temperature=0.2,
+        loss=partial(nt_xent, temperature=0.2),
         detector=DETECTORS[detector](),
         treatment=TREATMENTS[treatment],
     )

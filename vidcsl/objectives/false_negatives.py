@@ -6,11 +6,13 @@ a view of the anchor's own video: those are positives already.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from vidcsl.objectives.losses import Pairs
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class Samples:
     groups: Tensor
     labels: Tensor
 
+    def __getitem__(self, rows: slice) -> "Samples":
+        """Some of the rows."""
+        return Samples(self.videos[rows], self.groups[rows], self.labels[rows])
+
     def same(self, other: "Samples", field: str) -> Tensor:
         """Bool `[N, M]`: known and equal in `field`."""
         mine, theirs = getattr(self, field), getattr(other, field)
@@ -34,7 +40,8 @@ class Detector(Protocol):
     """Points out false negatives.
 
     Called with cosines `[N, M]`, the samples of the N anchors and M candidates, and the share of
-    the training that is done, from 0 to 1.
+    the training that is done, from 0 to 1. The N anchors are a block of all of them, with all
+    views of each of its videos: what is flagged for a video must depend on its own rows alone.
     """
 
     def __call__(
@@ -115,14 +122,14 @@ def view_scores(similarities: Tensor, videos: Tensor, aggregate: str) -> Tensor:
     return pooled.scatter_reduce(0, index, similarities, reduce, include_self=False)[video]
 
 
-def eliminate(positives: Tensor, ignored: Tensor, flagged: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop the flagged from the denominator; `(positives, ignored)` after the treatment."""
-    return positives, ignored | (flagged & ~positives)
+def eliminate(pairs: Pairs, flagged: Tensor) -> Pairs:
+    """Drop the flagged from the denominator."""
+    return replace(pairs, ignored=pairs.ignored | (flagged & ~pairs.positives))
 
 
-def attract(positives: Tensor, ignored: Tensor, flagged: Tensor) -> tuple[Tensor, Tensor]:
+def attract(pairs: Pairs, flagged: Tensor) -> Pairs:
     """Make the flagged positives; they stay in the denominator (FNC's released form)."""
-    return positives | (flagged & ~ignored), ignored
+    return replace(pairs, positives=pairs.positives | (flagged & ~pairs.ignored))
 
 
 DETECTORS: dict[str, Callable[..., Detector]] = {
@@ -131,7 +138,7 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
     "known_groups": lambda **_: known_groups,
     "adaptive": AdaptiveSimilarity,
 }
-TREATMENTS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+TREATMENTS: dict[str, Callable[[Pairs, Tensor], Pairs]] = {
     "eliminate": eliminate,
     "attract": attract,
 }

@@ -8,14 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidcsl.objectives.blockwise import blockwise_loss
 from vidcsl.objectives.false_negatives import Detector, Samples, detection_counts
-from vidcsl.objectives.losses import (
-    alignment,
-    at_least_float32,
-    contrastive_loss,
-    similarity_matrix,
-    uniformity,
-)
+from vidcsl.objectives.losses import Pairs, RowLoss, alignment, at_least_float32, uniformity
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class ContrastiveMethod(Method):
     Args:
         encoder: clips -> features.
         projector: features -> embeddings, before normalisation.
-        temperature: of the softmax.
+        loss: see `losses`.
         detector, treatment: see `false_negatives`.
         world: the processes that train together.
     """
@@ -98,14 +93,14 @@ class ContrastiveMethod(Method):
         encoder: nn.Module,
         projector: nn.Module,
         *,
-        temperature: float,
+        loss: RowLoss,
         detector: Detector,
-        treatment: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+        treatment: Callable[[Pairs, Tensor], Pairs],
         world: World | None = None,
     ) -> None:
         super().__init__(encoder)
         self.projector = projector
-        self.temperature, self.detector, self.treatment = temperature, detector, treatment
+        self.loss, self.detector, self.treatment = loss, detector, treatment
         self.world = world or Alone()
 
     def positives(self, anchors: Samples, candidates: Samples) -> Tensor:
@@ -114,26 +109,33 @@ class ContrastiveMethod(Method):
 
     def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
         """Loss over all views of the batch, and how well the detector did."""
+        views = batch.clips.shape[1]
         embeddings = self.embed(batch.clips)  # [B * V, P]
         anchors = _rows(batch)
         gather = self.world.gather
         candidates = Samples(gather(anchors.videos), gather(anchors.groups), gather(anchors.labels))
-        similarities = similarity_matrix(embeddings, gather(embeddings))  # [B * V, size * B * V]
-        itself = _diagonal(similarities, offset=self.world.rank * len(embeddings))
-        flagged = self.detector(similarities.detach(), anchors, candidates, batch.progress)
-        positives, ignored = self.treatment(
-            self.positives(anchors, candidates) & ~itself, itself, flagged
-        )
-        losses, defined = contrastive_loss(
-            similarities, positives=positives, ignored=ignored, temperature=self.temperature
+        first = self.world.rank * len(embeddings)  # the column of this process's first anchor
+        counts: dict[str, Tensor] = {}
+
+        def pairs(similarities: Tensor, rows: slice) -> Pairs:
+            block = anchors[rows]
+            flagged = self.detector(similarities, block, candidates, batch.progress)
+            for name, count in detection_counts(flagged, block, candidates).items():
+                counts[name] = counts.get(name, 0) + count
+            itself = _diagonal(similarities, offset=first + rows.start)
+            untreated = Pairs(self.positives(block, candidates) & ~itself, itself)
+            return self.treatment(untreated, flagged)
+
+        total, defined = blockwise_loss(
+            embeddings, gather(embeddings), loss=self.loss, pairs=pairs, views=views
         )
         # Rows are weighted alike over all processes, however many are defined on each.
-        loss = losses.sum() * self.world.size / self.world.total(defined.sum()).clamp(min=1)
+        loss = total * self.world.size / self.world.total(defined.sum()).clamp(min=1)
         return {
             "loss": loss,
             "undefined_rows": (~defined).sum(),
-            **_geometry(embeddings.detach(), batch.clips.shape[1]),
-            **detection_counts(flagged, anchors, candidates),
+            **_geometry(embeddings.detach(), views),
+            **counts,
         }
 
     def embed(self, clips: Tensor) -> Tensor:
