@@ -49,7 +49,7 @@ def test_a_sample_is_the_sampled_frames_with_their_labels(paths):
     assert (sample.label, sample.group, sample.index, sample.epoch) == (2, 102, 2, 5)
     assert sample.damaged == ()
     expected = sample_clips(22, numpy_generator(7, 5, 2, "train/sampling"))
-    assert frame_numbers(sample) == expected.tolist()
+    assert frame_numbers(sample) == sample.frame_indices.tolist() == expected.tolist()
 
 
 def test_views_depend_on_seed_epoch_index_and_purpose_alone(paths):

@@ -40,7 +40,7 @@ def loader_of(paths, *, sampler=sample_clips, on_damage="replace", **options):
 
 
 def same(one, other):
-    tensors = ("frames", "sizes", "labels", "groups", "indices")
+    tensors = ("frames", "sizes", "labels", "groups", "indices", "frame_indices")
     return all(torch.equal(getattr(one, name), getattr(other, name)) for name in tensors) and (
         (one.epoch, one.damaged) == (other.epoch, other.damaged)
     )
@@ -53,7 +53,14 @@ def all_same(some, others):
 def sample(size, *, index=0, value=9, damaged=()):
     frames = torch.full((2, 3, 4, *size), value, dtype=torch.uint8)
     return Sample(
-        frames, size=size, label=index + 1, group=-1, index=index, epoch=6, damaged=damaged
+        frames,
+        size=size,
+        label=index + 1,
+        group=-1,
+        index=index,
+        frame_indices=torch.arange(8).view(2, 4) + index,
+        epoch=6,
+        damaged=damaged,
     )
 
 
@@ -69,6 +76,7 @@ def test_collate_pads_below_and_right():
     assert batch.labels.tolist() == [1, 2]
     assert batch.groups.tolist() == [-1, -1]
     assert batch.indices.tolist() == [0, 1]
+    assert batch.frame_indices[:, 1].tolist() == [[4, 5, 6, 7], [5, 6, 7, 8]]
     assert (batch.epoch, batch.damaged) == (6, ("a", "b", "c"))
     dtypes = {batch.sizes.dtype, batch.labels.dtype, batch.groups.dtype, batch.indices.dtype}
     assert dtypes == {torch.int64}

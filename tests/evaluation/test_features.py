@@ -11,7 +11,9 @@ def batch(indices):
     ids = torch.tensor(indices)
     frames = ids.view(-1, 1, 1, 1, 1, 1).expand(-1, 2, 3, 1, 4, 4).to(torch.uint8)
     sizes = torch.full((len(ids), 2), 4)
-    return Batch(frames, sizes, labels=ids % 3, groups=ids // 2, indices=ids, epoch=0)
+    shown = torch.zeros(len(ids), 2, 1, dtype=torch.long)
+    numbers = {"labels": ids % 3, "groups": ids // 2, "indices": ids, "frame_indices": shown}
+    return Batch(frames, sizes, **numbers, epoch=0)
 
 
 def crop(frames, sizes):

@@ -30,7 +30,7 @@ def data(model):
     clips = torch.rand(12, 3, 4, 8, 8, generator=generator)
     labels = model(clips).argmax(dim=1)
     labels[:2] = (labels[:2] + 1) % 3
-    return Clips(clips, labels, list(range(12)))
+    return Clips(clips, labels, list(range(12)), list(range(12)))
 
 
 def attacks(solver):

@@ -33,6 +33,7 @@ class Sample:
         frames: uint8 [V, 3, T, H, W], contiguous.
         size: (H, W).
         label, group, index: of the video that was read; -1 is an unknown label or group.
+        frame_indices: int64 [V, T], which frames of the video these are; views may share some.
         epoch: the one it was asked for in.
         damaged: the videos that could not be read and that this one stands in for.
     """
@@ -42,6 +43,7 @@ class Sample:
     label: int
     group: int
     index: int
+    frame_indices: Tensor
     epoch: int
     damaged: tuple[str, ...] = ()
 
@@ -132,6 +134,7 @@ class ClipDataset(Dataset[Sample]):
             label=video.label,
             group=video.group,
             index=position,
+            frame_indices=torch.from_numpy(clips),
             epoch=epoch,
             damaged=damaged,
         )

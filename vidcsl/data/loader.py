@@ -24,6 +24,7 @@ class Batch:
         frames: uint8 [N, V, 3, T, H, W], zeros below and to the right of smaller videos.
         sizes: int64 [N, 2], each video's own (H, W).
         labels, groups, indices: int64 [N]; label and group are -1 where unknown.
+        frame_indices: int64 [N, V, T], which frames of its video each view holds.
         epoch: the epoch that the batch belongs to.
         damaged: paths of the videos that could not be read and were replaced.
     """
@@ -33,6 +34,7 @@ class Batch:
     labels: Tensor
     groups: Tensor
     indices: Tensor
+    frame_indices: Tensor
     epoch: int
     damaged: tuple[str, ...] = ()
 
@@ -55,6 +57,7 @@ class Batch:
             labels=change(self.labels),
             groups=change(self.groups),
             indices=change(self.indices),
+            frame_indices=change(self.frame_indices),
         )
 
 
@@ -72,6 +75,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         labels=torch.tensor([sample.label for sample in samples]),
         groups=torch.tensor([sample.group for sample in samples]),
         indices=torch.tensor([sample.index for sample in samples]),
+        frame_indices=torch.stack([sample.frame_indices for sample in samples]),
         epoch=samples[0].epoch,
         damaged=tuple(path for sample in samples for path in sample.damaged),
     )

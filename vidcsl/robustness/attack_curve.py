@@ -1,7 +1,7 @@
 """Accuracy under attack by budget, counted exactly over all processes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def attack_curve(
         for eps, attack in attacks.items():
             if len(standing):
                 attacked = attack(model, standing.clips, standing.labels, standing.seeds)
-                right = right_answers(model, Clips(attacked, standing.labels, standing.seeds))
+                right = right_answers(model, replace(standing, clips=attacked))
                 if curve.example is None and not right.all():
                     curve.example = _example(model, standing, attacked, int(right.int().argmin()))
                     curve.example["eps"] = eps

@@ -1,29 +1,103 @@
-"""A batch of clips to be judged, and which of them a model gets right."""
+"""Batches to be judged: clips as a model sees them, or the frames of videos that it looks at."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from vidcsl.data.loader import Batch
+from vidcsl.robustness.targets import Crop, Mean, OverViews, frames_used
+
+Look = Callable[[nn.Module, Mean], nn.Module]
+"""(model of clips, how answers are averaged) -> the same as a model of these pixels."""
+
+
+def directly(model: nn.Module, _mean: Mean) -> nn.Module:
+    """The look of clips that are what the model takes."""
+    return model
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips to be judged: float32 `[N, 3, T, S, S]` in [0, 1], labels `[N]`, a seed a video."""
+    """Pixels to be judged, with what is known of them.
+
+    Args:
+        clips: float32 `[N, 3, T, H, W]` in [0, 1].
+        labels: int64 `[N]`.
+        seeds: one a video.
+        videos: their indices in the list.
+        look: how a model of clips sees these pixels.
+    """
 
     clips: Tensor
     labels: Tensor
     seeds: Sequence[int]
+    videos: Sequence[int]
+    look: Look = directly
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def take(self, rows: Tensor) -> "Clips":
         """The chosen rows, an index tensor."""
-        return Clips(self.clips[rows], self.labels[rows], [self.seeds[i] for i in rows.tolist()])
+        chosen = rows.tolist()
+        return replace(
+            self,
+            clips=self.clips[rows],
+            labels=self.labels[rows],
+            seeds=[self.seeds[i] for i in chosen],
+            videos=[self.videos[i] for i in chosen],
+        )
 
 
 @torch.inference_mode()
 def right_answers(model: nn.Module, batch: Clips) -> Tensor:
     """Bool `[N]`: which clips the model gets right."""
     return model(batch.clips).argmax(dim=1) == batch.labels
+
+
+def cropped_clips(
+    batch: Batch, crop: Crop, *, seeds: Sequence[int], videos: Sequence[int]
+) -> Iterator[Clips]:
+    """The first view of each video as the model takes it: cropped and resized."""
+    yield Clips(crop(batch.frames[:, :1], batch.sizes)[:, 0], batch.labels, seeds, videos)
+
+
+def decoded_frames(
+    batch: Batch, crop: Crop, *, seeds: Sequence[int], videos: Sequence[int]
+) -> Iterator[Clips]:
+    """The decoded frames that all views of a video read, each once; views and crop are the look.
+
+    Videos of one size whose views read their frames in the same pattern come together.
+    """
+    alike: dict[tuple[bytes, int, int], list[tuple[int, Tensor]]] = defaultdict(list)
+    views = {}
+    for row, (height, width) in enumerate(batch.sizes.tolist()):
+        read = batch.frame_indices[row].cpu().numpy()
+        _, first = np.unique(read, return_index=True)
+        pattern = frames_used(read)[1]
+        flat = batch.frames[row, ..., :height, :width].transpose(0, 1).flatten(1, 2)
+        key = (pattern.tobytes(), height, width)
+        views[key] = pattern
+        alike[key].append((row, flat[:, torch.from_numpy(first).to(flat.device)].float() / 255))
+    for key, members in alike.items():
+        rows = [row for row, _ in members]
+        yield Clips(
+            torch.stack([frames for _, frames in members]),
+            batch.labels[rows],
+            [seeds[row] for row in rows],
+            [videos[row] for row in rows],
+            look=_Views(views[key], crop),
+        )
+
+
+@dataclass(frozen=True)
+class _Views:
+    pattern: np.ndarray
+    crop: Crop
+
+    def __call__(self, model: nn.Module, mean: Mean) -> nn.Module:
+        return OverViews(model, self.pattern, crop=self.crop, mean=mean)

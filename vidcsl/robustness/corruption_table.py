@@ -1,6 +1,7 @@
 """Accuracy under corruption, counted exactly over all processes; each video is decoded once."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ def corruption_table(
         for row, name in enumerate(names):
             for column, severity in enumerate(SEVERITIES):
                 corrupted = corrupt(batch.clips, name, severity=severity, seeds=batch.seeds)
-                answers = right_answers(model, Clips(corrupted, batch.labels, batch.seeds))
+                answers = right_answers(model, replace(batch, clips=corrupted))
                 right[row, column] += int(answers.sum())
         advance(len(batch))
     counts = torch.cat([right.flatten(), torch.tensor([clean, clips])]).to(world.device)

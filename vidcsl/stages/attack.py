@@ -14,13 +14,13 @@ from vidcsl.stages.job import Job, subset
 def attack_models(models: dict[str, Classifier], test: VideoList, job: Job) -> None:
     """Curves of accuracy over budgets, by attack and by model (suffix of its name)."""
     curves, survival, settings = {}, {}, {}
-    videos = subset(test, job.cfg.ATTACK.MAX_CLIPS)
+    chosen = subset(test, job.cfg.ATTACK.MAX_CLIPS)
     for norm, attacks in builders.build_attacks(job.cfg).items():
         for suffix, model in models.items():
             name = norm + suffix
-            with job.timed(name), job.bar(name, videos) as advance:
+            with job.timed(name), job.bar(name, len(chosen)) as advance:
                 curve = attack_curve(
-                    model, job.clips(videos), attacks, world=job.world, advance=advance
+                    model, job.clips(test, chosen), attacks, world=job.world, advance=advance
                 )
             curves[name], survival[name] = curve.accuracy(), curve.survival()
             settings[name] = {

@@ -13,11 +13,11 @@ def corrupt_clips(models: dict[str, Classifier], test: VideoList, job: Job) -> N
     names = builders.build_corruptions(job.cfg)
     if not names or not models:
         return
-    videos = subset(test, job.cfg.CORRUPT.MAX_CLIPS)
+    chosen = subset(test, job.cfg.CORRUPT.MAX_CLIPS)
     model = next(iter(models.values()))  # the linear probe, where there is one
-    with job.timed("corruptions"), job.bar("corruptions", videos) as advance:
+    with job.timed("corruptions"), job.bar("corruptions", len(chosen)) as advance:
         table, clean, clips = corruption_table(
-            model, job.clips(videos), names, world=job.world, advance=advance
+            model, job.clips(test, chosen), names, world=job.world, advance=advance
         )
     suites: dict[str, dict[str, list[float]]] = {}
     for full_name, accuracies in table.items():

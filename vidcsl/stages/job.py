@@ -1,7 +1,7 @@
 """What every part of an evaluation needs: config, model, data, processes and the folder."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +16,11 @@ from vidcsl.engine.progress import Bar
 from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
 from vidcsl.evaluation.features import Features, extract_features
 from vidcsl.objectives import Method
-from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.clips import Clips, cropped_clips
 from vidcsl.seeding import seed_of
+
+Pixels = Callable[..., Iterator[Clips]]
+"""`(batch, crop, *, seeds, videos) -> Clips`, see `vidcsl.robustness.clips`."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,9 @@ class Job:
             self.store({"cost": {**cost, "peak_memory_mib": peak}})
 
     @contextmanager
-    def bar(self, title: str, videos: VideoList) -> Iterator[Callable[[int], None]]:
-        """A progress bar over this process's share of the videos; gives how to advance it."""
-        total = -(-len(videos) // self.world.size)
-        bar = Bar(title, total=total, shown=self.world.is_main)
+    def bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar over this process's share of `total` videos; gives how to advance it."""
+        bar = Bar(title, total=-(-total // self.world.size), shown=self.world.is_main)
         try:
             yield bar.advance
         finally:
@@ -70,21 +72,53 @@ class Job:
             total=-(-len(videos) // self.world.size),
         )
 
-    def clips(self, videos: VideoList) -> Iterator[Clips]:
-        """The central clip of every video, this process's share."""
+    def clips(
+        self,
+        videos: VideoList,
+        chosen: Sequence[int],
+        *,
+        answered: Container[int] = (),
+        views: int = 1,
+        crops: int = 1,
+        pixels: Pixels = cropped_clips,
+    ) -> Iterator[Clips]:
+        """This process's share of the chosen videos of the list; by default their central clips.
+
+        Videos come in blocks of EVALUATE.BATCH, the same ones whatever the number of processes and
+        however much is answered already: a clip is always computed beside the same others, so that
+        its answer is the same to the last bit. Blocks answered as a whole are not even decoded.
+
+        Args:
+            videos: the list.
+            chosen: indices in it.
+            answered: indices of those that need not be judged again.
+            views, crops: how often each video is looked at.
+            pixels: what is made of the decoded views.
+        """
+        mine = self._share(chosen, answered)
+        if not mine:
+            return
+        alone = World(rank=0, size=1, device=self.world.device)
+        listed = replace(videos, videos=tuple(videos.videos[i] for i in mine))
         loader = builders.build_test_loader(
-            self.cfg, videos, self.world, clips=1, batch=self.cfg.EVALUATE.BATCH
+            self.cfg, listed, alone, clips=views, batch=self.cfg.EVALUATE.BATCH
         )
-        crop = builders.build_crop(self.cfg)
+        crop = builders.build_crop(self.cfg, crops=crops)
         for batch in loader.epoch(0):
-            moved = batch.to(self.world.device)
-            seeds = [seed_of(self.cfg.SEED, index) for index in batch.indices.tolist()]
-            yield Clips(crop(moved.frames, moved.sizes)[:, 0], moved.labels, seeds)
+            indices = [mine[row] for row in batch.indices.tolist()]
+            seeds = [seed_of(self.cfg.SEED, index) for index in indices]
+            yield from pixels(batch.to(self.world.device), crop, seeds=seeds, videos=indices)
+
+    def _share(self, chosen: Sequence[int], answered: Container[int]) -> list[int]:
+        size = self.cfg.EVALUATE.BATCH
+        blocks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        open_ = [block for block in blocks if any(video not in answered for video in block)]
+        # Only the last block may be short, and it is last in its share: batches are blocks.
+        return [video for block in open_[self.world.rank :: self.world.size] for video in block]
 
 
-def subset(videos: VideoList, most: int) -> VideoList:
-    """At most `most` videos, evenly chosen from the list; 0: all."""
+def subset(videos: VideoList, most: int) -> list[int]:
+    """Indices of at most `most` videos, evenly chosen from the list; 0: all."""
     if not 0 < most < len(videos):
-        return videos
-    chosen = np.linspace(0, len(videos) - 1, most).round().astype(int)
-    return replace(videos, videos=tuple(videos.videos[i] for i in chosen))
+        return list(range(len(videos)))
+    return np.linspace(0, len(videos) - 1, most).round().astype(int).tolist()

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from vidcsl.config import default_config
+from vidcsl.engine.distributed import World
+from vidcsl.stages.job import Job, subset
+
+
+def share(chosen, answered=(), *, rank=0, size=1):
+    cfg = default_config()
+    cfg.EVALUATE.BATCH = 4
+    world = World(rank=rank, size=size, device=torch.device("cpu"))
+    return Job(cfg, None, None, world, None)._share(chosen, answered)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("answered", [set(), {0, 1, 2, 3}, {0, 8, 9, 10, 11, 25}, set(range(13))])
+def test_blocks_are_the_same_whoever_computes_them_and_whatever_is_done(size, answered):
+    chosen = list(range(0, 27))
+    whole = [chosen[start : start + 4] for start in range(0, 27, 4)]
+    seen = []
+    for rank in range(size):
+        mine = share(chosen, answered, rank=rank, size=size)
+        seen += [mine[start : start + 4] for start in range(0, len(mine), 4)]
+    assert sorted(seen) == [block for block in whole if not answered >= set(block)]
+
+
+def test_a_subset_is_evenly_spread():
+    assert subset(range(10), 0) == subset(range(10), 10) == subset(range(10), 99) == list(range(10))
+    assert subset(range(10), 4) == [0, 3, 6, 9]
