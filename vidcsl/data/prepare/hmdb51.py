@@ -10,66 +10,56 @@ training and a kiss to test), and the report counts those.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from vidcsl.data.lists import Row
-from vidcsl.data.prepare.common import (
-    Report,
-    check_disjoint,
-    check_total,
-    choose_classes,
-    write_splits,
-)
+from vidcsl.data.prepare.official import Dataset, SplitFiles, Splits
 from vidcsl.errors import UserError
 
-CLASSES = 51
-VIDEOS = 6766
-TRAIN, TEST = 3570, 1530
 SPLITS = (1, 2, 3)
-PARTS = {"train": "1", "test": "2"}
+TRAIN, TEST = "1", "2"
 
 
-def prepare(
-    *,
-    root: str | Path,
-    splits: str | Path,
-    out: str | Path,
-    classes: Sequence[str] = (),
-    subset: bool = False,
-    allow_missing: bool = False,
-) -> Report:
-    """Write `train_split<k>.csv` and `test_split<k>.csv` from the published split files.
-
-    The arguments and errors are those of `ucf101.prepare`.
-    """
-    root, splits = Path(root), Path(splits)
-    marks = {k: _read_split(splits, k) for k in SPLITS}
-    present = [k for k in SPLITS if marks[k]] if subset else list(SPLITS)
+def read(folder: Path, subset: bool) -> SplitFiles:
+    """What the split files of every class say."""
+    marks = {k: _read_split(folder, k) for k in SPLITS}
     if not any(marks.values()):
-        raise UserError(f"hmdb51: {splits} holds no <class>_test_split<k>.txt")
-    lists = {
-        f"{part}_split{k}": [row for row, mark in marks[k].items() if mark == PARTS[part]]
-        for k in present
-        for part in PARTS
-    }
-    for k in present:
-        # The names of one class stand in one file, whose repeats were found when it was read.
-        halves = lists[f"train_split{k}"], lists[f"test_split{k}"]
-        check_disjoint(f"hmdb51 split {k}", *halves, key=_source_in_class, what="sources")
-    known = sorted({row.class_name for k in present for row in marks[k]})
-    if not subset:
-        _check_totals(known, marks, lists)
-    kept = choose_classes(known, classes=classes, subset=subset, root=root)
-    chosen = {name: [row for row in rows if row.class_name in kept] for name, rows in lists.items()}
-    notes = [
-        f"split {k}: {shared} sources give training and test clips, of different classes"
-        for k in present
-        if (shared := len(_groups(chosen[f"train_split{k}"]) & _groups(chosen[f"test_split{k}"])))
-    ]
-    return write_splits(
-        "hmdb51", chosen, root=root, out=out, allow_missing=allow_missing, notes=notes
+        raise UserError(f"hmdb51: {folder} holds no <class>_test_split<k>.txt")
+    rows = [row for k in SPLITS for row in marks[k]]
+    return SplitFiles(
+        classes=sorted({row.class_name for row in rows}),
+        videos=frozenset(row.video for row in rows),
+        splits={
+            k: (_marked(marks[k], TRAIN), _marked(marks[k], TEST))
+            for k in SPLITS
+            if marks[k] or not subset
+        },
     )
+
+
+def _source_in_class(row: Row) -> str:
+    return f"{row.class_name}/{row.group}"
+
+
+def _shared_sources(splits: Splits) -> list[str]:
+    """A line for each split whose halves have sources in common."""
+    return [
+        f"split {k}: {shared} sources give training and test clips, of different classes"
+        for k, (train, test) in splits.items()
+        if (shared := len({row.group for row in train} & {row.group for row in test}))
+    ]
+
+
+HMDB51 = Dataset(
+    name="hmdb51",
+    read=read,
+    classes=51,
+    videos=6766,
+    totals=dict.fromkeys(SPLITS, (3570, 1530)),
+    group=(_source_in_class, "sources"),
+    notes=_shared_sources,
+)
 
 
 def source_of(name: str, class_name: str) -> str:
@@ -83,6 +73,10 @@ def source_of(name: str, class_name: str) -> str:
     if not match:
         raise ValueError(f"{name} is not named <source>_{class_name}_<five tags>_<number>")
     return match["source"]
+
+
+def _marked(marks: Mapping[Row, str], wanted: str) -> list[Row]:
+    return [row for row, mark in marks.items() if mark == wanted]
 
 
 def _read_split(splits: Path, k: int) -> dict[Row, str]:
@@ -113,22 +107,3 @@ def _read_file(path: Path, *, class_name: str) -> dict[Row, str]:
             raise UserError(f"{path}, line {line}: {name.strip()} is named twice")
         marks[row] = mark
     return marks
-
-
-def _source_in_class(row: Row) -> str:
-    return f"{row.class_name}/{row.group}"
-
-
-def _groups(rows: Iterable[Row]) -> set[str]:
-    return {row.group for row in rows}
-
-
-def _check_totals(
-    known: Sequence[str], marks: dict[int, dict[Row, str]], lists: dict[str, list[Row]]
-) -> None:
-    check_total("hmdb51 classes", found=len(known), expected=CLASSES)
-    for k in SPLITS:
-        check_total(f"hmdb51 split {k} named videos", found=len(marks[k]), expected=VIDEOS)
-        train, test = len(lists[f"train_split{k}"]), len(lists[f"test_split{k}"])
-        check_total(f"hmdb51 split {k} training videos", found=train, expected=TRAIN)
-        check_total(f"hmdb51 split {k} test videos", found=test, expected=TEST)

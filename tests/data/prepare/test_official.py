@@ -1,18 +1,18 @@
 import argparse
 import shutil
-from pathlib import Path
+from functools import partial
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.data.made_videos import SHARED as DATA
 from vidcsl.commands.prepare import add_arguments, run
 from vidcsl.data.lists import Row, read_list, read_rows
-from vidcsl.data.prepare import folder, hmdb51, ucf101
+from vidcsl.data.prepare import hmdb51, official, ucf101
 from vidcsl.data.prepare.common import locate
 from vidcsl.errors import UserError
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
+prepare_ucf101 = partial(official.prepare, ucf101.UCF101)
+prepare_hmdb51 = partial(official.prepare, hmdb51.HMDB51)
 OFFICIAL = DATA / "official_splits"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared videos are not here")
 
@@ -43,7 +43,7 @@ def small_ucf(tmp_path):
 
 
 def test_ucf101_lists_read_back(small_ucf):
-    report = ucf101.prepare(**small_ucf)
+    report = prepare_ucf101(**small_ucf)
     out = small_ucf["out"]
     assert report.lists == {out / "train_split1.csv": 2, out / "test_split1.csv": 2}
     assert (report.videos, report.groups, report.missing) == (4, 4, ())
@@ -80,7 +80,7 @@ def change(small_ucf, name, old, new):
 def test_faults_of_ucf101_split_files(small_ucf, name, old, new, message):
     change(small_ucf, name, old, new)
     with pytest.raises(UserError, match=message):
-        ucf101.prepare(**small_ucf)
+        prepare_ucf101(**small_ucf)
     assert not small_ucf["out"].exists()
 
 
@@ -92,15 +92,15 @@ def test_cut_split_files_need_the_subset_option(small_ucf):
                 small_ucf["splits"] / f"{part}list0{k}.txt",
             )
     with pytest.raises(UserError, match="classes: 2 where the official lists have 101"):
-        ucf101.prepare(**small_ucf | {"subset": False})
+        prepare_ucf101(**small_ucf | {"subset": False})
 
 
 def test_missing_videos_are_told_and_left_out_only_when_allowed(small_ucf):
     (small_ucf["root"] / "YoYo/v_YoYo_g01_c01.avi").unlink()
     with pytest.raises(UserError, match=r"lacks 1 videos \(YoYo 1\): YoYo/v_YoYo_g01_c01\.avi"):
-        ucf101.prepare(**small_ucf)
+        prepare_ucf101(**small_ucf)
     assert not small_ucf["out"].exists()
-    report = ucf101.prepare(**small_ucf, allow_missing=True)
+    report = prepare_ucf101(**small_ucf, allow_missing=True)
     assert [row.video for row in report.missing] == ["YoYo/v_YoYo_g01_c01.avi"]
     assert "left out: 1 videos (YoYo 1)" in str(report)
     assert len(read_rows(small_ucf["out"] / "train_split1.csv")) == 1
@@ -109,7 +109,7 @@ def test_missing_videos_are_told_and_left_out_only_when_allowed(small_ucf):
 def test_transcoded_copies_are_named_as_they_are(small_ucf):
     path = small_ucf["root"] / "YoYo/v_YoYo_g01_c01.avi"
     path.rename(path.with_suffix(".mp4"))
-    report = ucf101.prepare(**small_ucf)
+    report = prepare_ucf101(**small_ucf)
     rows = read_rows(small_ucf["out"] / "train_split1.csv")
     assert rows[1] == Row("YoYo/v_YoYo_g01_c01.mp4", "YoYo", "v_YoYo_g01")
     assert "1 videos were found under another suffix" in report.notes
@@ -122,22 +122,22 @@ def test_locate_prefers_the_exact_name(tmp_path):
 
 
 def test_classes_can_be_chosen(small_ucf):
-    assert ucf101.prepare(**small_ucf, classes=["YoYo"]).classes == ("YoYo",)
+    assert prepare_ucf101(**small_ucf, classes=["YoYo"]).classes == ("YoYo",)
     with pytest.raises(UserError, match="no class Juggling: see HandstandPushups, YoYo"):
-        ucf101.prepare(**small_ucf, classes=["Juggling"])
+        prepare_ucf101(**small_ucf, classes=["Juggling"])
     shutil.rmtree(small_ucf["root"] / "YoYo")
-    assert ucf101.prepare(**small_ucf).classes == ("HandstandPushups",)
+    assert prepare_ucf101(**small_ucf).classes == ("HandstandPushups",)
 
 
 @needs_data
 def test_the_cut_of_ucf101(tmp_path):
     root, splits = DATA / "ucf101_10" / "videos", DATA / "ucf101_10" / "splits"
-    report = ucf101.prepare(root=root, splits=splits, out=tmp_path, subset=True)
+    report = prepare_ucf101(root=root, splits=splits, out=tmp_path, subset=True)
     assert list(report.lists.values()) == [528, 212, 535, 205, 533, 207]
     assert report.videos == 740
     assert report.missing == ()
     # The official lists name .avi files; restricted to what is there they give the same lists.
-    ucf101.prepare(
+    prepare_ucf101(
         root=root,
         splits=OFFICIAL / "ucf101_splits",
         out=tmp_path / "official",
@@ -186,7 +186,7 @@ def small_hmdb(tmp_path):
 
 
 def test_hmdb51_marks_sources_and_shared_films(small_hmdb):
-    report = hmdb51.prepare(**small_hmdb)
+    report = prepare_hmdb51(**small_hmdb)
     train, test = (read_rows(path) for path in report.lists)
     assert {(row.class_name, row.group) for row in train} == {
         ("wave", "Film"),
@@ -215,14 +215,14 @@ def test_faults_of_hmdb51_split_files(small_hmdb, old, new, message):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(UserError, match=message):
-        hmdb51.prepare(**small_hmdb)
+        prepare_hmdb51(**small_hmdb)
 
 
 def test_hmdb51_totals_are_checked(small_hmdb):
     with pytest.raises(UserError, match="classes: 2 where the official lists have 51"):
-        hmdb51.prepare(**small_hmdb | {"subset": False})
+        prepare_hmdb51(**small_hmdb | {"subset": False})
     with pytest.raises(UserError, match=r"holds no <class>_test_split<k>\.txt"):
-        hmdb51.prepare(**small_hmdb | {"splits": small_hmdb["root"]})
+        prepare_hmdb51(**small_hmdb | {"splits": small_hmdb["root"]})
 
 
 @needs_data
@@ -230,83 +230,10 @@ def test_the_official_hmdb51_lists(tmp_path):
     splits = OFFICIAL / "hmdb51_splits"
     lines = (splits / "wave_test_split1.txt").read_text().splitlines()
     touch(tmp_path / "videos", *(f"wave/{line.split()[0]}" for line in lines))
-    report = hmdb51.prepare(
+    report = prepare_hmdb51(
         root=tmp_path / "videos", splits=splits, out=tmp_path / "lists", classes=["wave"]
     )
     assert list(report.lists.values()) == [70, 30] * 3
-
-
-def rows_of(groups):
-    return [
-        Row(f"{class_name}/{group}_{clip}.mp4", class_name, f"{class_name}/{group}")
-        for class_name, sizes in groups.items()
-        for group, clips in enumerate(sizes)
-        for clip in range(clips)
-    ]
-
-
-@given(
-    groups=st.dictionaries(
-        st.sampled_from("abc"), st.lists(st.integers(1, 4), min_size=4, max_size=12), min_size=1
-    ),
-    share=st.floats(0.1, 0.5),
-    seed=st.integers(0, 99),
-)
-def test_held_out_groups_come_near_the_share(groups, share, seed):
-    rows = rows_of(groups)
-    held_out = folder.hold_out(rows, share=share, seed=seed)
-    assert held_out == folder.hold_out(rows[::-1], share=share, seed=seed)
-    for class_name, sizes in groups.items():
-        count = sum(row.group in held_out for row in rows if row.class_name == class_name)
-        # Stopping early or overshooting is by half of the largest group at most.
-        assert abs(count - share * sum(sizes)) <= max(sizes) / 2 + 1e-9
-
-
-def test_another_seed_holds_out_others():
-    rows = rows_of({"a": [1] * 40})
-    assert folder.hold_out(rows, share=0.3, seed=0) != folder.hold_out(rows, share=0.3, seed=1)
-
-
-def test_folder_keeps_groups_together(tmp_path):
-    names = [f"{c}/clip_g{g:02d}_c{k:02d}.mp4" for c in "ab" for g in range(8) for k in range(3)]
-    touch(tmp_path, *names, "a/note.txt", "b/deep/x.mp4", "b/odd.MKV")
-    report = folder.prepare(root=tmp_path, out=tmp_path / "lists")
-    train, test = (read_rows(path) for path in report.lists)
-    assert {row.video for row in train + test} == {*names, "b/odd.MKV"}
-    assert {row.group for row in train}.isdisjoint(row.group for row in test)
-    assert report.groups == 17
-    assert [sum(row.class_name == name for row in test) for name in "ab"] == [6, 6]
-
-
-def test_folder_without_classes_is_unlabelled(tmp_path):
-    touch(tmp_path, *(f"scene{i // 2}-take{i}.webm" for i in range(8)))
-    options = {"root": tmp_path, "out": tmp_path / "lists", "group_pattern": r"(scene\d+)"}
-    report = folder.prepare(**options, test_share=0)
-    assert list(report.lists) == [tmp_path / "lists" / "train.csv"]
-    videos = read_list(tmp_path / "lists" / "train.csv", root=tmp_path)
-    assert {video.label for video in videos.videos} == {-1}
-    assert [video.group for video in videos.videos] == [0, 0, 1, 1, 2, 2, 3, 3]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"group_pattern": "("}, "malformed"),
-        ({"group_pattern": "x"}, "needs a bracket"),
-        ({"test_share": 1.0}, r"must be in \[0, 1\)"),
-        ({"group_pattern": "(x)"}, "nothing can be held out of 2 videos in 1 groups"),
-        ({"classes": ["b"]}, "no class b: see a"),
-    ],
-)
-def test_faults_of_a_folder(tmp_path, options, message):
-    touch(tmp_path, "a/x1.mp4", "a/x2.mp4")
-    with pytest.raises(UserError, match=message):
-        folder.prepare(root=tmp_path, out=tmp_path / "lists", **options)
-
-
-def test_an_empty_folder(tmp_path):
-    with pytest.raises(UserError, match=r"no video \(\.avi, "):
-        folder.prepare(root=tmp_path, out=tmp_path)
 
 
 def command(*arguments):

@@ -1,0 +1,81 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data.prepare.test_official import touch
+from vidcsl.data.lists import Row, read_list, read_rows
+from vidcsl.data.prepare import folder
+from vidcsl.errors import UserError
+
+
+def rows_of(groups):
+    return [
+        Row(f"{class_name}/{group}_{clip}.mp4", class_name, f"{class_name}/{group}")
+        for class_name, sizes in groups.items()
+        for group, clips in enumerate(sizes)
+        for clip in range(clips)
+    ]
+
+
+@given(
+    groups=st.dictionaries(
+        st.sampled_from("abc"), st.lists(st.integers(1, 4), min_size=4, max_size=12), min_size=1
+    ),
+    share=st.floats(0.1, 0.5),
+    seed=st.integers(0, 99),
+)
+def test_held_out_groups_come_near_the_share(groups, share, seed):
+    rows = rows_of(groups)
+    held_out = folder.hold_out(rows, share=share, seed=seed)
+    assert held_out == folder.hold_out(rows[::-1], share=share, seed=seed)
+    for class_name, sizes in groups.items():
+        count = sum(row.group in held_out for row in rows if row.class_name == class_name)
+        # Stopping early or overshooting is by half of the largest group at most.
+        assert abs(count - share * sum(sizes)) <= max(sizes) / 2 + 1e-9
+
+
+def test_another_seed_holds_out_others():
+    rows = rows_of({"a": [1] * 40})
+    assert folder.hold_out(rows, share=0.3, seed=0) != folder.hold_out(rows, share=0.3, seed=1)
+
+
+def test_folder_keeps_groups_together(tmp_path):
+    names = [f"{c}/clip_g{g:02d}_c{k:02d}.mp4" for c in "ab" for g in range(8) for k in range(3)]
+    touch(tmp_path, *names, "a/note.txt", "b/deep/x.mp4", "b/odd.MKV")
+    report = folder.prepare(root=tmp_path, out=tmp_path / "lists")
+    train, test = (read_rows(path) for path in report.lists)
+    assert {row.video for row in train + test} == {*names, "b/odd.MKV"}
+    assert {row.group for row in train}.isdisjoint(row.group for row in test)
+    assert report.groups == 17
+    assert [sum(row.class_name == name for row in test) for name in "ab"] == [6, 6]
+
+
+def test_folder_without_classes_is_unlabelled(tmp_path):
+    touch(tmp_path, *(f"scene{i // 2}-take{i}.webm" for i in range(8)))
+    options = {"root": tmp_path, "out": tmp_path / "lists", "group_pattern": r"(scene\d+)"}
+    report = folder.prepare(**options, test_share=0)
+    assert list(report.lists) == [tmp_path / "lists" / "train.csv"]
+    videos = read_list(tmp_path / "lists" / "train.csv", root=tmp_path)
+    assert {video.label for video in videos.videos} == {-1}
+    assert [video.group for video in videos.videos] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_pattern": "("}, "malformed"),
+        ({"group_pattern": "x"}, "needs a bracket"),
+        ({"test_share": 1.0}, r"must be in \[0, 1\)"),
+        ({"group_pattern": "(x)"}, "nothing can be held out of 2 videos in 1 groups"),
+        ({"classes": ["b"]}, "no class b: see a"),
+    ],
+)
+def test_faults_of_a_folder(tmp_path, options, message):
+    touch(tmp_path, "a/x1.mp4", "a/x2.mp4")
+    with pytest.raises(UserError, match=message):
+        folder.prepare(root=tmp_path, out=tmp_path / "lists", **options)
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(UserError, match=r"no video \(\.avi, "):
+        folder.prepare(root=tmp_path, out=tmp_path)

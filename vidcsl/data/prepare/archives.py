@@ -1,0 +1,218 @@
+"""Unpack the archives in which data sets are published: RAR and ZIP, also one inside another.
+
+RAR is read by the `rarfile` package. It parses archives and copies stored members by itself, and
+has compressed ones unpacked by a program that must be installed: unrar, unar, 7z or bsdtar (which
+knows the fewest kinds of RAR).
+"""
+
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+from zipfile import BadZipFile, ZipFile
+
+import rarfile
+
+from vidcsl.data.lists import VIDEO_SUFFIXES, replacing, shorten
+from vidcsl.data.prepare import jobs
+from vidcsl.errors import UserError
+
+FORMATS = {".rar": rarfile.RarFile, ".zip": ZipFile}
+RECORD = ".unpacked.jsonl"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which members are wanted, and under which names.
+
+    Attributes:
+        suffixes: of the wanted files, lower case.
+        depth: how many last parts of a member's path are kept: 2 makes `class/name.avi` of
+            `UCF-101/class/name.avi`.
+    """
+
+    suffixes: tuple[str, ...]
+    depth: int
+
+    def place(self, name: str) -> str | None:
+        """The path under the target, or None for a member that is not wanted."""
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in self.suffixes:
+            return None
+        return str(PurePosixPath(*path.parts[-self.depth :]))
+
+
+VIDEOS = Selection(VIDEO_SUFFIXES, depth=2)
+SPLIT_FILES = Selection((".txt",), depth=1)
+
+
+def unpack(
+    archives: Sequence[Path], target: Path, *, selection: Selection, workers: int
+) -> dict[str, int]:
+    """Unpack the wanted members of archives, and of archives in them, under `target`.
+
+    Files appear whole or not at all. What an earlier call has unpacked, and is still there, is not
+    unpacked again.
+
+    Returns:
+        The size of each unpacked file by its path under `target`.
+
+    Raises:
+        UserError: an archive is missing, damaged, of an unknown kind or protected by a password; a
+            member points outside of the target or is a link; two members have one place; or the
+            program that is needed is not installed. Nothing is written for a fault of a listing.
+    """
+    tasks = [task for archive in archives for task in _tasks(archive, target, selection)]
+    _check_places(selection.place(task.arguments["member"]) for task in tasks)
+    outcomes = jobs.run(
+        _unpack_member,
+        tasks,
+        record=target / RECORD,
+        title="unpacking",
+        workers=workers,
+        intact=lambda result: all(
+            (target / place).is_file() and (target / place).stat().st_size == size
+            for place, size in result.items()
+        ),
+    )
+    if outcomes.failures:
+        name, reason = next(iter(outcomes.failures.items()))
+        raise UserError(f"{len(outcomes.failures)} members could not be unpacked: {name}: {reason}")
+    files = [item for result in outcomes.results.values() for item in result.items()]
+    _check_places(place for place, _ in files)
+    if not files:
+        raise UserError(
+            f"{shorten(archives)}: no {' or '.join(selection.suffixes)} file is in there"
+        )
+    return dict(files)
+
+
+def _tasks(archive: Path, target: Path, selection: Selection) -> Iterator[jobs.Task]:
+    """A task for each member that is wanted or is itself an archive."""
+    state = archive.stat() if archive.is_file() else None
+    for member in _listing(archive):
+        if selection.place(member.filename) or _is_archive(member.filename):
+            yield jobs.Task(
+                name=f"{archive.name}/{member.filename}",
+                state=f"{state and state.st_size}, {state and state.st_mtime_ns}, {selection}",
+                arguments={
+                    "archive": archive,
+                    "member": member.filename,
+                    "target": target,
+                    "selection": selection,
+                },
+            )
+
+
+def _unpack_member(
+    archive: Path, member: str, target: Path, selection: Selection
+) -> dict[str, int]:
+    """Write one member, or all wanted members of one that is an archive; their places and sizes."""
+    if not _is_archive(member):
+        place = selection.place(member)
+        assert place is not None
+        with replacing(target / place) as partial:
+            size = _copy(archive, member, partial)
+        return {place: size}
+    with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as folder:
+        inner = Path(folder) / PurePosixPath(member).name
+        _copy(archive, member, inner)
+        names = [info.filename for info in _listing(inner)]
+        wanted = [name for name in names if selection.place(name) or _is_archive(name)]
+        _check_places(selection.place(name) for name in wanted)
+        sizes: dict[str, int] = {}
+        for name in wanted:
+            sizes |= _unpack_member(inner, name, target, selection)
+        return sizes
+
+
+def _copy(archive: Path, member: str, path: Path) -> int:
+    """Write a member's bytes to `path`; its checksum is checked by the library."""
+    with _errors(archive, member):
+        opened = _open(archive)
+        with opened.open(member) as source, path.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        expected, size = opened.getinfo(member).file_size, path.stat().st_size
+    if size != expected:
+        raise UserError(f"{archive}: {member} has {size} bytes instead of {expected}")
+    return int(size)
+
+
+def _listing(archive: Path) -> list[Any]:
+    """The members that are files, after a look at all of them for anything that must be refused."""
+    with _errors(archive, "its listing"):
+        opened = _open(archive)
+        members = opened.infolist()
+        outside = [member.filename for member in members if _points_outside(member.filename)]
+        links = [member.filename for member in members if _is_link(member)]
+        files = [member for member in members if not member.is_dir()]
+        if outside:
+            raise UserError(f"{archive}: refused, it points outside: {shorten(outside)}")
+        if links:
+            raise UserError(f"{archive}: refused, it holds links: {shorten(links)}")
+        if any(member.flag_bits & 1 for member in files if hasattr(member, "flag_bits")) or (
+            isinstance(opened, rarfile.RarFile) and opened.needs_password()
+        ):
+            raise UserError(f"{archive} is protected by a password: unpack it by hand")
+        if isinstance(opened, rarfile.RarFile) and any(
+            member.compress_type != rarfile.RAR_M0 for member in files
+        ):
+            rarfile.tool_setup()  # raises where no program is there
+    return files
+
+
+def _is_archive(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in FORMATS
+
+
+def _points_outside(name: str) -> bool:
+    """Whether a path is absolute, on a drive or climbs upwards, on any system."""
+    path, windows = PurePosixPath(name), PureWindowsPath(name)
+    return ".." in windows.parts or path.is_absolute() or bool(windows.anchor)
+
+
+def _is_link(member: Any) -> bool:
+    if isinstance(member, rarfile.RarInfo):
+        return member.is_symlink() or bool(getattr(member, "file_redir", None))
+    return stat.S_ISLNK(member.external_attr >> 16)
+
+
+def _check_places(places: Iterable[str | None]) -> None:
+    seen: set[str] = set()
+    for place in places:
+        if place and place.casefold() in seen:
+            raise UserError(f"two members of the archives would become {place}")
+        seen.add((place or "").casefold())
+
+
+@lru_cache(maxsize=2)
+def _open(archive: Path) -> Any:
+    """The opened archive, kept: listing 13,320 members takes longer than unpacking one."""
+    if not archive.is_file():
+        raise UserError(f"the archive {archive} does not exist")
+    opener = FORMATS.get(archive.suffix.lower())
+    if opener is None:
+        raise UserError(f"{archive}: unknown kind of archive, not one of {', '.join(FORMATS)}")
+    return opener(archive)
+
+
+@contextmanager
+def _errors(archive: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except rarfile.RarCannotExec as error:
+        raise UserError(
+            f"{archive} is compressed: install unrar or unar to unpack it (7z and bsdtar may do)"
+        ) from error
+    except rarfile.NeedFirstVolume as error:
+        raise UserError(f"{archive} is not the first of its volumes: name that one") from error
+    except (rarfile.Error, BadZipFile, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"{archive} is damaged, or not of a kind that can be read ({what}): {reason}"
+        ) from error
