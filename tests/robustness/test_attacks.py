@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks import GOALS, PGD, SOLVERS, RandomNoise, attack
+from vidcsl.robustness.attacks import PGD, SOLVERS, RandomNoise, attack
+from vidcsl.robustness.attacks.ascent import default_step_size
 from vidcsl.robustness.attacks.goals import cross_entropy, margin
-from vidcsl.robustness.attacks.pgd import default_step_size
 from vidcsl.robustness.attacks.problem import Verdict, Worst
 from vidcsl.robustness.threats import L2, BudgetExceeded, Linf
 
@@ -53,7 +53,7 @@ def seeded(build: type, *args: int) -> nn.Module:
 def model() -> nn.Module:
     net = seeded(TinyNet)
     net.head.weight.data *= 30  # so that small budgets decide
-    return net
+    return net.eval()
 
 
 @pytest.fixture
@@ -93,11 +93,11 @@ def test_goals_against_naive_loops():
     assert torch.equal(margin(logits, labels) > 0, logits.argmax(dim=1) != labels)
 
 
-@pytest.mark.parametrize("goal", sorted(GOALS))
+@pytest.mark.parametrize("goal", ["cross_entropy", "margin", "targeted_cross_entropy"])
 @pytest.mark.parametrize("random_start", [True, False])
 def test_pgd_on_a_linear_model_reaches_the_closed_form(goal, random_start):
     shape = (2, 3, 2, 3, 3)
-    model = seeded(Linear, 54, 2)
+    model = seeded(Linear, 54, 2).eval()
     clips = torch.full(shape, 0.5, dtype=torch.float64)
     labels = predict(model, clips)
     direction = model.head.weight[1 - labels[0]] - model.head.weight[labels[0]]
@@ -139,6 +139,7 @@ def test_only_the_chosen_frames_change(model, clips, labels, norm, frames):
     assert torch.equal(changed, threat.mask(clips, seeds)[:, 0, :, 0, 0])
 
 
+@pytest.mark.filterwarnings("ignore:the model is in train mode")
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_left_exactly_as_it_was(model, clips, labels, fails):
     model.train()
@@ -298,7 +299,7 @@ def test_the_worst_is_a_fooled_clip_before_a_higher_goal():
 
 
 def test_images_are_attacked_too():
-    model = seeded(TinyNet, 2)
+    model = seeded(TinyNet, 2).eval()
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
     labels = predict(model, images)
     for threat in (Linf(eps=0.1), L2(eps=1.0)):
@@ -405,7 +406,7 @@ def test_pgd_options_that_mean_nothing(options):
 
 
 def broken(function) -> nn.Module:
-    model = nn.Module()
+    model = nn.Module().eval()
     model.forward = function
     return model
 
@@ -423,7 +424,7 @@ def broken(function) -> nn.Module:
         ({"labels": lambda y: y - CLASSES}, "4 classes"),
         ({"labels": lambda y: y + CLASSES}, "4 classes"),
         ({"seeds": lambda _: [1, 2]}, "6 clips need as many seeds"),
-        ({"goal": lambda _: "magic"}, "choose from cross_entropy, margin"),
+        ({"goal": lambda _: "magic"}, "choose from cross_entropy, dlr"),
         ({"goal": lambda _: lambda logits, labels: logits.mean()}, "one number a clip"),
         ({"model": lambda m: broken(lambda x: m(x)[:, :1])}, "1 classes"),
         ({"model": lambda m: broken(lambda x: m(x)[:-1])}, "must return logits"),

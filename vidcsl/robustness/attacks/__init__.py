@@ -1,26 +1,37 @@
 """Attacks: threat (what is allowed) x goal (what is maximised) x solver (how)."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.goals import GOALS, Goal
-from vidcsl.robustness.attacks.pgd import PGD, RandomNoise
-from vidcsl.robustness.attacks.problem import Problem, frozen
-from vidcsl.robustness.threats import Threat
+from vidcsl.robustness.attacks.goals import GOALS, Goal, goal_of
+from vidcsl.robustness.attacks.noise import RandomNoise, RandomSearch
+from vidcsl.robustness.attacks.pgd import FGSM, PGD, MomentumPGD
+from vidcsl.robustness.attacks.problem import Model, Problem, frozen
+from vidcsl.robustness.threats import LEVEL, Threat, to_levels
 
 Solver = Callable[[Problem], Tensor]
-SOLVERS: dict[str, Callable[..., Solver]] = {"pgd": PGD, "random_noise": RandomNoise}
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    "fgsm": FGSM,
+    "pgd": PGD,
+    "mi-fgsm": MomentumPGD,
+    "random_noise": RandomNoise,
+    "random_search": RandomSearch,
+}
 
 __all__ = [
+    "FGSM",
     "GOALS",
     "PGD",
     "SOLVERS",
     "Goal",
+    "MomentumPGD",
     "Problem",
     "RandomNoise",
+    "RandomSearch",
     "Solver",
     "attack",
     "frozen",
@@ -28,28 +39,35 @@ __all__ = [
 
 
 def attack(
-    model: nn.Module,
+    model: Model,
     clips: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     *,
     threat: Threat,
-    goal: str | Goal = "cross_entropy",
+    goal: str | Goal | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
     solver: Solver,
     seeds: Sequence[int] | Tensor | None = None,
+    start: Tensor | None = None,
+    quantise: bool = False,
 ) -> Tensor:
     """Perturb clips, as the threat allows, so that the model mistakes them.
 
     The model is attacked in eval mode with its parameters frozen, and left exactly as it was.
 
     Args:
-        model: from clips in [0, 1] to logits `[N, K]`; normalisation belongs inside it.
+        model: from clips in [0, 1] to logits `[N, K]` (for goals on features, to features); any
+            function of clips that torch can differentiate. Normalisation belongs inside it.
         clips: float32 or float64 `[N, 3, T, H, W]` (or images `[N, 3, H, W]`) in [0, 1].
-        labels: integers `[N]`, the true classes.
+        labels: integers `[N]`, the true classes; None for goals that need none.
         threat: which perturbations are allowed.
-        goal: what is maximised: a name in `GOALS`, or a function (logits, labels) -> `[N]`.
+        goal: what is maximised: a name in `GOALS`, a goal, or a function (logits, labels) -> `[N]`.
         solver: how, for example `PGD(steps=20)`.
         seeds: `[N]`, one a clip (its index in the data set, say): what is random for a clip depends
             on its own seed, not on the batch. By default the position in the batch.
+        start: clips `[N, ...]` at which the first run begins instead of a random start, for example
+            the adversarial clips of a smaller budget.
+        quantise: round the clips, and every clip that the model is shown, to 8 bits: the result
+            holds exact multiples of 1/255, and differs from the *rounded* clips within the budget.
 
     Returns:
         The adversarial clips, with the shape, dtype and device of the clean ones. Each has been
@@ -59,31 +77,46 @@ def attack(
         UserError: clips, labels, seeds, goal or model do not fit.
         BudgetExceeded: the solver left the threat (an error in the solver).
     """
-    _check_inputs(clips, labels)
+    labels = torch.full(clips.shape[:1], -1) if labels is None else labels
+    _check_clips(clips)
+    _check_labels(labels, clips)
     seeds = range(len(clips)) if seeds is None else [int(seed) for seed in seeds]
     if len(seeds) != len(clips):
         raise UserError(f"{len(clips)} clips need as many seeds, not {len(seeds)}")
-    if isinstance(goal, str):
-        if goal not in GOALS:
-            raise UserError(f"unknown attack goal {goal!r}: choose from {', '.join(sorted(GOALS))}")
-        goal = GOALS[goal]
+    if quantise and 0 < threat.eps < LEVEL * (1 - 1e-6):
+        raise UserError(f"no 8-bit clip is within eps {threat.eps:g}, below 1/255 = {LEVEL:.5f}")
+    if len(clips) == 0:
+        return clips.clone()
+    if isinstance(model, nn.Module) and model.training:
+        warnings.warn("the model is in train mode: it is attacked in eval mode", stacklevel=2)
     # Evaluation code may call this in inference mode, whose tensors (labels, too) give no gradient.
     with torch.inference_mode(False), torch.no_grad(), frozen(model):
-        problem = Problem(
-            model=model,
-            threat=threat,
-            goal=goal,
-            clips=clips.detach(),
-            labels=labels.to(clips.device, torch.long, copy=True),
-            mask=threat.mask(clips, seeds),
+        clean = to_levels(clips) if quantise else clips.detach()
+        problem = Problem.of(
+            model,
+            threat,
+            goal_of(goal),
+            clean,
+            labels.to(clips.device, torch.long, copy=True),
             seeds=seeds,
+            warm=_warm(start, clean, threat),
+            quantise=quantise,
         )
         adversarial = problem.apply(solver(problem))
         threat.verify(problem.clips, adversarial, problem.mask)
     return adversarial
 
 
-def _check_inputs(clips: Tensor, labels: Tensor) -> None:
+def _warm(start: Tensor | None, clips: Tensor, threat: Threat) -> Tensor | None:
+    """The delta that leads from the clips to the start."""
+    if start is None:
+        return None
+    if start.shape != clips.shape or threat.zero(clips).shape != clips.shape:
+        raise UserError(f"{type(threat).__name__} cannot start from clips {list(start.shape)}")
+    return start.detach().to(clips) - clips
+
+
+def _check_clips(clips: Tensor) -> None:
     if clips.dtype not in (torch.float32, torch.float64):
         raise UserError(
             f"attacks need float32 or float64 clips, not {clips.dtype}: eps is too fine"
@@ -95,6 +128,9 @@ def _check_inputs(clips: Tensor, labels: Tensor) -> None:
         raise UserError(
             f"attacks need clips in [0, 1], not {low:g} to {high:g}: normalise inside the model"
         )
+
+
+def _check_labels(labels: Tensor, clips: Tensor) -> None:
     if labels.shape != clips.shape[:1] or labels.is_floating_point() or labels.is_complex():
         raise UserError(
             f"{len(clips)} clips need integer labels [N], not {labels.dtype} {list(labels.shape)}"

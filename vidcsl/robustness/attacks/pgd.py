@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al. 2018), and random noise as the floor under it."""
+"""Steepest ascent: PGD (Madry et al. 2018), FGSM, and MI-FGSM (Dong et al. 2018)."""
 
 from dataclasses import dataclass
 
@@ -6,100 +6,94 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.problem import Problem, Worst
-
-
-def default_step_size(eps: float, steps: int) -> float:
-    """A quarter of eps; more where so few steps could not cross the ball, whose width is 2 eps.
-
-    On video classifiers the best step grows about linearly with eps, by 0.23-0.33 eps for eps from
-    1/255 to 8/255. Madry et al. take 2.5 eps / steps.
-    """
-    return max(0.25 * eps, 2.5 * eps / max(steps, 1))
+from vidcsl.robustness.attacks.ascent import Ascent, State, default_step_size, per_row
+from vidcsl.robustness.attacks.problem import Problem, Verdict
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Ascent):
     """Steepest ascent of the goal, projected back into the threat after each step.
 
-    Of all deltas seen on the way, none at all among them, each clip keeps the worst: at one
-    step_size, neither more steps nor more restarts can make the attack weaker.
-
     Args:
-        steps: gradient steps in a run.
         step_size: in units of eps's norm; `default_step_size` where it is None.
-        restarts: runs, each from another random start.
-        random_start: begin anywhere in the threat rather than at the clean clip.
-        stop_when_fooled: leave a clip alone once it is misclassified, from the clean pass on. The
-            robust accuracy is the same and most of the time is saved; set it False for clips that
-            maximise the goal itself, as training and transfer want.
     """
 
-    steps: int = 20
     step_size: float | None = None
-    restarts: int = 1
-    random_start: bool = True
-    stop_when_fooled: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.restarts < 1:
-            raise UserError(f"PGD needs 1 or more steps and restarts, not {self}")
-        if self.restarts > 1 and not self.random_start:
-            raise UserError("PGD restarts without random_start would all be the same run")
+        super().__post_init__()
         if self.step_size is not None and not self.step_size > 0:
-            raise UserError(f"PGD's step_size must be positive, not {self.step_size}")
+            raise UserError(f"{type(self).__name__}'s step_size must be positive: {self}")
 
-    def __call__(self, problem: Problem) -> Tensor:
-        """The worst delta found for each clip."""
-        clean = torch.zeros_like(problem.clips)
-        worst = Worst(clean, problem.judge(clean))
-        for restart in range(self.restarts):
-            rows = _rows(~worst.fooled | (not self.stop_when_fooled))
-            self._run(problem, restart, rows, worst)
-        return worst.delta
+    def size_of_step(self, eps: float) -> float:
+        """The step in units of eps's norm."""
+        return default_step_size(eps, self.steps) if self.step_size is None else self.step_size
 
-    def _run(self, problem: Problem, restart: int, rows: Tensor, worst: Worst) -> None:
-        """One run for these rows, which shows every clip on its way to `worst`."""
-        eps = problem.threat.eps
-        step = default_step_size(eps, self.steps) if self.step_size is None else self.step_size
-        part = problem.take(rows)
-        delta = part.start(restart) if self.random_start else torch.zeros_like(part.clips)
-        for _ in range(self.steps):
-            if len(rows) == 0:
-                return
-            verdict, gradient = part.differentiate(delta)
-            worst.offer(rows, delta, verdict)
-            delta = part.climb(delta, step, gradient)
-            if self.stop_when_fooled and verdict.fooled.any():
-                right = _rows(~verdict.fooled)
-                rows, delta, part = rows[right], delta[right], part.take(right)
-        if len(rows):
-            worst.offer(rows, delta, part.judge(delta))
+    def begin(self, _problem: Problem, _delta: Tensor) -> State:
+        """Nothing is remembered."""
+        return {}
 
-
-def _rows(chosen: Tensor) -> Tensor:
-    return chosen.nonzero()[:, 0]
+    def advance(
+        self,
+        problem: Problem,
+        _step: int,
+        delta: Tensor,
+        seen: tuple[Verdict, Tensor],
+        _state: State,
+    ) -> Tensor:
+        """One projected step along the gradient."""
+        return problem.climb(delta, self.size_of_step(problem.threat.eps), seen[1])
 
 
 @dataclass(frozen=True)
-class RandomNoise:
-    """The worst of some random draws from the threat: what any attack must beat.
+class MomentumPGD(PGD):
+    """MI-FGSM: steps along a running sum of gradients, each divided by its mean absolute value.
 
-    With one draw, its accuracy is simply that under noise: a clip that noise puts right counts.
+    As published: from the clean clip, with steps of eps / steps.
+
+    Args:
+        decay: weight of the sum so far.
     """
 
-    draws: int = 1
+    random_start: bool = False
+    decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise UserError(f"random noise needs 1 or more draws, not {self.draws}")
+        super().__post_init__()
+        if not self.decay >= 0:
+            raise UserError(f"momentum's decay must be 0 or more, not {self.decay}")
 
-    def __call__(self, problem: Problem) -> Tensor:
-        """The worst delta drawn for each clip."""
-        rows = torch.arange(len(problem.clips), device=problem.clips.device)
-        delta = problem.start(0)
-        worst = Worst(delta, problem.judge(delta))
-        for draw in range(1, self.draws):
-            delta = problem.start(draw)
-            worst.offer(rows, delta, problem.judge(delta))
-        return worst.delta
+    def size_of_step(self, eps: float) -> float:
+        """The step in units of eps's norm."""
+        return eps / self.steps if self.step_size is None else self.step_size
+
+    def begin(self, _problem: Problem, delta: Tensor) -> State:
+        """No momentum."""
+        return {"momentum": torch.zeros_like(delta)}
+
+    def advance(
+        self,
+        problem: Problem,
+        step: int,
+        delta: Tensor,
+        seen: tuple[Verdict, Tensor],
+        state: State,
+    ) -> Tensor:
+        """One projected step along the momentum."""
+        # The mean is over all dimensions of a clip, its frames among them.
+        mean = seen[1].abs().flatten(1).mean(dim=1)
+        normalised = seen[1] / per_row(mean.clamp_min(torch.finfo(mean.dtype).tiny), delta)
+        state["momentum"] = self.decay * state["momentum"] + normalised
+        return super().advance(problem, step, delta, (seen[0], state["momentum"]), state)
+
+
+@dataclass(frozen=True)
+class FGSM(PGD):
+    """One step to the border of the threat (Goodfellow et al. 2015), from the clean clip."""
+
+    steps: int = 1
+    random_start: bool = False
+
+    def size_of_step(self, eps: float) -> float:
+        """All of eps."""
+        return eps if self.step_size is None else self.step_size

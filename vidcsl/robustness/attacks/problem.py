@@ -1,6 +1,6 @@
 """What every solver is given, and what it keeps: the problem, and the worst clips found so far."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -9,17 +9,23 @@ from torch import Tensor, nn
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.goals import Goal
-from vidcsl.robustness.threats import Threat
+from vidcsl.robustness.threats import Threat, to_levels
 from vidcsl.seeding import torch_generator
+
+Model = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode and without parameter gradients; afterwards exactly as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def frozen(model: Model) -> Iterator[None]:
+    """The model in eval mode and without parameter gradients; afterwards exactly as it was.
+
+    A model that is no module, but a function of clips, is taken as it is.
+    """
+    root = model if isinstance(model, nn.Module) else nn.Identity()
+    modes = [(module, module.training) for module in root.modules()]
+    trainable = [parameter for parameter in root.parameters() if parameter.requires_grad]
     try:
-        model.eval()
+        root.eval()
         for parameter in trainable:
             parameter.requires_grad_(False)
         yield
@@ -32,59 +38,123 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the model makes of some clips: `goal` float [N], `fooled` bool [N]."""
+    """What the model makes of some deltas: `goal` float [R], `fooled` bool [R]."""
 
     goal: Tensor
     fooled: Tensor
+
+    def take(self, rows: Tensor) -> "Verdict":
+        """The chosen rows."""
+        return Verdict(self.goal[rows], self.fooled[rows])
 
 
 @dataclass(frozen=True)
 class Problem:
     """Clips [N, ...] in [0, 1] with labels [N], under one model, threat and goal.
 
-    `mask` is what the threat lets change; `seeds` (N of them) decide all that is random.
+    A solver moves deltas of R rows: one a clip or, where the threat shares one among all, one row,
+    which is judged by its mean over the clips. `mask` is what the threat lets change, `reference`
+    what the goal remembers of each clip; `seeds` (N of them) decide all that is random. `warm` is
+    where the first run begins, if anywhere; with `quantise`, clips are only ever seen in 8 bits.
     """
 
-    model: nn.Module
+    model: Model
     threat: Threat
     goal: Goal
     clips: Tensor
     labels: Tensor
+    reference: Tensor
     mask: Tensor
     seeds: Sequence[int]
+    warm: Tensor | None = None
+    quantise: bool = False
+
+    @classmethod
+    def of(
+        cls, model: Model, threat: Threat, goal: Goal, clips: Tensor, labels: Tensor, **rest: object
+    ) -> "Problem":
+        """The problem, with what the goal and the threat want to see of the model."""
+        everything = torch.ones(len(clips), *[1] * (clips.ndim - 1)).bool().to(clips.device)
+        problem = cls(model, threat, goal, clips, labels, labels, everything, **rest)  # type: ignore[arg-type]
+        problem = problem.aim(goal)
+        return replace(problem, mask=threat.mask(clips, problem.seeds, problem))
+
+    @property
+    def rows(self) -> Tensor:
+        """The rows of a delta, 0 .. R-1."""
+        count = min(len(self.clips), 1) if self.threat.shared else len(self.clips)
+        return torch.arange(count, device=self.clips.device)
 
     def take(self, rows: Tensor) -> "Problem":
-        """The same problem for some of the clips."""
+        """The same problem for some of the rows of a delta."""
+        if self.threat.shared:
+            return self
         return replace(
             self,
             clips=self.clips[rows],
             labels=self.labels[rows],
+            reference=self.reference[rows],
             mask=self.mask[rows],
             seeds=[self.seeds[row] for row in rows.tolist()],
+            warm=None if self.warm is None else self.warm[rows],
         )
 
+    def aim(self, goal: Goal) -> "Problem":
+        """The same problem under another goal."""
+        reference = goal.prepare(lambda: self._outputs(self.clips), self.labels)
+        return replace(self, goal=goal, reference=reference)
+
+    def zero(self) -> Tensor:
+        """The delta that changes nothing."""
+        return self.threat.zero(self.clips)
+
     def apply(self, delta: Tensor) -> Tensor:
-        """The perturbed clips; the clamp takes off what the addition's rounding put on."""
-        return (self.clips + delta).clamp(0, 1)
+        """The perturbed clips."""
+        if not self.quantise:
+            return self.threat.perturb(self.clips, delta, self.seeds)
+        return to_levels(self.threat.perturb(self.clips, self.threat.quantise(delta), self.seeds))
 
     def start(self, restart: int) -> Tensor:
-        """A random allowed delta, for each clip from its own seed and the restart alone."""
-        generators = [torch_generator(seed, restart, "attack start") for seed in self.seeds]
+        """Where a run begins: warm, or at random, from each row's seed and the restart alone."""
+        if restart == 0 and self.warm is not None:
+            return self.project(self.warm)
+        generators = self.generators(restart, "attack start")
         return self.threat.start(self.clips, self.mask, generators)
+
+    def generators(self, *purpose: int | str) -> list[torch.Generator]:
+        """One for each row, from its seed and the purpose alone."""
+        return [torch_generator(self.seeds[row], *purpose) for row in self.rows.tolist()]
+
+    def project(self, delta: Tensor) -> Tensor:
+        """An allowed delta near the given one."""
+        return self.threat.project(self.clips, delta, self.mask)
 
     def climb(self, delta: Tensor, step: float | Tensor, gradient: Tensor) -> Tensor:
         """Delta after one projected step of steepest ascent."""
-        ascent = self.threat.steepest_step(gradient, step, self.mask)
-        return self.threat.project(self.clips, delta + ascent, self.mask)
+        ascent = self.threat.steepest_step(self.clips, delta, gradient, step, self.mask)
+        return self.project(delta + ascent)
 
-    @torch.no_grad()
     def judge(self, delta: Tensor) -> Verdict:
         """One forward pass."""
-        return self._verdict(self.apply(delta))
+        with torch.no_grad():
+            return self._pooled(self._verdict(self.apply(delta)))
 
     def differentiate(self, delta: Tensor) -> tuple[Verdict, Tensor]:
-        """One forward and backward pass: the verdict, and the goal's gradient at the clips."""
-        clips = self.apply(delta).requires_grad_(True)
+        """One forward and backward pass: the verdict, and the goal's gradient at the delta."""
+        verdict, gradient = self._differentiate(self.apply(delta))
+        return self._pooled(verdict), self.threat.pull_back(self.clips, delta, gradient, self.seeds)
+
+    def goal_at(self, clips: Tensor) -> Tensor:
+        """The goal [N] at any clips, by one forward pass."""
+        with torch.no_grad():
+            return self._verdict(clips).goal
+
+    def gradient_at(self, clips: Tensor) -> Tensor:
+        """The goal's gradient at any clips, by one forward and backward pass."""
+        return self._differentiate(clips)[1]
+
+    def _differentiate(self, clips: Tensor) -> tuple[Verdict, Tensor]:
+        clips = clips.detach().requires_grad_(True)
         with torch.enable_grad():
             verdict = self._verdict(clips)
             total = verdict.goal.sum()
@@ -102,31 +172,30 @@ class Problem:
         return Verdict(verdict.goal.detach(), verdict.fooled), gradient
 
     def _verdict(self, clips: Tensor) -> Verdict:
-        logits = check_logits(self.model(clips), self.labels)
-        # Losses of half-precision logits (a model under autocast) would be too coarse to compare.
-        goal = self.goal(logits.to(torch.promote_types(logits.dtype, torch.float32)), self.labels)
+        outputs = self._outputs(clips)
+        goal = self.goal.value(outputs, self.labels, self.reference)
         if goal.shape != self.labels.shape:
             raise UserError(f"a goal must give one number a clip, not shape {list(goal.shape)}")
-        return Verdict(goal, logits.argmax(dim=1) != self.labels)
+        return Verdict(goal, self.goal.reached(outputs.detach(), self.labels, self.reference))
 
+    def _outputs(self, clips: Tensor) -> Tensor:
+        outputs = self.model(clips)
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(clips):
+            found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise UserError(f"the attacked model must return logits [{len(clips)}, K], not {found}")
+        if not outputs.isfinite().all():
+            raise UserError("the model's logits are not finite: check its weights and its dtype")
+        # Losses of half-precision logits (a model under autocast) would be too coarse to compare.
+        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
-def check_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """The same logits, if finite and [N, K], with K >= 2 classes that include the labels."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
-        found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise UserError(f"the attacked model must return logits [{len(labels)}, K], not {found}")
-    classes = logits.shape[1]
-    if classes < 2 or ((labels < 0) | (labels >= classes)).any():
-        raise UserError(
-            f"labels {labels.unique().tolist()} do not fit a model of {classes} classes"
-        )
-    if not logits.isfinite().all():
-        raise UserError("the model's logits are not finite: check its weights and its dtype")
-    return logits
+    def _pooled(self, verdict: Verdict) -> Verdict:
+        if not self.threat.shared or len(verdict.goal) == 0:
+            return verdict
+        return Verdict(verdict.goal.mean(0, keepdim=True), verdict.fooled.all(0, keepdim=True))
 
 
 class Worst:
-    """The worst delta so far for each clip: one that fools the model, then the highest goal."""
+    """The worst delta so far for each row: one that fools the model, then the highest goal."""
 
     def __init__(self, delta: Tensor, verdict: Verdict) -> None:
         self.delta, self.goal, self.fooled = delta, verdict.goal, verdict.fooled
@@ -140,3 +209,9 @@ class Worst:
         self.delta[kept] = delta[worse]
         self.goal[kept] = verdict.goal[worse]
         self.fooled[kept] = verdict.fooled[worse]
+
+    def standing(self, rows: Tensor | None = None) -> Tensor:
+        """The rows (of these, or of all) that fool no one yet."""
+        if rows is None:
+            return (~self.fooled).nonzero()[:, 0]
+        return rows[~self.fooled[rows]]

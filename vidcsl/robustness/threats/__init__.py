@@ -1,0 +1,59 @@
+"""Threats: which perturbations of a clip are allowed, apart from what they are to achieve and how.
+
+A threat works on clips `[N, 3, T, H, W]` in [0, 1] (on images `[N, 3, H, W]` too, where time plays
+no part). `mask` says which pixels may change; whoever holds a threat asks for it once
+(`threat.mask(clips, seeds)`) and hands it back with every call, sliced along with the clips.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from vidcsl.errors import UserError
+from vidcsl.robustness.threats.ball import LEVEL, Ball, to_levels
+from vidcsl.robustness.threats.flicker import Flicker, roughness, thickness
+from vidcsl.robustness.threats.frames import Frames, check_frames, choose_frames
+from vidcsl.robustness.threats.norms import L2, Linf
+from vidcsl.robustness.threats.sparse import L1, FrameSparse
+from vidcsl.robustness.threats.threat import BudgetExceeded, Probe, Threat
+from vidcsl.robustness.threats.universal import Universal
+
+BALLS: dict[str, type[Ball]] = {
+    "linf": Linf,
+    "l2": L2,
+    "l1": L1,
+    "l21": FrameSparse,
+    "flicker": Flicker,
+}
+
+
+def universal(eps: float, *, norm: str = "linf", cyclic: bool = False, **options: Any) -> Universal:
+    """A universal perturbation in the ball of a norm, see `BALLS` and `Universal`."""
+    if norm not in BALLS:
+        raise UserError(f"unknown norm {norm!r}: choose from {', '.join(BALLS)}")
+    return Universal(BALLS[norm](eps, **options), cyclic=cyclic)
+
+
+THREATS: dict[str, Callable[..., Threat]] = {**BALLS, "universal": universal}
+
+__all__ = [
+    "BALLS",
+    "L1",
+    "L2",
+    "LEVEL",
+    "THREATS",
+    "Ball",
+    "BudgetExceeded",
+    "Flicker",
+    "FrameSparse",
+    "Frames",
+    "Linf",
+    "Probe",
+    "Threat",
+    "Universal",
+    "check_frames",
+    "choose_frames",
+    "roughness",
+    "thickness",
+    "to_levels",
+    "universal",
+]

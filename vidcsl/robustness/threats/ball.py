@@ -1,0 +1,203 @@
+"""What the balls of every norm share: which pixels may change, the box, rounding, the check."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vidcsl.errors import UserError
+from vidcsl.robustness.threats.frames import (
+    Frames,
+    check_frames,
+    choose_frames,
+    needs_model,
+    search_frames,
+)
+from vidcsl.robustness.threats.regions import check_region, choose_region
+from vidcsl.robustness.threats.threat import BudgetExceeded, Probe
+
+LEVEL = 1 / 255  # one step of an 8-bit pixel
+Fill = Callable[[Tensor, torch.Generator], object]
+
+
+@dataclass(frozen=True)
+class Ball(ABC):
+    """Perturbations of bounded norm, in chosen frames and a chosen part of each frame.
+
+    Args:
+        eps: radius, in units of pixels in [0, 1].
+        frames: which frames may change, see `choose_frames` and `search_frames`.
+        region: which part of them may change, see `choose_region`.
+        over: "clip": eps is the budget of the clip; "frame": eps is the budget of each frame.
+    """
+
+    eps: float
+    frames: Frames = "all"
+    region: str = "all"
+    over: str = "clip"
+
+    shared = False
+
+    def __post_init__(self) -> None:
+        if not (self.eps >= 0 and math.isfinite(self.eps)):
+            raise UserError(f"eps must be a finite number from 0, not {self.eps}")
+        if self.over not in ("clip", "frame"):
+            raise UserError(f"a budget is over clip or frame, not {self.over!r}")
+        check_frames(self.frames)
+        check_region(self.region)
+
+    @abstractmethod
+    def start(self, clips: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """A random draw of the ball, cut to the box."""
+
+    @abstractmethod
+    def project(self, clips: Tensor, delta: Tensor, mask: Tensor) -> Tensor:
+        """An allowed delta near the given one."""
+
+    @abstractmethod
+    def steepest_step(
+        self, clips: Tensor, delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
+    ) -> Tensor:
+        """The increment of size `step` with the largest inner product."""
+
+    @abstractmethod
+    def size(self, delta: Tensor) -> Tensor:
+        """What eps bounds: `[G]`, a number for each clip, or each frame of each clip."""
+
+    @abstractmethod
+    def rounding(self, delta: Tensor) -> float:
+        """By how much float arithmetic may let the size exceed eps."""
+
+    def mask(self, clips: Tensor, seeds: Sequence[int], probe: Probe | None = None) -> Tensor:
+        """What may change: bool, [N, 1, T or 1, H or 1, W or 1], for images without T."""
+        if clips.ndim == 4:
+            if self.frames != "all":
+                raise UserError(f"frames {self.frames!r} need clips [N, 3, T, H, W], not images")
+            region = choose_region(self.region, (1, *clips.shape[2:]), seeds)
+            return region[:, :, 0].to(clips.device)
+        region = choose_region(self.region, clips.shape[2:], seeds).to(clips.device)
+        if needs_model(self.frames):
+            check_frames(self.frames, clips.shape[2])
+            if probe is None:
+                raise UserError(f"frames {self.frames!r} are chosen by a model: attack one")
+            frames = self._searched(clips, region, probe)
+        else:
+            frames = choose_frames(self.frames, clips.shape[2], seeds).to(clips.device)
+        return frames[:, None, :, None, None] & region
+
+    def _searched(self, clips: Tensor, region: Tensor, probe: Probe) -> Tensor:
+        nothing = torch.zeros_like(clips)
+
+        def change(gradient: Tensor, frames: Tensor) -> Tensor:
+            mask = frames[:, None, :, None, None] & region
+            step = self.steepest_step(clips, nothing, gradient, self.eps, mask)
+            return self.project(clips, step, mask)
+
+        return search_frames(str(self.frames), clips, probe, change)
+
+    def zero(self, clips: Tensor) -> Tensor:
+        """The delta that changes nothing."""
+        return torch.zeros_like(clips)
+
+    def perturb(self, clips: Tensor, delta: Tensor, _seeds: Sequence[int]) -> Tensor:
+        """The perturbed clips; the clamp takes off what the addition's rounding put on."""
+        return (clips + delta).clamp(0, 1)
+
+    def pull_back(
+        self, _clips: Tensor, _delta: Tensor, gradient: Tensor, _seeds: Sequence[int]
+    ) -> Tensor:
+        """The gradient itself: a delta is a change of every pixel."""
+        return gradient
+
+    def quantise(self, delta: Tensor) -> Tensor:
+        """The largest share of delta whose rounding to whole 1/255 keeps the budget.
+
+        Every rounded value grows with the share, and with it the norm: so the share is bisected.
+        """
+        whole = self._keeps_budget(to_levels(delta))
+        low = torch.zeros(len(delta), dtype=delta.dtype, device=delta.device)
+        high = torch.ones_like(low)
+        for _ in range(0 if whole.all() else 10):
+            middle = (low + high) / 2
+            fits = self._keeps_budget(to_levels(_rows(middle, delta) * delta))
+            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
+        share = torch.where(whole, 1.0, low)
+        return to_levels(_rows(share, delta) * delta)
+
+    def _keeps_budget(self, delta: Tensor) -> Tensor:
+        sizes = self.size(delta).view(len(delta), -1)
+        return (sizes <= self.eps + self.rounding(delta)).all(dim=1)
+
+    def verify(self, clean: Tensor, adversarial: Tensor, mask: Tensor) -> None:
+        """Raise BudgetExceeded unless every adversarial clip is allowed, but for float rounding."""
+        if not ((adversarial >= 0) & (adversarial <= 1)).all():
+            raise BudgetExceeded(f"{self}: an adversarial clip leaves [0, 1]")
+        if not torch.where(mask, True, adversarial == clean).all():
+            raise BudgetExceeded(f"{self}: a pixel outside the chosen frames or region changed")
+        delta = adversarial - clean
+        excess = self.size(delta) - self.eps - self.rounding(delta)
+        if excess.numel() and float(excess.max()) > 0:
+            raise BudgetExceeded(f"{self}: a perturbation exceeds the budget by {excess.max():g}")
+
+    def grouped(self, values: Tensor) -> Tensor:
+        """Clips as rows `[G, n]`, one for each budget: a clip, or a frame of a clip."""
+        if self.over == "frame" and values.ndim == 5:
+            return values.transpose(1, 2).flatten(0, 1).flatten(1)
+        return values.flatten(1)
+
+    def ungrouped(self, rows: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `grouped`."""
+        if self.over == "frame" and like.ndim == 5:
+            return rows.view(like.transpose(1, 2).shape).transpose(1, 2)
+        return rows.view(like.shape)
+
+    def in_box(self, clips: Tensor, delta: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Delta where the mask lets it be, and the sides of its box, each `[G, n]`."""
+        return self.grouped(only(mask, delta)), self.grouped(-clips), self.grouped(1 - clips)
+
+    def dimensions(self, clips: Tensor, mask: Tensor) -> Tensor:
+        """How many numbers of each clip share one budget, `[N, 1, ...]`."""
+        per_group = self.grouped(mask.expand_as(clips)).sum(dim=1)
+        groups = len(per_group) // len(clips)
+        return _rows(per_group.view(-1, groups).amax(dim=1), clips)
+
+    def grouped_step(self, step: float | Tensor, groups: int) -> float | Tensor:
+        """A step, or one a clip `[N, 1, ...]`, as one a group `[G, 1]`."""
+        if not isinstance(step, Tensor) or step.ndim == 0:
+            return step
+        return step.reshape(-1, 1).repeat_interleave(groups // len(step), dim=0)
+
+
+def to_levels(values: Tensor) -> Tensor:
+    """The nearest multiples of 1/255."""
+    return (values * 255).round() / 255
+
+
+def only(mask: Tensor, values: Tensor) -> Tensor:
+    """Zero where the mask forbids a change."""
+    return torch.where(mask, values, 0.0)
+
+
+def draw(fill: Fill, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Each row filled from its own generator, on the CPU in float32: every device starts alike."""
+    noise = torch.empty(tuple(shape))
+    for row, generator in zip(noise, generators, strict=True):
+        fill(row, generator)
+    return noise
+
+
+def uniform(row: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill with uniform numbers in [0, 1)."""
+    return row.uniform_(generator=generator)
+
+
+def normal(row: Tensor, generator: torch.Generator) -> Tensor:
+    """Fill with standard normal numbers."""
+    return row.normal_(generator=generator)
+
+
+def _rows(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
