@@ -98,13 +98,52 @@ def gather_gradient(world):
     return everyone.detach(), rows.grad
 
 
-def test_gather_keeps_order_and_sums_gradients():
-    results = run_in_world(gather_gradient, 2)
+def chunked_step(world, chunk):
+    """A step whose encoder takes `chunk` clips at a time; its BatchNorms do not train."""
+    torch.manual_seed(0)
+    encoder = r2plus1d_18(clip_frames=4, frame_size=16, width=4)
+    encoder.chunk = chunk
+    method = CONTRASTIVE["simclr"](
+        encoder,
+        projector(in_dim=encoder.feature_dim, hidden_dim=16, out_dim=8, layers=2),
+        loss=partial(nt_xent, temperature=0.2),
+        detector=DETECTORS["known_groups"](),
+        treatment=TREATMENTS["eliminate"],
+        world=world,
+    )
+    method = synchronise(method.double(), world).train()
+    for module in encoder.backbone.modules():
+        module.training = False
+    replica = method if world.size == 1 else DistributedDataParallel(method)
+    loss = replica(shard(world))["loss"]
+    loss.backward()
+    gradients = {k: p.grad.clone() for k, p in method.named_parameters()}
+    return float(world.total(loss)) / world.size, gradients
+
+
+def in_two(world):
+    return gather_gradient(world), chunked_step(world, chunk=3)
+
+
+@pytest.fixture(scope="module")
+def two():
+    return run_in_world(in_two, 2)
+
+
+def test_gather_keeps_order_and_sums_gradients(two):
     wanted = torch.tensor([0.0, 1, 2, 10, 11, 12])[:, None]
-    for rank, (everyone, gradient) in enumerate(results):
+    for rank, ((everyone, gradient), _) in enumerate(two):
         assert torch.equal(everyone, wanted)
         mine = torch.arange(1.0, 7.0)[rank * 3 : rank * 3 + 3, None]
         assert torch.equal(gradient, mine * 3)  # factor 1 from rank 0, 2 from rank 1
+
+
+def test_chunks_on_two_processes_equal_one_step_on_one(two):
+    wanted_loss, wanted = chunked_step(alone(), chunk=0)
+    for _, (loss, gradients) in two:
+        assert loss == pytest.approx(wanted_loss, rel=1e-10)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, wanted[name], rtol=1e-7, atol=1e-10)
 
 
 def test_a_world_of_one_changes_nothing():

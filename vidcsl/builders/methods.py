@@ -1,10 +1,9 @@
 """Encoder, heads and objective."""
 
-from functools import partial
-
 import torch
 from fvcore.common.config import CfgNode
 
+from vidcsl.builders.losses import build_loss
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.errors import UserError
@@ -12,7 +11,6 @@ from vidcsl.models import ENCODERS, Encoder
 from vidcsl.models.heads import projector
 from vidcsl.objectives import CONTRASTIVE, Method
 from vidcsl.objectives.false_negatives import DETECTORS, TREATMENTS
-from vidcsl.objectives.losses import LOSSES, RINCE_LIMIT, RowLoss
 from vidcsl.objectives.supervised import Supervised
 from vidcsl.seeding import seed_of
 
@@ -33,6 +31,7 @@ def build_method(cfg: CfgNode, videos: VideoList, world: World) -> Method:
         UserError: the method needs labels or views that the data do not give.
     """
     encoder = build_encoder(cfg)
+    encoder.chunk = cfg.TRAIN.CHUNK * cfg.DATA.CLIPS
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(cfg.SEED, "heads"))
         method = _METHODS[cfg.METHOD.NAME](cfg, encoder, videos, world)
@@ -58,7 +57,7 @@ def _build_contrastive(cfg: CfgNode, encoder: Encoder, videos: VideoList, world:
             out_dim=cfg.METHOD.PROJECTOR_DIM,
             layers=cfg.METHOD.PROJECTOR_LAYERS,
         ),
-        loss=_build_loss(cfg),
+        loss=build_loss(cfg),
         detector=DETECTORS[detector](
             ceiling=options.CEILING,
             start=options.START,
@@ -67,24 +66,6 @@ def _build_contrastive(cfg: CfgNode, encoder: Encoder, videos: VideoList, world:
         ),
         treatment=TREATMENTS[options.TREATMENT],
         world=world,
-    )
-
-
-def _build_loss(cfg: CfgNode) -> RowLoss:
-    loss = cfg.LOSS
-    options = {
-        "debiased": {"prior": loss.PRIOR},
-        "hard_negative": {"prior": loss.PRIOR, "concentration": loss.CONCENTRATION},
-        "rince": {"order": loss.ORDER, "density": loss.DENSITY},
-    }
-    if loss.NAME == "rince" and loss.ORDER / cfg.METHOD.TEMPERATURE > RINCE_LIMIT:
-        raise UserError(
-            f"LOSS.NAME rince: e^(LOSS.ORDER / METHOD.TEMPERATURE) = e^"
-            f"{loss.ORDER / cfg.METHOD.TEMPERATURE:.0f} is too large a number (at most "
-            f"e^{RINCE_LIMIT}): raise METHOD.TEMPERATURE or lower LOSS.ORDER"
-        )
-    return partial(
-        LOSSES[loss.NAME], temperature=cfg.METHOD.TEMPERATURE, **options.get(loss.NAME, {})
     )
 
 

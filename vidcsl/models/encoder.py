@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from vidcsl.models.chunks import in_chunks
+
 # Statistics of Kinetics-400 in torchvision's video weights.
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
 
@@ -16,10 +18,13 @@ class Encoder(nn.Module):
         clip_frames: frames T of a clip.
         frame_size: side S of the square frames, pixels.
         mean, std: per RGB channel, in units of [0, 1] pixels.
+
+    In training mode, clips pass `chunk` at a time where that is not 0: see `chunks`.
     """
 
     mean: Tensor
     std: Tensor
+    chunk: int = 0
 
     def __init__(
         self,
@@ -39,6 +44,11 @@ class Encoder(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features `[N, D]` of clips `[N, 3, T, S, S]` with pixels in [0, 1]."""
+        if self.training and self.chunk:
+            return in_chunks(self._features, clips, size=self.chunk)
+        return self._features(clips)
+
+    def _features(self, clips: Tensor) -> Tensor:
         normalised = (clips - self.mean) / self.std
         features: Tensor = self.backbone(
             normalised.contiguous(memory_format=torch.channels_last_3d)

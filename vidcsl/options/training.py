@@ -7,6 +7,13 @@ TRAINING: dict[str, Option] = {
     "TRAIN.WEIGHTS": Option("", "checkpoint to take the weights from before training"),
     "TRAIN.EPOCHS": Option(200, "passes over the training list", minimum=1),
     "TRAIN.BATCH": Option(64, "videos in a step, over all processes", minimum=2),
+    "TRAIN.CHUNK": Option(
+        0,
+        "videos of a process that pass the encoder at a time, forward and backward: for batches "
+        "larger than memory, at the price of a second forward pass; BatchNorm then normalises "
+        "each chunk by itself; 0: all at once",
+        minimum=0,
+    ),
     "TRAIN.OPTIMISER": Option("sgd", "optimiser (timm)", ("sgd", "adamw", "lars", "lamb")),
     "TRAIN.LR": Option(0.08, "peak learning rate, for TRAIN.LR_BATCH videos", minimum=0),
     "TRAIN.LR_BATCH": Option(

@@ -1,0 +1,52 @@
+"""Forward and backward chunk by chunk: the batch is bounded by the loss, not by activations.
+
+Contrastive losses want all embeddings of a large batch at once, but only the embeddings. So the
+activations of a chunk are dropped after its forward pass and computed again when its gradient
+comes: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+RepL4NLP 2021 (GradCache). One more forward pass buys a batch of any size.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, *, size: int) -> Tensor:
+    """`function(inputs)`, of which one chunk's activations are held at a time.
+
+    Exact, dropout included, where rows do not depend on each other. A BatchNorm in training mode
+    normalises each chunk by itself; its running statistics see each chunk once.
+
+    Args:
+        function: `[n, ...]` -> `[n, D]`, a module or a method of one.
+        inputs: `[N, ...]`.
+        size: rows of a chunk, at least 1.
+    """
+    chunks = inputs.split(size)
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        return torch.cat([function(chunk) for chunk in chunks])
+    module = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _buffers_kept(module)
+
+    return torch.cat(
+        [checkpoint(function, chunk, use_reentrant=False, context_fn=contexts) for chunk in chunks]
+    )
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module | None) -> Iterator[None]:
+    """Within, `module` works on copies of its buffers: its running statistics see nothing."""
+    owners = list(module.modules()) if module else []
+    before = [dict(owner._buffers) for owner in owners]
+    for owner, buffers in zip(owners, before, strict=True):
+        owner._buffers.update({name: b if b is None else b.clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for owner, buffers in zip(owners, before, strict=True):
+            owner._buffers.update(buffers)
