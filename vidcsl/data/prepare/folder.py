@@ -7,11 +7,9 @@ from pathlib import Path
 
 from vidcsl.data.lists import VIDEO_SUFFIXES, Row, shorten
 from vidcsl.data.prepare.common import Report, choose_classes, write_splits
+from vidcsl.data.prepare.groups import GROUP_PATTERN, compile_pattern, group_of
 from vidcsl.errors import UserError
 from vidcsl.seeding import numpy_generator
-
-# Clips named as in UCF101; searched in the path under the root, so the class is part of the group.
-GROUP_PATTERN = r"^(.+_g\d+)_c\d+"
 
 
 def prepare(
@@ -41,7 +39,7 @@ def prepare(
     root = Path(root)
     if not 0 <= test_share < 1:
         raise UserError(f"folder: the test share must be in [0, 1), not {test_share}")
-    rows = _find(root, pattern=_compile(group_pattern))
+    rows = _find(root, pattern=compile_pattern(group_pattern))
     if classes:
         known = sorted({row.class_name for row in rows} - {""})
         kept = choose_classes(known, classes=classes, subset=False, root=root)
@@ -81,16 +79,6 @@ def hold_out(rows: Sequence[Row], *, share: float, seed: int) -> set[str]:
     return held_out
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"folder: the group pattern {pattern!r} is malformed: {error}") from error
-    if compiled.groups < 1:
-        raise UserError(f"folder: the group pattern {pattern!r} needs a bracket around the group")
-    return compiled
-
-
 def _find(root: Path, *, pattern: re.Pattern[str]) -> list[Row]:
     if not root.is_dir():
         raise UserError(f"folder: {root} does not exist")
@@ -100,16 +88,10 @@ def _find(root: Path, *, pattern: re.Pattern[str]) -> list[Row]:
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
     )
     rows = [
-        Row(file.as_posix(), file.parent.name, _group_of(file.as_posix(), pattern))
-        for file in files
+        Row(file.as_posix(), file.parent.name, group_of(file.as_posix(), pattern)) for file in files
     ]
     if not rows:
         raise UserError(
             f"folder: no video ({', '.join(VIDEO_SUFFIXES)}) in {root} or the folders in it"
         )
     return rows
-
-
-def _group_of(video: str, pattern: re.Pattern[str]) -> str:
-    match = pattern.search(video)
-    return (match[1] if match else None) or str(Path(video).with_suffix(""))

@@ -1,0 +1,56 @@
+"""What data sets have in common whose annotations name clips, and whose files may lie anywhere."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vidcsl.data.lists import VIDEO_SUFFIXES, Row, shorten
+from vidcsl.errors import UserError
+
+
+def index_videos(root: Path) -> dict[str, str]:
+    """Every video under `root`, however deep: its name without suffix to its path under `root`.
+
+    Of two with one name the first in alphabetical order counts.
+    """
+    if not root.is_dir():
+        raise UserError(f"the videos' folder {root} does not exist")
+    videos: dict[str, str] = {}
+    for folder, _, names in sorted(os.walk(root)):
+        for name in sorted(names):
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+                path = Path(folder, name).relative_to(root)
+                videos.setdefault(path.stem, path.as_posix())
+    return videos
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises UserError where it is missing or is none."""
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """A text file. Raises UserError where it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
+
+
+def shared_groups(splits: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A note for each list whose groups are also in one before it."""
+    notes, before = [], set[str]()
+    for name, rows in splits.items():
+        groups = {row.group for row in rows} - {""}
+        if shared := sorted(groups & before):
+            words = f"{len(shared)} groups are in an earlier list too: {shorten(shared, most=3)}"
+            notes.append(f"{name}: {words}")
+        before |= groups
+    return notes

@@ -1,0 +1,124 @@
+"""Lists that were made for other toolkits: PySlowFast's and mmaction2's.
+
+Both hold a path and the number of a class on each line. In mmaction2's lists of frame folders the
+number of frames, or the first frame and their number, stand in between.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vidcsl.data.lists import Row
+from vidcsl.data.prepare.annotated import read_json, read_text, shared_groups
+from vidcsl.data.prepare.common import Report, check_disjoint, write_splits
+from vidcsl.data.prepare.groups import GROUP_PATTERN, compile_pattern, group_of
+from vidcsl.errors import UserError
+
+# How many numbers stand between the path and the class.
+FORMS = {"pyslowfast": 0, "mmaction2": 0, "mmaction2-frames": 1, "mmaction2-offset-frames": 2}
+
+
+def prepare(
+    *,
+    root: str | Path,
+    lists: Sequence[Path],
+    out: str | Path,
+    form: str,
+    separator: str = " ",
+    class_names: Path | None = None,
+    group_pattern: str = GROUP_PATTERN,
+    allow_missing: bool = False,
+) -> Report:
+    """Write a CSV list for each list, named like it.
+
+    Args:
+        root: the folder that the paths are relative to; absolute ones must be in it.
+        lists: the lists to read.
+        out: where the lists go.
+        form: a name in `FORMS`.
+        separator: between the columns. The path may contain it.
+        class_names: the names of the classes, one a line in the order of their numbers, or JSON
+            `{"name": number}`. Without it a class is called by its number.
+        group_pattern: as for a folder of videos.
+        allow_missing: leave videos that are not on disk out of the lists.
+
+    Raises:
+        UserError: a list or an option is not what it should be, or videos are missing.
+    """
+    root, pattern = Path(root), compile_pattern(group_pattern)
+    if form not in FORMS:
+        raise UserError(f"convert: unknown form {form!r}, not one of {', '.join(FORMS)}")
+    if not separator:
+        raise UserError("convert: the separator is empty")
+    numbered = {
+        Path(path).stem: _read(Path(path), separator=separator, numbers=FORMS[form])
+        for path in lists
+    }
+    if len(numbered) < len(lists):
+        raise UserError("convert: two of the lists have the same name; convert them one by one")
+    highest = max(label for entries in numbered.values() for _, label in entries)
+    names = _read_names(class_names) if class_names else _number_names(highest)
+    splits = {
+        name: [_row(*entry, root=root, names=names, pattern=pattern) for entry in entries]
+        for name, entries in numbered.items()
+    }
+    for k, (name, rows) in enumerate(splits.items()):
+        for other in list(splits)[:k]:
+            pair = f"{other} and {name}"
+            check_disjoint(pair, splits[other], rows, key=lambda row: row.video, what="videos")
+    return write_splits(
+        "convert",
+        splits,
+        root=root,
+        out=out,
+        allow_missing=allow_missing,
+        notes=shared_groups(splits),
+    )
+
+
+def _read(path: Path, *, separator: str, numbers: int) -> list[tuple[str, int]]:
+    """Path and class number of each line; -1 where there is no class."""
+    form = re.compile(
+        rf"(?P<video>.+?)(?:{re.escape(separator)}\d+){{{numbers}}}"
+        rf"{re.escape(separator)}\s*(?P<label>-?\d+)"
+    )
+    entries = []
+    for line, text in enumerate(read_text(path).splitlines(), start=1):
+        if not text.strip():
+            continue
+        match = form.fullmatch(text.strip())
+        if not match:
+            shape = separator.join(["path", *["number"] * numbers, "class number"])
+            raise UserError(f"{path}, line {line}: expected {shape!r}, found {text.strip()!r}")
+        entries.append((match["video"].strip(), int(match["label"])))
+    if not entries:
+        raise UserError(f"the list {path} names no video")
+    return entries
+
+
+def _row(
+    video: str, label: int, *, root: Path, names: Mapping[int, str], pattern: re.Pattern[str]
+) -> Row:
+    if Path(video).is_absolute():
+        try:
+            video = Path(video).relative_to(root.absolute()).as_posix()
+        except ValueError as error:
+            raise UserError(f"convert: {video} is not in the videos' folder {root}") from error
+    if label >= 0 and label not in names:
+        raise UserError(f"convert: {video} has the class {label}, which has no name")
+    return Row(video, names[label] if label >= 0 else "", group_of(video, pattern))
+
+
+def _read_names(path: Path) -> dict[int, str]:
+    if path.suffix != ".json":
+        return dict(enumerate(line.strip() for line in read_text(path).splitlines()))
+    document = read_json(path)
+    try:
+        return {int(number): name.strip('"') for name, number in document.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f'{path}: expected {{"class name": number, ...}}') from error
+
+
+def _number_names(highest: int) -> dict[int, str]:
+    """Numbers as names, of one width: labels are numbered by sorted name."""
+    return {k: f"{k:0{len(str(highest))}d}" for k in range(highest + 1)}
