@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.corruptions import PUBLISHED, SEVERITIES, SUITES, corrupt, find, names
+from vidcsl.robustness.corruptions import SCORED, SEVERITIES, SUITES, corrupt, find, names
 from vidcsl.robustness.corruptions.codec import transcode
 
 MINI = Path(__file__).parents[3] / "shared" / "data" / "ucf101_10_mini" / "videos"
@@ -19,11 +19,17 @@ NOT_MONOTONE = {
     "P/box_jumbling": "a shuffle is a shuffle",
     "C/fog": "thicker, but also rougher",
     "C/saturate": "1 and 2 take colour away, 3 to 5 add it",
+    "C/bit_error": "which byte is hit matters more than how many are",
+    "C/packet_loss": "which packet is lost matters more than how many are",
+    "V/nal_loss": "which slice is lost matters more than how many are",
 }
+# In a clip as small as the one made here chance often strikes nowhere.
+RARE = {"C/bit_error", "C/packet_loss", "V/nal_loss"}
 DETERMINISTIC = {
     *("P/defocus_blur", "P/zoom_blur", "P/jpeg", "P/mpeg2", "P/mpeg4", "P/static_rotation"),
     *("P/sampling", "P/reverse_sampling", "C/motion_blur", "C/contrast", "C/brightness"),
-    *("C/saturate", "C/h264", "C/h265", "C/frame_rate"),
+    *("C/saturate", "C/h264", "C/h265", "C/frame_rate", "C/motion_blur_ssv2"),
+    *("C/frame_rate_ssv2", "C/h264_bit_rate", "C/h265_bit_rate", "V/banding", "V/pixelate"),
 }
 CASES = [pytest.param(name, s, id=f"{name}-{s}") for name in names() for s in SEVERITIES]
 
@@ -71,7 +77,8 @@ def test_contract(name, severity):
     alone = corrupt(clips[1:], name, severity=severity, seeds=[8])
     torch.testing.assert_close(alone[0], corrupted[1], rtol=0, atol=1e-6)
     other = corrupt(clips[1:], name, severity=severity, seeds=[9])
-    assert torch.equal(other, alone) == (name in DETERMINISTIC)
+    if name not in RARE:
+        assert torch.equal(other, alone) == (name in DETERMINISTIC)
 
 
 @pytest.mark.parametrize("name", names())
@@ -118,8 +125,10 @@ def test_gpu_agrees_with_cpu(name):
         torch.testing.assert_close(actual.cpu(), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["P/mpeg2", "P/mpeg4", "C/h264", "C/h265"])
-@pytest.mark.parametrize("size", [(36, 34), (64, 64), (112, 80), (224, 224)])
+@pytest.mark.parametrize(
+    "name", ["P/mpeg2", "P/mpeg4", "C/h264", "C/h265", "C/h265_bit_rate", "V/nal_loss"]
+)
+@pytest.mark.parametrize("size", [(36, 34), (112, 80), (160, 160)])
 def test_codecs_do_not_remember_what_they_coded_before(name, size):
     clips = moving_clips(count=4, height=size[0], width=size[1])
     together = corrupt(clips, name, severity=4, seeds=[0] * 4)
@@ -149,8 +158,7 @@ def test_every_row_has_five_severities_and_suite_p_is_whole():
     for rows in SUITES.values():
         for row in rows.values():
             assert all(len(values) == 5 for values in row.parameters.values())
-    assert len(SUITES["P"]) == PUBLISHED["P"]
-    assert len(SUITES["C"]) <= PUBLISHED["C"]
+    assert SCORED == {"P": 18, "C": 12, "V": 9}
 
 
 @pytest.mark.parametrize(
@@ -180,5 +188,5 @@ def test_wrong_shapes_and_seed_counts_are_refused():
 
 
 def test_a_missing_codec_is_named():
-    with pytest.raises(UserError, match="no codec 'libx267'"):
+    with pytest.raises(UserError, match="no encoder 'libx267'.*vidcsl doctor"):
         transcode(np.zeros((2, 64, 64, 3), np.uint8), encoder="libx267", options={})

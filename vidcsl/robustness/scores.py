@@ -6,7 +6,7 @@ from statistics import NormalDist, fmean
 from typing import Any
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.corruptions.suites import PUBLISHED, SUITES
+from vidcsl.robustness.corruptions.suites import SCORED, SUITES
 
 # The accuracies of each corruption, one a severity.
 Accuracies = Mapping[str, Sequence[float]]
@@ -115,7 +115,7 @@ def _coverage(suite: str, accuracies: Accuracies) -> dict[str, str | int]:
     return {
         "suite": suite,
         "corruptions": len(accuracies),
-        "published": PUBLISHED[suite],
+        "published": SCORED[suite],
         "severities": min(len(severities) for severities in accuracies.values()),
     }
 

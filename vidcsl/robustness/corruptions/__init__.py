@@ -7,10 +7,21 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.corruptions.suites import PUBLISHED, SEVERITIES, SUITES, Corruption
-from vidcsl.seeding import torch_generator
+from vidcsl.robustness.corruptions.stream import Recovered
+from vidcsl.robustness.corruptions.suites import SCORED, SEVERITIES, SUITES, Corruption
+from vidcsl.seeding import numpy_generator
 
-__all__ = ["PUBLISHED", "SEVERITIES", "SUITES", "Corruption", "corrupt", "find", "names"]
+__all__ = [
+    "SCORED",
+    "SEVERITIES",
+    "SUITES",
+    "Corruption",
+    "corrupt",
+    "corrupt_and_count",
+    "find",
+    "names",
+    "scored_names",
+]
 
 
 def names(suite: str | None = None) -> list[str]:
@@ -18,12 +29,17 @@ def names(suite: str | None = None) -> list[str]:
     return [f"{key}/{name}" for key in SUITES for name in SUITES[key] if suite in (None, key)]
 
 
+def scored_names(suite: str) -> list[str]:
+    """Those that the suite's scores are taken over."""
+    return [f"{suite}/{name}" for name, row in SUITES[suite].items() if row.scored]
+
+
 def find(name: str) -> tuple[str, Corruption]:
     """The full name "suite/name" and the corruption.
 
     Args:
-        name: "P/shot_noise", "C/shot_noise", or a bare "shot_noise", which means suite P where
-            both suites have one.
+        name: "P/shot_noise", "C/shot_noise", or a bare "shot_noise", which means suite P's where
+            several suites have one.
 
     Raises:
         UserError: there is no such corruption.
@@ -38,7 +54,6 @@ def find(name: str) -> tuple[str, Corruption]:
     return known[name], SUITES[suite][bare]
 
 
-@torch.no_grad()
 def corrupt(clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor) -> Tensor:
     """Corrupt each clip, the same way for every model, batch, worker, rank and device.
 
@@ -58,6 +73,20 @@ def corrupt(clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | T
     Raises:
         UserError: unknown name, severity outside 0..5, or a codec that PyAV lacks.
     """
+    return corrupt_and_count(clips, name, severity=severity, seeds=seeds)[0]
+
+
+@torch.no_grad()
+def corrupt_and_count(
+    clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `corrupt`, and in how many frames of each clip nothing could be recovered.
+
+    Only damage to a coded stream makes such frames; the last good one is shown in their place.
+
+    Returns:
+        The clips, and the counts, int64 `[N]`.
+    """
     full_name, corruption = find(name)
     if severity not in (0, *SEVERITIES):
         raise UserError(f"severity of {full_name} is {severity!r}; it must be one of 0 to 5")
@@ -66,7 +95,9 @@ def corrupt(clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | T
     if len(seeds) != len(clips):
         raise ValueError(f"{len(clips)} clips need as many seeds, not {len(seeds)}")
     if severity == 0 or len(clips) == 0:
-        return clips
-    generators = [torch_generator(int(seed), full_name) for seed in seeds]
+        return clips, torch.zeros(len(clips), dtype=torch.int64)
+    generators = [numpy_generator(int(seed), full_name) for seed in seeds]
     corrupted = corruption.function(clips, generators=generators, **corruption.at(severity))
-    return corrupted.clamp(0, 1)
+    if not isinstance(corrupted, Recovered):
+        corrupted = Recovered(corrupted, torch.zeros(len(clips), dtype=torch.int64))
+    return corrupted.clips.clamp(0, 1), corrupted.repeated

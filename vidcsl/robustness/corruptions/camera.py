@@ -1,11 +1,16 @@
-"""A camera that is tilted or shakes. What lies outside the frame is black after a rotation."""
+"""A camera that is tilted or shakes, or has something before its lens.
+
+What lies outside the frame is black after a rotation, and the repeated edge after a shift.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidcsl.robustness.corruptions.draws import Generators, uniform
+from vidcsl.robustness.corruptions.draws import Generators, normal, uniform
 from vidcsl.robustness.corruptions.layout import to_clips, to_frames
+
+_SHAKE_FRAMES = 2
 
 
 def static_rotation(clips: Tensor, *, generators: Generators, degrees: float) -> Tensor:
@@ -34,6 +39,45 @@ def translation(clips: Tensor, *, generators: Generators, offset: int) -> Tensor
     return moved.gather(4, columns[:, None, :, None, :].expand_as(clips))
 
 
+def camera_shake(clips: Tensor, *, generators: Generators, shift: float, degrees: float) -> Tensor:
+    """A hand-held camera: shifts and rolls along a smooth random path.
+
+    Args:
+        shift: standard deviation across and down, share of the frame.
+        degrees: standard deviation of the roll.
+
+    The path is normal noise smoothed over time by a Gaussian with a deviation of two frames.
+    """
+    reach = 3 * _SHAKE_FRAMES
+    taps = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * _SHAKE_FRAMES**2))
+    taps /= taps.square().sum().sqrt()  # keeps the variance
+    noise = normal(clips.shape[2] + 2 * reach, 3, generators=generators)
+    path = (noise.unfold(1, 2 * reach + 1, 1) * taps).sum(-1)  # [N, T, 3]
+    return _moved(clips, degrees * path[..., 2], 2 * shift * path[..., :2], outside="border")
+
+
+def occlusion(clips: Tensor, *, generators: Generators, share: float) -> Tensor:
+    """Something of one colour hides `share` of the picture and moves through it on a line.
+
+    A rectangle with the frame's proportions; where it starts, where it ends and its colour are
+    drawn, and it stays inside the frame.
+    """
+    draws = uniform(7, generators=generators)
+    progress = torch.linspace(0, 1, clips.shape[2])[:, None]
+    place = torch.lerp(draws[:, None, :2], draws[:, None, 2:4], progress)  # [N, T, 2]
+    sides = [_hidden(n, share**0.5, place[..., i]) for i, n in enumerate(clips.shape[-2:])]
+    hidden = (sides[0][..., :, None] & sides[1][..., None, :])[:, None].to(clips.device)
+    return torch.where(hidden, draws[:, 4:, None, None, None].to(clips.device), clips)
+
+
+def _hidden(size: int, share: float, place: Tensor) -> Tensor:
+    """Which of `size` pixels a bar covers, bool `[N, T, size]`, its place in [0, 1] `[N, T]`."""
+    length = max(1, round(size * share))
+    start = (place * (size - length)).round()[..., None]
+    pixels = torch.arange(size)
+    return (pixels >= start) & (pixels < start + length)
+
+
 def rotate(clips: Tensor, degrees: Tensor) -> Tensor:
     """Rotate frames about their centre, counter-clockwise, bilinear, black outside.
 
@@ -41,12 +85,18 @@ def rotate(clips: Tensor, degrees: Tensor) -> Tensor:
         clips: `[N, 3, T, H, W]`.
         degrees: `[N, T]`.
     """
+    return _moved(clips, degrees, torch.zeros(*degrees.shape, 2), outside="zeros")
+
+
+def _moved(clips: Tensor, degrees: Tensor, shifts: Tensor, *, outside: str) -> Tensor:
+    """Rotate about the centre and shift the camera by `[N, T, 2]` (across, down) half frames."""
     height, width = clips.shape[-2:]
     angle = torch.deg2rad(degrees.double()).flatten()
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    cos, sin = angle.cos(), angle.sin()
+    across, down = shifts.double().flatten(0, 1).unbind(-1)
     # grid_sample measures each axis in half frames, hence the aspect ratio off the diagonal.
-    theta = torch.stack([cos, -sin * height / width, zero, sin * width / height, cos, zero], -1)
+    theta = torch.stack([cos, -sin * height / width, across, sin * width / height, cos, down], -1)
     frames = to_frames(clips)
     grid = F.affine_grid(theta.view(-1, 2, 3), list(frames.shape), align_corners=False).to(frames)
-    turned = F.grid_sample(frames, grid, align_corners=False)
-    return to_clips(turned, count=len(clips))
+    moved = F.grid_sample(frames, grid, align_corners=False, padding_mode=outside)
+    return to_clips(moved, count=len(clips))

@@ -1,16 +1,26 @@
-"""Random numbers for a batch: one generator a clip, drawn on the CPU whatever the device."""
+"""Random numbers for a batch: one generator a clip, drawn on the CPU whatever the device.
+
+Everything is made from the raw bits of the generators, whose streams NumPy keeps the same in all
+versions.
+"""
 
 from collections.abc import Callable, Sequence
+from functools import cache
+from statistics import NormalDist
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-Generators = Sequence[torch.Generator]
+Generators = Sequence[np.random.Generator]
+
+_LEVELS = 1 << 16
 
 
 def draw_each(
     generators: Generators,
-    draw: Callable[[torch.Generator], Tensor],
+    draw: Callable[[np.random.Generator], Tensor],
     *,
     device: torch.device | None = None,
 ) -> Tensor:
@@ -22,17 +32,51 @@ def draw_each(
 
 
 def normal_like(clips: Tensor, *, generators: Generators) -> Tensor:
-    """Standard normal numbers of the clips' shape, on their device."""
-    shape = clips.shape[1:]
-    return draw_each(generators, lambda g: torch.randn(shape, generator=g), device=clips.device)
+    """Standard normal numbers of the clips' shape, on their device.
 
-
-def uniform_like(clips: Tensor, *, generators: Generators) -> Tensor:
-    """Uniform numbers in [0, 1) of the clips' shape, on their device."""
-    shape = clips.shape[1:]
-    return draw_each(generators, lambda g: torch.rand(shape, generator=g), device=clips.device)
+    Each is one of 65,536 equally likely quantiles, which takes a third of the time of a draw from
+    the continuous distribution and differs from it by 2^-17 at most (in distribution function).
+    """
+    noise = torch.empty(clips.shape)
+    for row, generator in zip(noise.numpy(), generators, strict=True):
+        bits = random_bits(row.shape, generator=generator, kind=np.uint16)
+        np.take(_normal_quantiles(), bits, out=row, mode="wrap")
+    return noise.to(clips.device)
 
 
 def uniform(*shape: int, generators: Generators) -> Tensor:
-    """Uniform numbers in [0, 1), `[N, *shape]`, left on the CPU."""
-    return draw_each(generators, lambda g: torch.rand(shape, generator=g))
+    """Uniform numbers in [0, 1), multiples of 2^-24, `[N, *shape]`, left on the CPU."""
+    return draw_each(
+        generators,
+        lambda g: torch.from_numpy(
+            (random_bits(shape, generator=g, kind=np.uint32) >> 8).astype(np.float32)
+        ).mul_(2**-24),
+    )
+
+
+def normal(*shape: int, generators: Generators) -> Tensor:
+    """Standard normal numbers, `[N, *shape]`, left on the CPU; see `normal_like`."""
+    return normal_like(torch.empty(len(generators), *shape), generators=generators)
+
+
+def random_bits(shape: Sequence[int], *, generator: np.random.Generator, kind: type) -> NDArray:
+    """Whole numbers of the unsigned type `kind`, every value equally likely."""
+    count, width = int(np.prod(shape)), np.dtype(kind).itemsize
+    words = generator.bit_generator.random_raw(-(-count * width // 8))
+    return words.view(kind)[:count].reshape(shape)
+
+
+def permutation(length: int, *, generator: np.random.Generator) -> Tensor:
+    """0 to `length - 1` in random order."""
+    keys = random_bits((length,), generator=generator, kind=np.uint64)
+    return torch.from_numpy(keys.argsort(kind="stable"))
+
+
+@cache
+def _normal_quantiles() -> NDArray[np.float32]:
+    """The normal quantiles at (i + 1/2) / 65,536, scaled to a standard deviation of 1."""
+    upper = np.array(
+        [NormalDist().inv_cdf((i + 0.5) / _LEVELS) for i in range(_LEVELS // 2, _LEVELS)]
+    )
+    quantiles = np.concatenate([-upper[::-1], upper])
+    return (quantiles / quantiles.std()).astype(np.float32)

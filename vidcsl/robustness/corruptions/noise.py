@@ -1,37 +1,58 @@
 """Sensor noise, drawn anew for every pixel, channel and frame."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vidcsl.robustness.corruptions.draws import (
-    Generators,
-    draw_each,
-    normal_like,
-    uniform_like,
-)
+from vidcsl.robustness.corruptions.draws import Generators, normal_like, random_bits
+from vidcsl.robustness.corruptions.layout import to_bytes
+from vidcsl.robustness.corruptions.poisson import poisson_counts
+
+_WHITE = 255
 
 
 def gaussian_noise(clips: Tensor, *, generators: Generators, sigma: float) -> Tensor:
     """Add normal noise of standard deviation `sigma` (in units of [0, 1] pixels)."""
-    return clips + sigma * normal_like(clips, generators=generators)
+    return normal_like(clips, generators=generators).mul_(sigma).add_(clips)
 
 
 def shot_noise(clips: Tensor, *, generators: Generators, rate: float) -> Tensor:
-    """Poisson noise: a white pixel counts `rate` photons on average."""
-    # Each clip's counts depend on its pixels, so the draw itself happens on the CPU, clip by clip.
-    photons = iter(clips.cpu() * rate)
-    return draw_each(
-        generators, lambda g: torch.poisson(next(photons), generator=g), device=clips.device
-    ).div_(rate)
+    """Poisson noise: a white pixel counts `rate` photons on average; pixels have 8 bits."""
+    means = [rate * level / _WHITE for level in range(_WHITE + 1)]
+    counts = poisson_counts(to_bytes(clips).cpu(), means, generators=generators)
+    return counts.div_(rate).to(clips.device)
 
 
 def impulse_noise(clips: Tensor, *, generators: Generators, amount: float) -> Tensor:
     """Salt and pepper: a share `amount` of the values becomes 0 or 1, half each."""
-    draw = uniform_like(clips, generators=generators)
-    salted = torch.where(draw > 1 - amount / 2, torch.ones_like(clips), clips)
-    return torch.where(draw < amount / 2, torch.zeros_like(clips), salted)
+    # As signed numbers the 2^16 draws lie around 0: pepper takes the lowest, salt the highest.
+    draws = torch.stack(
+        [
+            torch.from_numpy(
+                random_bits(clips.shape[1:], generator=g, kind=np.uint16).view(np.int16)
+            )
+            for g in generators
+        ]
+    ).to(clips.device)
+    edge = 2**15 - round(amount / 2 * 2**16)
+    return clips.masked_fill(draws < -edge, 0).masked_fill_(draws >= edge, 1)
 
 
 def speckle_noise(clips: Tensor, *, generators: Generators, sigma: float) -> Tensor:
     """Multiplicative normal noise: bright pixels suffer most."""
-    return clips + clips * normal_like(clips, generators=generators) * sigma
+    return normal_like(clips, generators=generators).mul_(sigma).add_(1).mul_(clips)
+
+
+def low_light(
+    clips: Tensor, *, generators: Generators, light: float, photons: float, read_noise: float
+) -> Tensor:
+    """A scene with `light` times the light, seen by a sensor that counts it.
+
+    The picture is made linear (gamma 2.2), its light counted as photons (a fully lit white pixel
+    gives `photons`), the electronics add normal noise of `read_noise` photons, and gamma is
+    applied again. The model of Foi et al., IEEE TIP 2008.
+    """
+    means = [light * photons * (level / _WHITE) ** 2.2 for level in range(_WHITE + 1)]
+    counts = poisson_counts(to_bytes(clips).cpu(), means, generators=generators).to(clips.device)
+    counts += read_noise * normal_like(clips, generators=generators)
+    return counts.div_(photons).clamp_(0, 1).pow_(1 / 2.2)

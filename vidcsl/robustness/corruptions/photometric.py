@@ -1,9 +1,9 @@
-"""Exposure and colour: contrast, brightness, saturation."""
+"""Exposure and colour: contrast, brightness, saturation, flicker, banding."""
 
 import torch
 from torch import Tensor
 
-from vidcsl.robustness.corruptions.draws import Generators
+from vidcsl.robustness.corruptions.draws import Generators, uniform
 
 SMALLEST = 1e-8  # keeps a division by a black pixel finite
 
@@ -39,3 +39,16 @@ def saturate(clips: Tensor, *, generators: Generators, factor: float, increase: 
     red = clips.new_tensor([1.0, 0.0, 0.0]).view(3, 1, 1, 1)
     reddish = value * (1 - target * (1 - red))
     return torch.where(spread > 0, coloured, reddish)
+
+
+def exposure_flicker(clips: Tensor, *, generators: Generators, stops: float) -> Tensor:
+    """Every frame is exposed by its own U(-stops, stops) photographic stops more, factors of 2."""
+    draws = uniform(clips.shape[2], generators=generators)
+    gains = torch.exp2(stops * (2 * draws - 1)).to(clips.device)
+    return clips * gains[:, None, :, None, None]
+
+
+def banding(clips: Tensor, *, generators: Generators, levels: int) -> Tensor:
+    """Round every channel to `levels` evenly spaced values, so that slopes turn into steps."""
+    del generators
+    return (clips * (levels - 1)).round_().div_(levels - 1)

@@ -1,8 +1,8 @@
-"""The published corruptions and their parameters, as data.
+"""The published corruptions and their parameters, as data, and those of our own.
 
 Suite P: UCF101-P, HMDB51-P, Kinetics400-P (Schiappa et al., CVPR 2023, arXiv:2207.01398).
-Suite C: Mini Kinetics-C (Yi et al., NeurIPS 2021, arXiv:2110.06513), without bit error and packet
-loss, which act on the stored stream.
+Suite C: Mini Kinetics-C and Mini SSv2-C (Yi et al., NeurIPS 2021, arXiv:2110.06513).
+Suite V: this project's additions; no published figures can be compared with theirs.
 
 Lengths in pixels were published for frames of 224 x 224; they are not rescaled for other sizes.
 """
@@ -20,22 +20,31 @@ from vidcsl.robustness.corruptions import (
     digital,
     noise,
     photometric,
+    stream,
     temporal,
     weather,
 )
 
 SEVERITIES = (1, 2, 3, 4, 5)
-# How many corruptions each suite was published with.
-PUBLISHED = {"P": 18, "C": 12}
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """A function, and for each of its parameters the values at severities 1 to 5."""
+    """A function, and for each of its parameters the values at severities 1 to 5.
+
+    Args:
+        category: of the published scores.
+        function: `(clips, generators=..., **parameters) -> clips`.
+        parameters: five values each.
+        scored: whether the suite's scores count it.
+        note: what differs from the published code, or must be known to read its figures.
+    """
 
     category: str
-    function: Callable[..., Tensor]
+    function: Callable[..., Tensor | stream.Recovered]
     parameters: Mapping[str, Sequence[Any]]
+    scored: bool = True
+    note: str = ""
 
     def at(self, severity: int) -> dict[str, Any]:
         """The function's keyword arguments at a severity in 1..5."""
@@ -44,91 +53,230 @@ class Corruption:
 
 _mpeg2 = partial(digital.fixed_quantiser, encoder="mpeg2video")
 _mpeg4 = partial(digital.fixed_quantiser, encoder="mpeg4")
-# Ticks are counted against the frame rate of UCF101 and of most of Kinetics.
+# Ticks are counted against the frame rate of UCF101 and of most of Kinetics, and that of SSv2.
 _frame_rate = partial(temporal.frame_rate, source_rate=25)
+_frame_rate_ssv2 = partial(temporal.frame_rate, source_rate=12)
 
-SUITES: dict[str, dict[str, Corruption]] = {
-    "P": {
-        "gaussian_noise": Corruption(
-            "noise", noise.gaussian_noise, {"sigma": (0.08, 0.12, 0.18, 0.26, 0.38)}
-        ),
-        "shot_noise": Corruption("noise", noise.shot_noise, {"rate": (250, 100, 50, 30, 15)}),
-        "impulse_noise": Corruption(
-            "noise", noise.impulse_noise, {"amount": (0.03, 0.06, 0.09, 0.17, 0.27)}
-        ),
-        "speckle_noise": Corruption(
-            "noise", noise.speckle_noise, {"sigma": (0.15, 0.2, 0.25, 0.3, 0.35)}
-        ),
-        "defocus_blur": Corruption(
-            "blur",
-            blur.defocus_blur,
-            {"radius": (3, 4, 6, 8, 10), "alias_blur": (0.1, 0.5, 0.5, 0.5, 0.5)},
-        ),
-        "motion_blur": Corruption(
-            "blur", blur.motion_blur, {"radius": (10, 15, 15, 15, 20), "sigma": (3, 5, 8, 12, 15)}
-        ),
-        "zoom_blur": Corruption(
-            "blur",
-            blur.zoom_blur,
-            {"stop": (1.11, 1.16, 1.21, 1.26, 1.31), "step": (0.01, 0.01, 0.02, 0.02, 0.03)},
-        ),
-        "jpeg": Corruption("digital", digital.jpeg, {"quality": (25, 18, 15, 10, 7)}),
-        # Published: -q:v 20 40 60 80 100 and 15 30 45 60 75. Both codecs stop at 31, so from the
-        # second or third severity on these are one and the same. The steps here go evenly from
-        # the published first value to the codecs' last.
-        "mpeg2": Corruption("digital", _mpeg2, {"quantiser": (20, 23, 26, 29, 31)}),
-        "mpeg4": Corruption("digital", _mpeg4, {"quantiser": (15, 19, 23, 27, 31)}),
-        "static_rotation": Corruption(
-            "camera", camera.static_rotation, {"degrees": (7.5, 15, 30, 45, 90)}
-        ),
-        "random_rotation": Corruption(
-            "camera", camera.random_rotation, {"degrees": (7, 13, 19, 25, 31)}
-        ),
-        "translation": Corruption("camera", camera.translation, {"offset": (8, 16, 24, 32, 40)}),
-        "sampling": Corruption("temporal", temporal.sampling, {"period": (2, 4, 8, 16, 32)}),
-        "reverse_sampling": Corruption(
-            "temporal", temporal.reverse_sampling, {"period": (2, 4, 8, 16, 32)}
-        ),
-        # As published, the segments shrink: severity 5 moves frames least.
-        "jumbling": Corruption("temporal", temporal.jumbling, {"segment": (32, 16, 8, 4, 2)}),
-        # The released code takes these numbers as the length of a segment, which leaves clips of
-        # 16 frames whole from severity 3 on.
-        "box_jumbling": Corruption(
-            "temporal", temporal.box_jumbling, {"segments": (4, 9, 16, 25, 36)}
-        ),
-        "freezing": Corruption(
-            "temporal", temporal.freezing, {"probability": (0.12, 0.24, 0.36, 0.48, 0.6)}
-        ),
-    },
-    "C": {
-        "shot_noise": Corruption("noise", noise.shot_noise, {"rate": (60, 25, 12, 5, 3)}),
-        "motion_blur": Corruption("blur", blur.frame_averaging, {"reach": (3, 5, 7, 9, 11)}),
-        "fog": Corruption(
-            "weather", weather.fog, {"scale": (1.5, 2, 2.5, 2.5, 3), "decay": (2, 2, 1.7, 1.5, 1.4)}
-        ),
-        "rain": Corruption(
-            "weather",
-            weather.rain,
-            {
-                "area_per_drop": (770, 770, 770, 500, 400),
-                "length": (10, 30, 60, 60, 80),
-                "darkening": (0.8, 0.8, 0.7, 0.6, 0.5),
-            },
-        ),
-        "contrast": Corruption(
-            "photometric", photometric.contrast, {"factor": (0.5, 0.4, 0.3, 0.2, 0.1)}
-        ),
-        "brightness": Corruption(
-            "photometric", photometric.brightness, {"increase": (0.1, 0.2, 0.3, 0.4, 0.5)}
-        ),
-        # As published, 1 and 2 take colour away, 3 to 5 add it.
-        "saturate": Corruption(
-            "photometric",
-            photometric.saturate,
-            {"factor": (0.3, 0.1, 2, 5, 20), "increase": (0, 0, 0, 0.1, 0.2)},
-        ),
-        "h264": Corruption("digital", digital.h264, {"crf": (23, 30, 37, 44, 51)}),
-        "h265": Corruption("digital", digital.h265, {"crf": (27, 33, 39, 45, 51)}),
-        "frame_rate": Corruption("temporal", _frame_rate, {"rate": (20, 16, 12, 9, 6)}),
-    },
+_QUANTISER_NOTE = (
+    "published: -q:v {}; the codec stops at 31, so the steps go evenly from the published first "
+    "value to 31"
+)
+_OWN_LENGTH_NOTE = "published code shortens the clip; here kept frames are repeated"
+_SSV2_NOTE = "Mini SSv2-C's instead of {}"
+_BIT_RATE_NOTE = "not one of the 12; the clip's own rate in H.264 at CRF 23 is the source rate"
+_STREAM_NOTE = "acts on the clip coded by H.264 at CRF 23"
+
+_SUITE_P = {
+    "gaussian_noise": Corruption(
+        "noise", noise.gaussian_noise, {"sigma": (0.08, 0.12, 0.18, 0.26, 0.38)}
+    ),
+    "shot_noise": Corruption("noise", noise.shot_noise, {"rate": (250, 100, 50, 30, 15)}),
+    "impulse_noise": Corruption(
+        "noise", noise.impulse_noise, {"amount": (0.03, 0.06, 0.09, 0.17, 0.27)}
+    ),
+    "speckle_noise": Corruption(
+        "noise", noise.speckle_noise, {"sigma": (0.15, 0.2, 0.25, 0.3, 0.35)}
+    ),
+    "defocus_blur": Corruption(
+        "blur",
+        blur.defocus_blur,
+        {"radius": (3, 4, 6, 8, 10), "alias_blur": (0.1, 0.5, 0.5, 0.5, 0.5)},
+    ),
+    "motion_blur": Corruption(
+        "blur",
+        blur.motion_blur,
+        {"radius": (10, 15, 15, 15, 20), "sigma": (3, 5, 8, 12, 15)},
+        note="angle from U(-45, 45) degrees, per frame",
+    ),
+    "zoom_blur": Corruption(
+        "blur",
+        blur.zoom_blur,
+        {"stop": (1.11, 1.16, 1.21, 1.26, 1.31), "step": (0.01, 0.01, 0.02, 0.02, 0.03)},
+    ),
+    "jpeg": Corruption("digital", digital.jpeg, {"quality": (25, 18, 15, 10, 7)}),
+    "mpeg2": Corruption(
+        "digital",
+        _mpeg2,
+        {"quantiser": (20, 23, 26, 29, 31)},
+        note=_QUANTISER_NOTE.format("20 40 60 80 100"),
+    ),
+    "mpeg4": Corruption(
+        "digital",
+        _mpeg4,
+        {"quantiser": (15, 19, 23, 27, 31)},
+        note=_QUANTISER_NOTE.format("15 30 45 60 75"),
+    ),
+    "static_rotation": Corruption(
+        "camera", camera.static_rotation, {"degrees": (7.5, 15, 30, 45, 90)}
+    ),
+    "random_rotation": Corruption(
+        "camera", camera.random_rotation, {"degrees": (7, 13, 19, 25, 31)}, note="per frame"
+    ),
+    "translation": Corruption(
+        "camera",
+        camera.translation,
+        {"offset": (8, 16, 24, 32, 40)},
+        note="per frame; published code crops a larger frame, here the edge is repeated",
+    ),
+    "sampling": Corruption(
+        "temporal", temporal.sampling, {"period": (2, 4, 8, 16, 32)}, note=_OWN_LENGTH_NOTE
+    ),
+    "reverse_sampling": Corruption(
+        "temporal", temporal.reverse_sampling, {"period": (2, 4, 8, 16, 32)}, note=_OWN_LENGTH_NOTE
+    ),
+    "jumbling": Corruption(
+        "temporal",
+        temporal.jumbling,
+        {"segment": (32, 16, 8, 4, 2)},
+        note="as published the segments shrink: severity 5 moves frames least",
+    ),
+    "box_jumbling": Corruption(
+        "temporal",
+        temporal.box_jumbling,
+        {"segments": (4, 9, 16, 25, 36)},
+        note="published code takes these as lengths, which leaves 16 frames whole from 3 on",
+    ),
+    "freezing": Corruption(
+        "temporal",
+        temporal.freezing,
+        {"probability": (0.12, 0.24, 0.36, 0.48, 0.6)},
+        note=_OWN_LENGTH_NOTE,
+    ),
 }
+
+_SUITE_C = {
+    "shot_noise": Corruption("noise", noise.shot_noise, {"rate": (60, 25, 12, 5, 3)}),
+    "motion_blur": Corruption(
+        "blur",
+        blur.frame_averaging,
+        {"reach": (3, 5, 7, 9, 11)},
+        note="published code drops the frames at either end; here the end frames stand in",
+    ),
+    "fog": Corruption(
+        "weather",
+        weather.fog,
+        {"scale": (1.5, 2, 2.5, 2.5, 3), "decay": (2, 2, 1.7, 1.5, 1.4)},
+        note="one layer for the clip",
+    ),
+    "rain": Corruption(
+        "weather",
+        weather.rain,
+        {
+            "area_per_drop": (770, 770, 770, 500, 400),
+            "length": (10, 30, 60, 60, 80),
+            "darkening": (0.8, 0.8, 0.7, 0.6, 0.5),
+        },
+        note="redrawn per frame",
+    ),
+    "contrast": Corruption(
+        "photometric", photometric.contrast, {"factor": (0.5, 0.4, 0.3, 0.2, 0.1)}
+    ),
+    "brightness": Corruption(
+        "photometric", photometric.brightness, {"increase": (0.1, 0.2, 0.3, 0.4, 0.5)}
+    ),
+    "saturate": Corruption(
+        "photometric",
+        photometric.saturate,
+        {"factor": (0.3, 0.1, 2, 5, 20), "increase": (0, 0, 0, 0.1, 0.2)},
+        note="as published 1 and 2 take colour away, 3 to 5 add it",
+    ),
+    "bit_error": Corruption(
+        "digital",
+        stream.bit_error,
+        {"bytes_per_error": (100_000, 50_000, 30_000, 20_000, 10_000)},
+        note=_STREAM_NOTE,
+    ),
+    "packet_loss": Corruption(
+        "digital",
+        stream.packet_loss,
+        {"probability": (0.01, 0.02, 0.03, 0.04, 0.06)},
+        note=_STREAM_NOTE + ", sent as datagrams of 1,316 bytes",
+    ),
+    "h264": Corruption("digital", digital.h264, {"crf": (23, 30, 37, 44, 51)}),
+    "h265": Corruption("digital", digital.h265, {"crf": (27, 33, 39, 45, 51)}),
+    "frame_rate": Corruption(
+        "temporal",
+        _frame_rate,
+        {"rate": (20, 16, 12, 9, 6)},
+        note="of 25 frames a second; frames are held",
+    ),
+    "motion_blur_ssv2": Corruption(
+        "blur",
+        blur.frame_averaging,
+        {"reach": (1, 2, 3, 4, 6)},
+        scored=False,
+        note=_SSV2_NOTE.format("motion_blur"),
+    ),
+    "frame_rate_ssv2": Corruption(
+        "temporal",
+        _frame_rate_ssv2,
+        {"rate": (10, 8, 6, 4, 2)},
+        scored=False,
+        note=_SSV2_NOTE.format("frame_rate") + "; of 12 frames a second",
+    ),
+    "h264_bit_rate": Corruption(
+        "digital",
+        digital.h264_bit_rate,
+        {"divisor": (2, 4, 8, 16, 32)},
+        scored=False,
+        note=_BIT_RATE_NOTE,
+    ),
+    "h265_bit_rate": Corruption(
+        "digital",
+        digital.h265_bit_rate,
+        {"divisor": (2, 4, 8, 16, 32)},
+        scored=False,
+        note=_BIT_RATE_NOTE,
+    ),
+}
+
+_SUITE_V = {
+    "low_light": Corruption(
+        "noise",
+        noise.low_light,
+        {
+            "light": (0.4, 0.25, 0.15, 0.08, 0.04),
+            "photons": (250,) * 5,
+            "read_noise": (1.0, 1.0, 1.5, 1.5, 2.0),
+        },
+    ),
+    "exposure_flicker": Corruption(
+        "photometric", photometric.exposure_flicker, {"stops": (0.25, 0.5, 0.75, 1.0, 1.5)}
+    ),
+    "banding": Corruption("photometric", photometric.banding, {"levels": (24, 16, 10, 6, 4)}),
+    "snow": Corruption(
+        "weather",
+        weather.snow,
+        {
+            "area_per_flake": (1500, 900, 600, 400, 250),
+            "radius": (2.0, 2.5, 3.0, 3.5, 4.0),
+            "veil": (0.05, 0.1, 0.15, 0.2, 0.25),
+        },
+    ),
+    "occlusion": Corruption("camera", camera.occlusion, {"share": (0.05, 0.1, 0.2, 0.3, 0.45)}),
+    "camera_shake": Corruption(
+        "camera",
+        camera.camera_shake,
+        {"shift": (0.01, 0.02, 0.035, 0.05, 0.07), "degrees": (0.5, 1.0, 1.75, 2.5, 3.5)},
+    ),
+    "pixelate": Corruption(
+        "digital",
+        digital.pixelate,
+        {"share": (0.6, 0.5, 0.4, 0.3, 0.25)},
+        note="ImageNet-C's (Hendrycks and Dietterich, ICLR 2019)",
+    ),
+    "nal_loss": Corruption(
+        "digital",
+        stream.nal_loss,
+        {"probability": (0.02, 0.05, 0.1, 0.2, 0.4)},
+        note=_STREAM_NOTE + " in slices of at most 1,200 bytes",
+    ),
+    "frame_drop": Corruption(
+        "temporal", temporal.frame_drop, {"probability": (0.12, 0.24, 0.36, 0.48, 0.6)}
+    ),
+}
+
+SUITES: dict[str, dict[str, Corruption]] = {"P": _SUITE_P, "C": _SUITE_C, "V": _SUITE_V}
+
+# How many corruptions each suite's scores are taken over.
+SCORED = {suite: sum(row.scored for row in rows.values()) for suite, rows in SUITES.items()}

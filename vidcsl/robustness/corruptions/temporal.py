@@ -1,14 +1,15 @@
-"""Frames lost, frozen, reversed or out of order.
+"""Frames lost, blank, frozen, reversed or out of order.
 
 The published code shortens some clips; here every frame that is lost is replaced by one that is
 kept, so that a clip always has its T frames. Each corruption is a list of source frames `[N, T]`.
 A clip of one frame comes back as it is.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vidcsl.robustness.corruptions.draws import Generators, draw_each, uniform
+from vidcsl.robustness.corruptions.draws import Generators, draw_each, permutation, uniform
 
 
 def sampling(clips: Tensor, *, generators: Generators, period: int) -> Tensor:
@@ -29,9 +30,9 @@ def jumbling(clips: Tensor, *, generators: Generators, segment: int) -> Tensor:
     A clip no longer than a segment is shuffled as a whole.
     """
 
-    def order(generator: torch.Generator) -> Tensor:
+    def order(generator: np.random.Generator) -> Tensor:
         pieces = torch.arange(clips.shape[2]).split(segment)
-        return torch.cat([_shuffled(piece, generator=generator) for piece in pieces])
+        return torch.cat([p[permutation(len(p), generator=generator)] for p in pieces])
 
     return take_frames(clips, draw_each(generators, order))
 
@@ -39,10 +40,10 @@ def jumbling(clips: Tensor, *, generators: Generators, segment: int) -> Tensor:
 def box_jumbling(clips: Tensor, *, generators: Generators, segments: int) -> Tensor:
     """Cut the clip into `segments` parts (at most T) and shuffle the parts, not their frames."""
 
-    def order(generator: torch.Generator) -> Tensor:
+    def order(generator: np.random.Generator) -> Tensor:
         pieces = torch.arange(clips.shape[2]).tensor_split(min(segments, clips.shape[2]))
-        chosen = torch.randperm(len(pieces), generator=generator).tolist()
-        return torch.cat([pieces[i] for i in chosen])
+        chosen = permutation(len(pieces), generator=generator)
+        return torch.cat([pieces[i] for i in chosen.tolist()])
 
     return take_frames(clips, draw_each(generators, order))
 
@@ -53,6 +54,12 @@ def freezing(clips: Tensor, *, generators: Generators, probability: float) -> Te
     frozen = uniform(clips.shape[2], generators=generators) < probability
     shown = torch.where(frozen, torch.zeros_like(times), times)
     return take_frames(clips, shown.cummax(-1).values)
+
+
+def frame_drop(clips: Tensor, *, generators: Generators, probability: float) -> Tensor:
+    """Each frame is, with `probability`, lost and shown as black."""
+    kept = uniform(clips.shape[2], generators=generators) >= probability
+    return clips * kept[:, None, :, None, None].to(clips)
 
 
 def frame_rate(clips: Tensor, *, generators: Generators, rate: int, source_rate: int) -> Tensor:
@@ -75,7 +82,3 @@ def take_frames(clips: Tensor, frames: Tensor) -> Tensor:
 
 def _held(length: int, period: int) -> Tensor:
     return torch.arange(length) // period * period
-
-
-def _shuffled(piece: Tensor, *, generator: torch.Generator) -> Tensor:
-    return piece[torch.randperm(len(piece), generator=generator)]

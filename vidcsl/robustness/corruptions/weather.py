@@ -1,10 +1,13 @@
-"""Fog and rain, drawn over the frames."""
+"""Fog, rain and snow, drawn over the frames."""
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidcsl.robustness.corruptions.draws import Generators, draw_each, uniform
+from vidcsl.robustness.corruptions.draws import Generators, draw_each, random_bits, uniform
 from vidcsl.robustness.corruptions.layout import to_clips, to_frames
 
 RAIN_SHADE = 220 / 255  # a light grey
@@ -44,7 +47,19 @@ def rain(
     return centre + (mixed - centre) * darkening
 
 
-def plasma_fractal(size: int, *, decay: float, generator: torch.Generator) -> Tensor:
+def snow(
+    clips: Tensor, *, generators: Generators, area_per_flake: int, radius: float, veil: float
+) -> Tensor:
+    """White flakes that fall and sway through the clip, in air that `veil` makes whiter.
+
+    One flake for every `area_per_flake` pixels, of a radius from half of `radius` pixels to all
+    of it; in each frame it sinks by its own radius or two.
+    """
+    white = veil + (1 - veil) * _flakes(clips, generators, area_per_flake, radius)
+    return clips + white.to(clips.device) * (1 - clips)
+
+
+def plasma_fractal(size: int, *, decay: float, generator: np.random.Generator) -> Tensor:
     """A cloud `[size, size]` in [0, 1] by the diamond-square algorithm, periodic at its borders.
 
     Args:
@@ -56,7 +71,8 @@ def plasma_fractal(size: int, *, decay: float, generator: torch.Generator) -> Te
     step, wobble = size, 1.0
 
     def around(corners: Tensor) -> Tensor:
-        noise = 2 * torch.rand(corners.shape, generator=generator) - 1
+        bits = random_bits(corners.shape, generator=generator, kind=np.uint32)
+        noise = torch.from_numpy(bits.view(np.int32)) * 2.0**-31
         return corners / 4 + wobble * noise
 
     while step > 1:
@@ -89,3 +105,25 @@ def _streaks(clips: Tensor, *, generators: Generators, area_per_drop: int, lengt
     cells = torch.where(inside, rows * width + columns, height * width).flatten(2)
     mask = torch.zeros(count, frames, height * width + 1).scatter_(2, cells, 1.0)[..., :-1]
     return mask.view(count, 1, frames, height, width).to(clips.device)
+
+
+def _flakes(clips: Tensor, generators: Generators, area_per_flake: int, radius: float) -> Tensor:
+    """How much of each pixel is snow, `[N, 1, T, H, W]` in [0, 1]; a flake has a soft edge."""
+    length, (height, width) = clips.shape[2], clips.shape[-2:]
+    draws = uniform(max(1, height * width // area_per_flake), 6, generators=generators)
+    top, left, size, speed, phase, sway = draws[:, None].unbind(-1)  # [N, 1, flakes]
+    times = torch.arange(length)[:, None]
+    radii = radius * (1 + size) / 2
+    rows = (top * height + times * radii * (1 + speed)) % height  # [N, T, flakes]
+    swing = torch.sin(2 * torch.pi * (phase + times / 16))
+    columns = (left * width + 2 * radii * sway * swing) % width
+    reach = math.ceil(radius) + 1
+    around = torch.arange(-reach, reach + 1)
+    y = rows[..., None, None].floor() + around[:, None]  # [N, T, flakes, k, 1]
+    x = columns[..., None, None].floor() + around
+    distance = torch.hypot(y - rows[..., None, None], x - columns[..., None, None])
+    cover = (radii[..., None, None] + 0.5 - distance).clamp(0, 1)
+    cells = (y % height) * width + x % width
+    canvas = torch.zeros(len(draws), length, height * width)
+    canvas.scatter_reduce_(2, cells.long().flatten(2), cover.flatten(2), "amax")
+    return canvas.view(-1, 1, length, height, width)
