@@ -188,5 +188,5 @@ def test_wrong_shapes_and_seed_counts_are_refused():
 
 
 def test_a_missing_codec_is_named():
-    with pytest.raises(UserError, match="no encoder 'libx267'.*vidcsl doctor"):
+    with pytest.raises(UserError, match=r"no encoder 'libx267'.*vidcsl doctor"):
         transcode(np.zeros((2, 64, 64, 3), np.uint8), encoder="libx267", options={})
