@@ -202,7 +202,7 @@ def test_a_damaged_test_video_stops_the_run_unless_allowed(data, config, tmp_pat
     broken.write_bytes(b"nothing" * 50)
     listed = tmp_path / "test.csv"
     write_list(listed, [*rows, Row(str(broken), rows[0].class_name, "broken")])
-    words = ("DATA.TEST_LIST", listed, "TRAIN.EPOCHS", 1, "ATTACK.THREATS", "[]")
+    words = ("DATA.TEST_LIST", listed, "TRAIN.EPOCHS", 1, "ATTACK.RUNS", "[]")
     words += ("CORRUPT.NAMES", "[]")
     out = tmp_path / "run"
     assert "broken.mp4" in fails(capsys, "train", *arguments(data, config, out, *words))
@@ -230,8 +230,8 @@ def test_mistakes_are_one_line(data, config, finished, tmp_path, capsys):
         (("TRAIN.BATCH", 4096), "4096"),
         (("TRAIN.EPOCH", 1), "did you mean TRAIN.EPOCHS"),
         (("AUGMENT.CROP_AREA", "[0.5]"), "AUGMENT.CROP_AREA"),
-        (("ATTACK.THREATS", "[l7]"), "ATTACK.THREATS"),
-        (("ATTACK.FRAMES", "every"), "every"),
+        (("ATTACK.RUNS", "[pgd/l7]"), "unknown 'l7'"),
+        (("ATTACK.RUNS", "[pgd/linf:frames=every]"), "every"),
         (("CORRUPT.NAMES", "[gaussian_nose]"), "gaussian_noise"),
         (("TRAIN.LR", 1e30, "TRAIN.WARMUP_EPOCHS", 0, "TRAIN.OPTIMISER", "sgd"), "not finite"),
         (("TRAIN.WEIGHTS", tmp_path / "none.pt"), "none.pt"),

@@ -1,6 +1,6 @@
 """From a config to objects. Below this package nothing knows a config: all take plain arguments."""
 
-from vidcsl.builders.attacks import build_attacks
+from vidcsl.builders.attacks import build_attack_runs, build_attacks
 from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
 from vidcsl.builders.data import build_lists, build_test_loader, build_train_loader
@@ -9,6 +9,7 @@ from vidcsl.builders.run import check, output_dir, use_bfloat16
 from vidcsl.builders.training import build_optimiser_of, build_schedule
 
 __all__ = [
+    "build_attack_runs",
     "build_attacks",
     "build_augmentation",
     "build_corruptions",

@@ -1,5 +1,6 @@
 """Attacks, by name and budget."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
@@ -8,29 +9,54 @@ from torch import Tensor, nn
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attack_curve import Attack
-from vidcsl.robustness.attacks import PGD, attack
-from vidcsl.robustness.threats import THREATS, Threat, choose_frames
+from vidcsl.robustness.attacks import attack
+from vidcsl.robustness.attacks.specs import Run, parse_run
+from vidcsl.robustness.threats import LEVEL, THREATS, Threat, check_frames
+
+DEFAULTS = {"pgd": ("steps", "restarts"), "mifgsm": ("steps",)}  # solvers with ATTACK.STEPS ...
+
+
+def build_attack_runs(cfg: CfgNode) -> list[Run]:
+    """The attacks that `ATTACK.RUNS` names, at the budgets of their norms."""
+    options = cfg.ATTACK
+    given = {"steps": str(options.STEPS), "restarts": str(options.RESTARTS)}
+    runs = [
+        parse_run(
+            words,
+            budgets={norm: options[f"EPS_{norm.upper()}"] for norm in THREATS},
+            defaults={name: {key: given[key] for key in keys} for name, keys in DEFAULTS.items()},
+        )
+        for words in options.RUNS
+    ]
+    for name, count in Counter(run.name for run in runs).items():
+        if count > 1:
+            raise UserError(f"ATTACK.RUNS: {name} is there twice")
+    for run in runs:
+        _check(run, cfg)
+    return runs
 
 
 def build_attacks(cfg: CfgNode) -> dict[str, dict[str, Attack]]:
     """`{"pgd_linf": {"0.25/255": attack, ...}, "pgd_l2": {...}}`, smallest budget first."""
-    unknown = sorted(set(cfg.ATTACK.THREATS) - {"linf", "l2"})
-    if unknown:
-        raise UserError(f"ATTACK.THREATS: unknown {unknown[0]!r}; choose from linf, l2")
-    budgets = {
-        "linf": {f"{eps:g}/255": eps / 255 for eps in sorted(cfg.ATTACK.EPS_LINF)},
-        "l2": {f"{eps:g}": eps for eps in sorted(cfg.ATTACK.EPS_L2)},
-    }
-    frames = _frames(cfg.ATTACK.FRAMES)
-    choose_frames(frames, cfg.DATA.FRAMES, seeds=[0])  # they may not be there
-    solver = PGD(steps=cfg.ATTACK.STEPS, restarts=cfg.ATTACK.RESTARTS)
     return {
-        f"pgd_{norm}": {
-            key: partial(_attack, threat=THREATS[norm](eps, frames=frames), solver=solver)
-            for key, eps in budgets[norm].items()
+        run.name: {
+            budget: partial(_attack, run=run, threat=threat, quantise=cfg.ATTACK.QUANTISE)
+            for budget, threat in run.threats.items()
         }
-        for norm in cfg.ATTACK.THREATS
+        for run in build_attack_runs(cfg)
     }
+
+
+def _check(run: Run, cfg: CfgNode) -> None:
+    """What does not fit clips of this length, or 8 bits, is told before anything runs."""
+    for budget, threat in run.threats.items():
+        frames = getattr(threat, "ball", threat).frames
+        check_frames(frames, cfg.DATA.FRAMES)
+        if cfg.ATTACK.QUANTISE and threat.eps < LEVEL * (1 - 1e-6):
+            raise UserError(
+                f"attack {run.words!r}: eps {budget} allows no change in 8 bits "
+                "(ATTACK.QUANTISE): use budgets from 1/255"
+            )
 
 
 def _attack(
@@ -38,13 +64,20 @@ def _attack(
     clips: Tensor,
     labels: Tensor,
     seeds: Sequence[int],
+    start: Tensor | None = None,
     *,
+    run: Run,
     threat: Threat,
-    solver: PGD,
+    quantise: bool,
 ) -> Tensor:
-    return attack(model, clips, labels, threat=threat, solver=solver, seeds=seeds)
-
-
-def _frames(spec: str) -> str | list[int]:
-    parts = spec.split(",")
-    return [int(part) for part in parts] if all(part.strip().isdigit() for part in parts) else spec
+    return attack(
+        model,
+        clips,
+        labels,
+        threat=threat,
+        goal=run.goal,
+        solver=run.solver,
+        seeds=seeds,
+        start=start,
+        quantise=quantise,
+    )

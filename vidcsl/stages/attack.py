@@ -15,6 +15,7 @@ def attack_models(models: dict[str, Classifier], test: VideoList, job: Job) -> N
     """Curves of accuracy over budgets, by attack and by model (suffix of its name)."""
     curves, survival, settings = {}, {}, {}
     chosen = subset(test, job.cfg.ATTACK.MAX_CLIPS)
+    runs = {run.name: run for run in builders.build_attack_runs(job.cfg)}
     for norm, attacks in builders.build_attacks(job.cfg).items():
         for suffix, model in models.items():
             name = norm + suffix
@@ -24,9 +25,8 @@ def attack_models(models: dict[str, Classifier], test: VideoList, job: Job) -> N
                 )
             curves[name], survival[name] = curve.accuracy(), curve.survival()
             settings[name] = {
-                "steps": job.cfg.ATTACK.STEPS,
-                "restarts": job.cfg.ATTACK.RESTARTS,
-                "frames": job.cfg.ATTACK.FRAMES,
+                "attack": runs[norm].words,
+                "solver": str(runs[norm].solver),
                 "clips": curve.clips,
                 "clean": curve.clean / curve.clips,
             }

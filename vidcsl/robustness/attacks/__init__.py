@@ -11,16 +11,8 @@ from vidcsl.robustness.attacks.goals import GOALS, Goal, goal_of
 from vidcsl.robustness.attacks.noise import RandomNoise, RandomSearch
 from vidcsl.robustness.attacks.pgd import FGSM, PGD, MomentumPGD
 from vidcsl.robustness.attacks.problem import Model, Problem, frozen
+from vidcsl.robustness.attacks.solvers import SOLVERS, Solver
 from vidcsl.robustness.threats import LEVEL, Threat, to_levels
-
-Solver = Callable[[Problem], Tensor]
-SOLVERS: dict[str, Callable[..., Solver]] = {
-    "fgsm": FGSM,
-    "pgd": PGD,
-    "mi-fgsm": MomentumPGD,
-    "random_noise": RandomNoise,
-    "random_search": RandomSearch,
-}
 
 __all__ = [
     "FGSM",

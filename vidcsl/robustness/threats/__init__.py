@@ -5,10 +5,6 @@ no part). `mask` says which pixels may change; whoever holds a threat asks for i
 (`threat.mask(clips, seeds)`) and hands it back with every call, sliced along with the clips.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-from vidcsl.errors import UserError
 from vidcsl.robustness.threats.ball import LEVEL, Ball, to_levels
 from vidcsl.robustness.threats.flicker import Flicker, roughness, thickness
 from vidcsl.robustness.threats.frames import Frames, check_frames, choose_frames
@@ -17,7 +13,7 @@ from vidcsl.robustness.threats.sparse import L1, FrameSparse
 from vidcsl.robustness.threats.threat import BudgetExceeded, Probe, Threat
 from vidcsl.robustness.threats.universal import Universal
 
-BALLS: dict[str, type[Ball]] = {
+THREATS: dict[str, type[Ball]] = {
     "linf": Linf,
     "l2": L2,
     "l1": L1,
@@ -26,17 +22,7 @@ BALLS: dict[str, type[Ball]] = {
 }
 
 
-def universal(eps: float, *, norm: str = "linf", cyclic: bool = False, **options: Any) -> Universal:
-    """A universal perturbation in the ball of a norm, see `BALLS` and `Universal`."""
-    if norm not in BALLS:
-        raise UserError(f"unknown norm {norm!r}: choose from {', '.join(BALLS)}")
-    return Universal(BALLS[norm](eps, **options), cyclic=cyclic)
-
-
-THREATS: dict[str, Callable[..., Threat]] = {**BALLS, "universal": universal}
-
 __all__ = [
-    "BALLS",
     "L1",
     "L2",
     "LEVEL",
@@ -55,5 +41,4 @@ __all__ = [
     "roughness",
     "thickness",
     "to_levels",
-    "universal",
 ]

@@ -1,0 +1,106 @@
+import pytest
+
+from vidcsl import builders
+from vidcsl.config import load_config
+from vidcsl.errors import UserError
+from vidcsl.robustness.attacks import FGSM, GOALS, PGD, MomentumPGD
+from vidcsl.robustness.attacks.specs import parse_run
+from vidcsl.robustness.threats import L1, L2, Flicker, Linf, Universal
+
+BUDGETS = {"linf": [4, 1], "l2": [0.5], "flicker": [8], "l21": []}
+DEFAULTS = {"pgd": {"steps": "7"}}
+
+
+def run(words: str):
+    return parse_run(words, budgets=BUDGETS, defaults=DEFAULTS)
+
+
+def test_the_plain_words():
+    found = run("pgd/linf")
+    assert (found.name, found.solver) == ("pgd_linf", PGD(steps=7))
+    assert found.goal is GOALS["cross_entropy"]
+    assert found.threats == {"1/255": Linf(1 / 255), "4/255": Linf(4 / 255)}
+    assert list(found.threats) == ["1/255", "4/255"]
+
+
+def test_goal_options_and_budgets_in_the_words():
+    found = run("mifgsm-dlr:steps=3,decay=0.5/l2:frames=0+2,eps=2+0.25,over=frame")
+    assert found.goal is GOALS["dlr"]
+    assert found.solver == MomentumPGD(steps=3, decay=0.5)
+    assert found.threats == {
+        "0.25": L2(0.25, frames=(0, 2), over="frame"),
+        "2": L2(2.0, frames=(0, 2), over="frame"),
+    }
+    assert run("pgd:steps=9,stop_when_fooled=false/l1:eps=3").solver == PGD(
+        9, stop_when_fooled=False
+    )
+    assert run("fgsm/flicker:frames=saliency:2").threats == {
+        "8/255": Flicker(8 / 255, frames="saliency:2")
+    }
+    assert run("fgsm/l1:eps=3,region=border:0.1").threats == {"3": L1(3.0, region="border:0.1")}
+    assert run("fgsm/linf").solver == FGSM()
+    shared = run("pgd/linf:universal=cyclic").threats["1/255"]
+    assert shared == Universal(Linf(1 / 255), cyclic=True)
+
+
+def test_other_words_other_files():
+    names = [run(f"pgd/linf:frames={frames}").name for frames in ("all", "first:1", "0+1")]
+    assert len(set(names)) == 3
+    assert not any(set(name) & set("/: ") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("pgd", "SOLVER/THREAT"),
+        ("gdp/linf", "unknown 'gdp'"),
+        ("pgd/l7", "unknown 'l7'"),
+        ("pgd-hope/linf", "unknown attack goal 'hope'"),
+        ("pgd:step=3/linf", "no option step; it has steps"),
+        ("pgd:steps/linf", "not option=value"),
+        ("pgd:steps=3,steps=4/linf", "given twice"),
+        ("pgd:steps=2.5/linf", "wrong kind"),
+        ("pgd:steps=0/linf", "1 or more steps"),
+        ("pgd:stop_when_fooled=maybe/linf", "wrong kind"),
+        ("pgd/linf:eps=many", "wrong kind"),
+        ("pgd/linf:eps=nan", "eps must be"),
+        ("pgd/linf:eps=256", "8/255 rather than 8"),
+        ("pgd/linf:universal=maybe", "universal is one of"),
+        ("pgd/l21", "no budget"),
+        ("pgd/flicker:region=border:0.1", "whole frames"),
+    ],
+)
+def test_words_that_mean_nothing(words, message):
+    with pytest.raises(UserError, match=message) as error:
+        run(words)
+    assert repr(words) in str(error.value)
+
+
+def config(tmp_path, *overrides: str):
+    path = tmp_path / "config.yaml"
+    path.write_text("DATA: {FRAMES: 4}\n")
+    return load_config(path, overrides)
+
+
+def test_from_a_config(tmp_path):
+    words = "[pgd/linf, 'mifgsm:steps=3/l2', pgd/l1, pgd/l21, pgd/flicker]"
+    cfg = config(tmp_path, "ATTACK.RUNS", words, "ATTACK.STEPS", "5", "ATTACK.RESTARTS", "2")
+    runs = {run.name: run for run in builders.build_attack_runs(cfg)}
+    assert runs["pgd_linf"].solver == PGD(steps=5, restarts=2)
+    assert runs["mifgsm_steps=3_l2"].solver == MomentumPGD(steps=3)
+    attacks = builders.build_attacks(cfg)
+    assert list(attacks) == list(runs)
+    assert list(attacks["pgd_l1"]) == ["1", "3", "10", "30", "100"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["ATTACK.RUNS", "[pgd/linf, pgd/linf]"], "twice"),
+        (["ATTACK.RUNS", "['pgd/linf:frames=first:5']"], "4 frames"),
+        (["ATTACK.QUANTISE", "true", "ATTACK.EPS_LINF", "[0.5, 1]"], "eps 0.5/255"),
+    ],
+)
+def test_a_config_that_does_not_fit(tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        builders.build_attacks(config(tmp_path, *overrides))
