@@ -50,8 +50,7 @@ def build_attacks(cfg: CfgNode) -> dict[str, dict[str, Attack]]:
 def _check(run: Run, cfg: CfgNode) -> None:
     """What does not fit clips of this length, or 8 bits, is told before anything runs."""
     for budget, threat in run.threats.items():
-        frames = getattr(threat, "ball", threat).frames
-        check_frames(frames, cfg.DATA.FRAMES)
+        check_frames(threat.frames, cfg.DATA.FRAMES)
         if cfg.ATTACK.QUANTISE and threat.eps < LEVEL * (1 - 1e-6):
             raise UserError(
                 f"attack {run.words!r}: eps {budget} allows no change in 8 bits "

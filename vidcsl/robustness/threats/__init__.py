@@ -7,10 +7,10 @@ no part). `mask` says which pixels may change; whoever holds a threat asks for i
 
 from vidcsl.robustness.threats.ball import LEVEL, Ball, to_levels
 from vidcsl.robustness.threats.flicker import Flicker, roughness, thickness
-from vidcsl.robustness.threats.frames import Frames, check_frames, choose_frames
+from vidcsl.robustness.threats.frames import check_frames, choose_frames
 from vidcsl.robustness.threats.norms import L2, Linf
 from vidcsl.robustness.threats.sparse import L1, FrameSparse
-from vidcsl.robustness.threats.threat import BudgetExceeded, Probe, Threat
+from vidcsl.robustness.threats.threat import BudgetExceeded, Frames, Probe, Threat
 from vidcsl.robustness.threats.universal import Universal
 
 THREATS: dict[str, type[Ball]] = {

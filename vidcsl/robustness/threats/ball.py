@@ -10,14 +10,13 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.threats.frames import (
-    Frames,
     check_frames,
     choose_frames,
     needs_model,
     search_frames,
 )
 from vidcsl.robustness.threats.regions import check_region, choose_region
-from vidcsl.robustness.threats.threat import BudgetExceeded, Probe
+from vidcsl.robustness.threats.threat import BudgetExceeded, Frames, Probe
 
 LEVEL = 1 / 255  # one step of an 8-bit pixel
 Fill = Callable[[Tensor, torch.Generator], object]

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.threats.threat import Probe
+from vidcsl.robustness.threats.threat import Frames, Probe
 from vidcsl.seeding import torch_generator
 
-Frames = str | Sequence[int]
 Change = Callable[[Tensor, Tensor], Tensor]
 """`(gradient [N, 3, T, H, W], frames [N, T]) -> delta`: the strongest single step in them."""
 

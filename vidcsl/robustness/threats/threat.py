@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+Frames = str | Sequence[int]
+
 
 class BudgetExceeded(AssertionError):
     """A perturbation left its threat: an error in an attack, never in its use."""
@@ -31,6 +33,10 @@ class Threat(Protocol):
     @property
     def eps(self) -> float:
         """The size of the budget, in units of pixels in [0, 1]."""
+
+    @property
+    def frames(self) -> Frames:
+        """Which frames may change."""
 
     @property
     def shared(self) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.threats.ball import Ball
-from vidcsl.robustness.threats.threat import Probe
+from vidcsl.robustness.threats.threat import Frames, Probe
 from vidcsl.seeding import seed_of
 
 
@@ -38,6 +38,11 @@ class Universal:
     def eps(self) -> float:
         """The radius of the ball."""
         return self.ball.eps
+
+    @property
+    def frames(self) -> Frames:
+        """Those of the ball."""
+        return self.ball.frames
 
     @cached_property
     def _half(self) -> Ball:
