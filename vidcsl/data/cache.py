@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcsl.data.readers import Facts, Reader, open_reader
+from vidcsl.data.readers import Reader, Source, open_reader
 from vidcsl.errors import VideoError
 from vidcsl.seeding import seed_of
 
@@ -19,11 +19,13 @@ from vidcsl.seeding import seed_of
 class CachedReader(Reader):
     """Reads frames that `fill` has stored; only those asked for are fetched from the disk."""
 
+    name = "cache"
+
     def __init__(self, path: Path, stored: Path) -> None:
-        facts = json.loads(stored.with_suffix(".json").read_text())
+        super().__init__(Source.of(path))
         self._video = np.load(stored, mmap_mode="r", allow_pickle=False)
-        self.num_frames, height, width, _ = self._video.shape
-        super().__init__(path, facts=Facts("cache", facts["fps"], height, width), short_side=None)
+        self.num_frames, self.height, self.width, _ = self._video.shape
+        self.fps = json.loads(stored.with_suffix(".json").read_text())["fps"]
 
     def _decode(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         frames: NDArray[np.uint8] = self._video[indices]

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from vidcsl.data.cache import open_cached
 from vidcsl.data.lists import VideoList
-from vidcsl.data.readers import Reader, open_reader
+from vidcsl.data.readers import Reader, Source, open_reader
 from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator
 
@@ -64,6 +64,7 @@ class ClipDataset(Dataset[Sample]):
         on_damage: "replace" reads another video, drawn at random but reproducibly, in place of one
             that cannot be read, and reports it in the sample; "error" raises.
         cache: folder in which decoded frames are kept, see `vidcsl.data.cache`; None: nowhere.
+        locate: from a path in the list to where its bytes are; by default it is that of a file.
     """
 
     def __init__(
@@ -77,8 +78,10 @@ class ClipDataset(Dataset[Sample]):
         purpose: str = "train",
         on_damage: OnDamage = "replace",
         cache: Path | None = None,
+        locate: Callable[[Path], Source] = Source.of,
     ) -> None:
         self.videos = videos
+        self.locate = locate
         self.sampler = sampler
         self.reader = reader
         self.short_side = short_side
@@ -141,7 +144,7 @@ class ClipDataset(Dataset[Sample]):
 
     def _open(self, path: Path) -> Reader:
         if self.cache is None:
-            return open_reader(path, backend=self.reader, short_side=self.short_side)
+            return open_reader(self.locate(path), backend=self.reader, short_side=self.short_side)
         return open_cached(path, folder=self.cache, backend=self.reader, short_side=self.short_side)
 
     def _sampled(self, num_frames: int, rng: np.random.Generator, *, path: str) -> NDArray:

@@ -120,8 +120,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def missing_files(videos: Iterable[Video]) -> list[Path]:
-    """The paths, in list order, at which there is no file."""
-    return [video.path for video in videos if not video.path.is_file()]
+    """The paths, in list order, at which there is neither a file nor a folder of pictures."""
+    return [video.path for video in videos if not video.path.exists()]
 
 
 def check_files(videos: Sequence[Video]) -> None:

@@ -6,7 +6,11 @@ DATA: dict[str, Option] = {
     "DATA.ROOT": Option("", "folder that the paths in the lists are relative to"),
     "DATA.TRAIN_LIST": Option("", "training list: CSV (video,class,group) or official UCF101 .txt"),
     "DATA.TEST_LIST": Option("", "test list, in the same form; empty: no evaluation"),
-    "DATA.READER": Option("auto", "video decoder", ("auto", "decord", "pyav")),
+    "DATA.READER": Option(
+        "auto",
+        "who decodes; auto: PyAV, and pictures for a folder of .jpg or .png files",
+        ("auto", "pyav", "decord", "torchcodec", "pictures"),
+    ),
     "DATA.CACHE": Option("", "folder that keeps decoded frames, for small sets; empty: none"),
     "DATA.FRAMES": Option(16, "frames of a clip", minimum=1),
     "DATA.STRIDE": Option(2, "step between the frames of a clip, in frames of the file", minimum=1),

@@ -6,22 +6,12 @@ import numpy as np
 import pytest
 
 from tests.data.made_videos import SHARED, numbers, write_numbered
-from vidcsl.data.readers import (
-    READERS,
-    DecordReader,
-    PyavReader,
-    count_frames,
-    open_reader,
-    scaled_size,
-)
+from tests.data.readers.installed import decoders, needs_decord
+from vidcsl.data.readers import Source, open_reader, scaled_size
 from vidcsl.errors import UserError, VideoError
 
-HAS_DECORD = importlib.util.find_spec("decord") is not None
-needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed here")
 needs_videos = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared videos are not here")
-backends = pytest.mark.parametrize(
-    "backend", ["pyav", pytest.param("decord", marks=needs_decord), "auto"]
-)
+backends = pytest.mark.parametrize("backend", [*decoders(), "auto"])
 
 FILES = {
     "h264.mp4": {"codec": "libx264", "options": {"bf": "2", "g": "8"}},
@@ -132,7 +122,6 @@ def test_wrong_files_are_named_in_one_line(tmp_path, folder, backend):
         container.mux(stream.encode(picture))
     reasons = {
         "missing.mp4": "there is no such file",
-        "": "there is no such file",
         "empty.mp4": "the file is empty",
         "text.mp4": "not a readable video",
         "cut.mp4": "not a readable video",
@@ -188,76 +177,35 @@ def test_unknown_and_missing_backends(folder, monkeypatch):
     with pytest.raises(UserError, match="unknown video reader 'opencv': choose auto"):
         open_reader(folder / "h264.mp4", backend="opencv")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="decord is not installed here"):
-        open_reader(folder / "h264.mp4", backend="decord")
-    assert isinstance(open_reader(folder / "h264.mp4"), PyavReader)
+    for name in ("decord", "torchcodec"):
+        with pytest.raises(UserError, match=f"{name} is not installed here"):
+            open_reader(folder / "h264.mp4", backend=name)
+    assert open_reader(folder / "h264.mp4").name == "pyav"
 
 
 @needs_decord
-def test_auto_takes_what_can_read_the_file(folder, tmp_path):
-    assert isinstance(open_reader(folder / "h264.mp4"), DecordReader)
-    assert isinstance(open_reader(folder / "b_frames.avi"), PyavReader)
+def test_decord_says_what_it_cannot_read(tmp_path):
     av1 = write_numbered(tmp_path / "av1.mp4", frames=5, codec="libsvtav1")
-    with pytest.raises(VideoError):
+    with pytest.raises(VideoError, match="decord: "):
         open_reader(av1, backend="decord")
-    with open_reader(av1) as reader:
-        assert numbers(reader.read([3, 1])) == [3, 1]
+    assert numbers(read(av1, [3, 1])) == [3, 1]
 
 
-def real_files():
-    originals = sorted((SHARED / "ucf101_original").glob("*/*.avi"))
-    cut = sorted((SHARED / "ucf101_10_mini").glob("videos/*/*.mp4"))
-    return [*originals[::12], *cut[::50]]
+@backends
+@pytest.mark.parametrize("name", FILES)
+def test_bytes_in_memory_are_read_like_the_file(folder, backend, name):
+    source = Source("shard.tar/clip", (folder / name).read_bytes())
+    with open_reader(source, backend=backend, short_side=48) as reader:
+        frames = reader.read([28, 3])
+        with pytest.raises(VideoError, match=r"shard\.tar/clip: no frame 30"):
+            reader.read([30])
+    assert numbers(frames) == [28, 3]
+    expected = read(folder / name, [28, 3], backend=backend, short_side=48)
+    np.testing.assert_array_equal(frames, expected)
 
 
-@needs_videos
-@needs_decord
-@pytest.mark.parametrize("path", real_files(), ids=lambda path: path.stem)
-def test_both_readers_give_the_same_frames_of_real_videos(path):
-    count = count_frames(path)
-    rng = np.random.default_rng(0)
-    indices = [*rng.integers(0, count, size=5), count - 1, 0]
-    assert difference(*(read(path, indices, backend=name) for name in READERS)) < 0.1
-    scaled = [read(path, indices, backend=name, short_side=64) for name in READERS]
-    assert difference(*scaled) < 1
-
-
-ODD_FILES = {
-    "hmdb51-jppinto/6arrowswithin30seconds_shoot_bow_f_nm_np1_fr_med_3.avi": 81,  # header: 82
-    "torchvision/TrumanShow_wave_f_nm_np1_fr_med_26.avi": 48,  # header: 49
-    "decord/unordered.mov": 4,
-    "decord/video_90.mov": 3,
-    "decord/video_180.mov": 3,
-    "intel-sample-videos/no.mkv": 66,  # header: 0
-    "torchcodec/h265_video.mp4": 10,
-}
-
-
-@needs_videos
-@needs_decord
-@pytest.mark.parametrize("name", ODD_FILES)
-def test_odd_files_are_counted_and_read_alike(name):
-    path, count = SHARED / "decoder_assets" / name, ODD_FILES[name]
-    frames = {}
-    for backend in READERS:
-        with open_reader(path, backend=backend, short_side=64) as reader:
-            assert reader.num_frames == count
-            frames[backend] = reader.read([count - 1, count // 2, 1])
-            with pytest.raises(VideoError):
-                reader.read([count])
-    assert difference(*frames.values()) < 1.5
-
-
-@needs_videos
-@needs_decord
-def test_packets_without_a_frame_shift_nothing():
-    path = SHARED / "ucf101_original/JumpRope/v_JumpRope_g05_c04.avi"  # 614 packets, 613 frames
-    with av.open(str(path)) as container:
-        frames = [
-            f.to_ndarray(format="rgb24")
-            for _, f in zip(range(60), container.decode(video=0), strict=False)
-        ]
-    for backend in READERS:
-        with open_reader(path, backend=backend) as reader:
-            assert reader.num_frames == 613
-            assert difference(reader.read([22, 58, 1]), np.stack(frames)[[22, 58, 1]]) < 0.1
+@backends
+def test_wrong_bytes_are_named(backend):
+    for data, reason in ((b"", "the file is empty"), (b"text " * 99, "not a readable video")):
+        with pytest.raises(VideoError, match=f"shard/clip: {reason}"):
+            open_reader(Source("shard/clip", data), backend=backend)

@@ -1,0 +1,64 @@
+"""A folder of pictures, one a frame, as many data sets are published."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image, read_file
+from torchvision.transforms.v2.functional import resize
+
+from vidcsl.data.readers.reader import Pixels, Reader, scaled_size
+from vidcsl.data.readers.source import Source
+from vidcsl.errors import VideoError
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class PicturesReader(Reader):
+    """The JPEG and PNG files of a folder, in the order of the numbers in their names.
+
+    A folder does not say how fast its frames follow each other: `fps` is 0. All pictures are
+    brought to the size of the first. Arguments as for `open_reader`.
+
+    Raises:
+        VideoError: the folder holds no picture, or the first cannot be read.
+    """
+
+    name = "pictures"
+
+    def __init__(self, source: Source, *, short_side: int | None = None) -> None:
+        super().__init__(source)
+        if source.path is None or not source.path.is_dir():
+            raise VideoError(source.name, "it is no folder of pictures")
+        files = (path for path in source.path.iterdir() if path.suffix.lower() in _SUFFIXES)
+        self._files = sorted(files, key=_natural)
+        if not self._files:
+            raise VideoError(source.name, "the folder holds no .jpg or .png file")
+        self.num_frames, self.fps = len(self._files), 0.0
+        _, height, width = self._picture(0).shape
+        self.height, self.width = scaled_size(height, width, short_side=short_side)
+
+    def _decode(self, indices: NDArray[np.int64]) -> Pixels:
+        frames = torch.empty((3, len(indices), self.height, self.width), dtype=torch.uint8)
+        for row, index in enumerate(indices.tolist()):
+            picture = self._picture(index)
+            frames[:, row] = resize(picture, [self.height, self.width], antialias=True)
+        return frames.permute(1, 2, 3, 0).numpy()
+
+    def _picture(self, index: int) -> Tensor:
+        """uint8 [3, H, W]."""
+        path = self._files[index]
+        try:
+            return decode_image(read_file(str(path)), ImageReadMode.RGB)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise VideoError(path, f"not a readable picture ({reason})") from error
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts frame2 before frame10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdigit() else (0, part) for part in parts]

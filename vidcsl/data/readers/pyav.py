@@ -1,0 +1,138 @@
+"""The reader that is always there, and strict: what FFmpeg finds damaged is an error."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from vidcsl.data.readers.container import (
+    facts_of,
+    first_frame,
+    open_stream,
+    reported,
+    shows_size,
+)
+from vidcsl.data.readers.index import FrameIndex, header_index, packet_index
+from vidcsl.data.readers.numbered import Numbered, UnprovenError, after_jumps, in_order
+from vidcsl.data.readers.reader import Pixels, Reader, scaled_size
+from vidcsl.data.readers.source import Source
+from vidcsl.errors import VideoError
+
+# Frames that had to be decoded to be counted are kept up to this size, and not decoded again.
+_KEPT_BYTES = 256 * 2**20
+_RGB_PLANES = (1, 2, 0)  # planar RGB comes as green, blue, red
+
+
+class PyavReader(Reader):
+    """Opens a file once, looks at its packets once, and decodes no more than it must.
+
+    Decoding begins at the last keyframe that is a clean start, and in order from the first frame
+    where there is none or where its frames' numbers would be in doubt.
+
+    Args:
+        source: the video.
+        short_side: see `open_reader`.
+
+    Raises:
+        VideoError: it cannot be opened, or no frame can be decoded.
+    """
+
+    name = "pyav"
+
+    def __init__(self, source: Source, *, short_side: int | None = None) -> None:
+        super().__init__(source)
+        self._video, self._moved = open_stream(source), False
+        self._kept: list[Any] = []
+        self._scaler = VideoReformatter()  # kept, for it is costly to set up
+        with reported(source):
+            index = header_index(self._video, source) or packet_index(self._at_start())
+            self._index = index or FrameIndex(self._count_by_decoding())
+            first = self._first_frame()  # may open the file anew
+            facts = facts_of(self._video, first)
+        self.num_frames, self.fps = self._index.count, facts.fps
+        self.height, self.width = scaled_size(facts.height, facts.width, short_side=short_side)
+
+    @property
+    def in_time_order(self) -> bool:
+        """Whether every frame has a time stamp, by which it can be found."""
+        avi = self._video.container.format.name == "avi"
+        return bool(self._index.starts) and not (avi and self._video.codec_context.has_b_frames)
+
+    def _at_start(self) -> Any:
+        """The stream, about to be read from its start."""
+        if self._moved:
+            self.close()
+            self._video = open_stream(self.source)
+        self._moved = True
+        return self._video
+
+    def _count_by_decoding(self) -> int:
+        count = held = 0
+        stream = self._at_start()
+        for frame in stream.container.decode(stream):
+            count += 1
+            held += sum(plane.buffer_size for plane in frame.planes)
+            if held < _KEPT_BYTES:
+                self._kept.append(frame)
+        if held >= _KEPT_BYTES:
+            self._kept.clear()
+        return count
+
+    def _first_frame(self) -> Any | None:
+        if shows_size(self._video):
+            return None
+        return self._kept[0] if self._kept else first_frame(self._at_start(), self.source)
+
+    def _decode(self, indices: NDArray[np.int64]) -> Pixels:
+        wanted = indices.tolist()
+        rows = {number: row for row, number in enumerate(wanted)}
+        written = set()
+        with reported(self.source):
+            # Planes, because FFmpeg writes them three times as fast as interleaved pixels.
+            frames = np.empty((3, len(wanted), self.height, self.width), dtype=np.uint8)
+            for number, frame in self._frames(wanted):
+                self._write(frame, frames[:, rows[number]])
+                written.add(number)
+        if len(written) < len(wanted):
+            reason = f"frame {wanted[-1]} cannot be decoded, the file may be cut short"
+            raise VideoError(self.source.name, reason)
+        return frames.transpose(1, 2, 3, 0)
+
+    def _frames(self, wanted: Sequence[int]) -> Numbered:
+        if self._kept:
+            yield from ((number, self._kept[number]) for number in wanted)
+            return
+        if self._index.starts:
+            # Otherwise in order, where each frame is given anew or what is wrong comes to light.
+            with suppress(UnprovenError, av.error.FFmpegError):
+                self._moved = True
+                yield from after_jumps(self._video, wanted, self._index)
+                return
+            self._index = FrameIndex(self.num_frames)
+        yield from in_order(self._at_start(), wanted)
+
+    def _write(self, frame: Any, into: Pixels) -> None:
+        """Scale a frame into planes [3, H, W]."""
+        if frame.is_corrupt:
+            raise VideoError(self.source.name, "a frame is damaged")
+        turns = frame.rotation // 90
+        height, width = (self.width, self.height) if turns % 2 else (self.height, self.width)
+        scaled = self._scaler.reformat(
+            frame, width=width, height=height, format="gbrp", interpolation="BILINEAR"
+        )
+        for plane, channel in zip(scaled.planes, _RGB_PLANES, strict=True):
+            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)[
+                :, :width
+            ]
+            into[channel] = np.rot90(rows, turns) if turns else rows
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._kept.clear()
+        if self._video is not None:
+            self._video.container.close()
+        self._video = None
