@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,55 @@ def test_evaluation_alone_from_a_checkpoint(data, config, finished, tmp_path):
     assert mine["attacks"] == theirs["attacks"]
 
 
+def test_a_finished_evaluation_is_not_run_again(data, config, finished, tmp_path, monkeypatch):
+    out = shutil.copytree(finished, tmp_path / "run")
+    (out / "results.json").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "artifacts").iterdir()}
+
+    def refuse(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("vidcsl.robustness.attack_curve.attack_batch", refuse)
+    monkeypatch.setattr("vidcsl.stages.job.extract_features", refuse)
+    monkeypatch.setattr("vidcsl.stages.job.fit_linear_probe", refuse)
+    assert main(["evaluate", *arguments(data, config, out, "CORRUPT.NAMES", "[]")]) == 0
+    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    for section in mine:
+        if section.startswith(("attack", "survival", "clean", "geometry")):
+            assert mine[section] == theirs[section], section
+    assert mine["cost"]["seconds"]["pgd_linf"] == theirs["cost"]["seconds"]["pgd_linf"]
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "artifacts").iterdir()} == before
+
+
+def test_attacks_on_videos_and_on_neighbours(data, config, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "run")
+    words = ("ATTACK.TARGETS", "[classifier, knn, retrieval]", "ATTACK.INPUT", "video")
+    words += ("CORRUPT.NAMES", "[]", "EVALUATE.CROPS", 3)
+    assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    clean = {name: found["clean"] for name, found in results["attack_settings"].items()}
+    expected = {
+        "pgd_linf_video": results["clean"]["linear_top1"],
+        "pgd_linf_video_knn": results["clean"]["knn_top1"],
+        "pgd_linf_video_retrieval": results["clean"]["retrieval"]["R@1"],
+    }
+    # Evaluation rounds resized frames to 8 bits, the attacked function may not: a clip apart.
+    assert clean == pytest.approx(expected, abs=1 / results["clean"]["test_videos"])
+    for name, found in results["attack_classes"].items():
+        assert sum(found["clips"]) == results["clean"]["test_videos"]
+        assert sum(found["8/255"]) < sum(found["clean"]), name
+
+
+def test_attacks_through_random_preprocessing(data, config, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "run")
+    words = ("ATTACK.PREPROCESSING", "crop", "ATTACK.DRAWS", 2, "ATTACK.INPUT", "frames")
+    words += ("ATTACK.MAX_CLIPS", 4, "CORRUPT.NAMES", "[]", "ATTACK.EXAMPLES", 1)
+    assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["attacks"]) == ["pgd_linf_frames_random_crop"]
+    assert results["attack_settings"]["pgd_linf_frames_random_crop"]["clips"] == 4
+
+
 def test_methods_by_name(data, config, tmp_path):
     for name, extra in (("supervised", ()), ("supcon", ("FALSE_NEGATIVES.DETECTOR", "none"))):
         out = tmp_path / name
@@ -232,6 +282,7 @@ def test_mistakes_are_one_line(data, config, finished, tmp_path, capsys):
         (("AUGMENT.CROP_AREA", "[0.5]"), "AUGMENT.CROP_AREA"),
         (("ATTACK.RUNS", "[pgd/l7]"), "unknown 'l7'"),
         (("ATTACK.RUNS", "[pgd/linf:frames=every]"), "every"),
+        (("ATTACK.TARGETS", "[knnn]"), "ATTACK.TARGETS"),
         (("CORRUPT.NAMES", "[gaussian_nose]"), "gaussian_noise"),
         (("TRAIN.LR", 1e30, "TRAIN.WARMUP_EPOCHS", 0, "TRAIN.OPTIMISER", "sgd"), "not finite"),
         (("TRAIN.WEIGHTS", tmp_path / "none.pt"), "none.pt"),

@@ -1,15 +1,23 @@
+import multiprocessing
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from tests.engine.worlds import run_in_world
 from vidcsl.engine.distributed import World
-from vidcsl.robustness.attack_curve import attack_curve
+from vidcsl.engine.ledger import Ledger
+from vidcsl.robustness.attack_curve import Curve, Outcome, attack_batch, attack_curve, frame_rms
 from vidcsl.robustness.attacks import PGD, attack
 from vidcsl.robustness.clips import Clips
 from vidcsl.robustness.corruption_table import corruption_table
 from vidcsl.robustness.corruptions import corrupt
-from vidcsl.robustness.threats import Linf
+from vidcsl.robustness.targets import classifier
+from vidcsl.robustness.threats import L2, Linf
 
 EPS = {"1/255": 1 / 255, "4/255": 4 / 255, "16/255": 16 / 255}
 
@@ -17,29 +25,30 @@ EPS = {"1/255": 1 / 255, "4/255": 4 / 255, "16/255": 16 / 255}
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
-        torch.manual_seed(0)
-        self.layer = nn.Linear(3 * 4 * 8 * 8, 3)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layer = nn.Linear(3 * 4 * 8 * 8, 3)
 
     def forward(self, clips):
-        return self.layer(clips.flatten(1))
+        return self.layer(clips.flatten(1)) * 3
 
 
-def data(model):
-    """Twelve clips of which most are right."""
+def data(model, dtype=torch.float32):
+    """Twelve clips of which ten are right."""
     generator = torch.Generator().manual_seed(1)
-    clips = torch.rand(12, 3, 4, 8, 8, generator=generator)
+    clips = torch.rand(12, 3, 4, 8, 8, generator=generator).to(dtype)
     labels = model(clips).argmax(dim=1)
     labels[:2] = (labels[:2] + 1) % 3
-    return Clips(clips, labels, list(range(12)), list(range(12)))
+    return Clips(clips, labels, list(range(12)), list(range(100, 112)))
 
 
-def attacks(solver):
+def attacks(solver, threat=Linf, budgets=EPS):
     def make(eps):
-        return lambda model, clips, labels, seeds: attack(
-            model, clips, labels, threat=Linf(eps), solver=solver, seeds=seeds
+        return lambda model, clips, labels, seeds, start=None: attack(
+            model, clips, labels, threat=threat(eps), solver=solver, seeds=seeds, start=start
         )
 
-    return {key: make(eps) for key, eps in EPS.items()}
+    return {key: make(eps) for key, eps in budgets.items()}
 
 
 def batches(clips, size):
@@ -50,32 +59,140 @@ def alone():
     return World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def test_curve_is_the_worst_case_over_nested_budgets():
-    model = Net().eval()
-    clips, solver = data(model), PGD(steps=3)
-    curve = attack_curve(model, batches(clips, 5), attacks(solver), world=alone())
-    standing = torch.ones(12, dtype=torch.bool)
-    standing &= model(clips.clips).argmax(1) == clips.labels
-    assert curve.clips == 12
-    assert curve.clean == int(standing.sum()) == 10
-    for key, eps in EPS.items():
-        threat = Linf(eps)
-        attacked = attack(
-            model, clips.clips, clips.labels, threat=threat, solver=solver, seeds=clips.seeds
-        )
-        standing &= model(attacked).argmax(1) == clips.labels
-        assert curve.right[key] == int(standing.sum())
-    assert curve.accuracy()["16/255"] == 0
-    assert curve.survival()["1/255"] == curve.right["1/255"] / 10
-    assert curve.example["label"] == curve.example["clean_prediction"]
-    assert curve.example["label"] != curve.example["adversarial_prediction"]
-    assert abs(curve.example["difference"]).max() <= EPS[curve.example["eps"]] * 1.001
+def curve_of(model, clips, *, size=5, solver=None, **options):
+    solver = solver or PGD(steps=3)
+    found = attacks(solver)
+    return attack_curve(classifier(model), batches(clips, size), found, world=alone(), **options)
 
 
-def test_table_against_a_loop():
+@pytest.mark.parametrize("threat", [Linf, L2])
+def test_only_attacking_what_still_stands_changes_nothing(threat):
+    model = Net().double().eval()
+    clips = data(model, torch.float64)
+    budgets = (
+        {"a": 0.002, "b": 0.01, "c": 0.04} if threat is Linf else {"a": 0.05, "b": 0.4, "c": 1}
+    )
+    found = attacks(PGD(steps=3), threat, budgets)
+    fast = attack_curve(classifier(model), batches(clips, 5), found, world=alone())
+    # Every clip under every budget, each from what the smaller one found, none left out.
+    standing, start = model(clips.clips).argmax(1) == clips.labels, None
+    assert (fast.clips, fast.clean) == (12, int(standing.sum())) == (12, 10)
+    for key, make in found.items():
+        start = make(model, clips.clips, clips.labels, clips.seeds, start)
+        standing = standing & (model(start).argmax(1) == clips.labels)
+        right = [video for video, row in zip(clips.videos, standing, strict=True) if row]
+        assert [v for v, o in fast.outcomes.items() if o in fast.right(key)] == right
+        assert fast.accuracy()[key] == int(standing.sum()) / 12
+        assert fast.survival()[key] == int(standing.sum()) / 10
+    assert 0 < fast.accuracy()["b"] < fast.accuracy()["a"]
+
+
+def test_each_budget_begins_at_what_the_smaller_one_found():
     model = Net().eval()
-    clips = data(model)
-    names = ["P/gaussian_noise", "C/contrast"]
+    clips, seen = data(model), []
+
+    def remember(model, clips, labels, seeds, start=None):
+        seen.append((clips, start))
+        return (clips + 0.001).clamp(0, 1)  # fools no one
+
+    attack_batch(model, clips, {"1": remember, "2": remember})
+    assert seen[0][1] is None
+    assert torch.equal(seen[1][1], (seen[1][0] + 0.001).clamp(0, 1))
+
+
+def outcomes():
+    return {
+        4: Outcome(0, 0, "1", 1, [1.0, 1.0]),
+        5: Outcome(0, 0, "2", 2, [0.0, 2.0, 4.0]),
+        6: Outcome(1, 2),
+        7: Outcome(1, 1, None, None, [2.0, 2.0]),
+        8: Outcome(0, 0, "1", 1, [3.0, 0.0]),
+    }
+
+
+def test_numbers_that_follow_from_outcomes():
+    curve = Curve(["1", "2"], outcomes())
+    assert (curve.clips, curve.clean) == (5, 4)
+    assert curve.accuracy() == {"1": 0.4, "2": 0.2}
+    assert curve.survival() == {"1": 0.5, "2": 0.25}
+    assert curve.by_class(3) == {
+        "clips": [3, 2, 0],
+        "clean": [3, 1, 0],
+        "1": [1, 1, 0],
+        "2": [0, 1, 0],
+        "mistaken_for": [1, -1, -1],
+    }
+    assert curve.frame_rms() == {"1": [2.0, 0.5], "2": [1.0, 3.0]}
+    assert curve.over([6, 5]).accuracy() == {"1": 0.5, "2": 0.0}
+    assert Curve(["1"], {6: Outcome(1, 2)}).survival() == {}
+
+
+def test_a_perturbation_is_measured_frame_by_frame():
+    clean = torch.rand(2, 3, 4, 5, 6, dtype=torch.float64)
+    other = clean + torch.linspace(0, 1, 4).view(1, 1, 4, 1, 1) / 255
+    other[0, :, 1] = clean[0, :, 1]
+    expected = torch.linspace(0, 1, 4, dtype=torch.float64).repeat(2, 1)
+    expected[0, 1] = 0
+    torch.testing.assert_close(frame_rms(clean, other), expected, atol=1e-6, rtol=1e-6)
+    model = Net().eval()
+    found = curve_of(model, data(model)).outcomes.values()
+    assert all(0 < max(o.frame_rms) <= 16.001 for o in found if o.clean == o.label)
+    assert all(o.frame_rms == [] for o in found if o.clean != o.label)
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path):
+    model = Net().eval()
+    clips, whole = data(model), curve_of(Net().eval(), data(Net().eval()))
+    ledger = Ledger(tmp_path, settings={})
+
+    class Stop(Exception):
+        pass
+
+    def stop(_):
+        raise Stop
+
+    with pytest.raises(Stop):
+        curve_of(model, clips, ledger=ledger, advance=stop)
+    assert len(ledger.answers("attack")) == 5  # the batch that was done when it stopped
+    asked = []
+    hook = model.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    again = Ledger(tmp_path, settings={})
+    assert curve_of(model, clips, ledger=again) == whole
+    hook.remove()
+    assert asked[0] == 5  # the second batch
+    asked.clear()
+    assert curve_of(model, clips, ledger=Ledger(tmp_path, settings={})) == whole
+    assert asked == []
+
+
+def slow_run(folder):
+    model, ledger = Net().eval(), Ledger(folder, settings={})
+    curve_of(model, data(model), size=1, ledger=ledger, advance=lambda _: time.sleep(0.1))
+
+
+def test_killed_at_any_moment_it_gives_the_same_numbers(tmp_path):
+    context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
+    for lines in (2, 6):
+        process = context.Process(target=slow_run, args=(tmp_path,))
+        process.start()
+        while process.is_alive() and _lines(tmp_path) < lines:
+            time.sleep(0.01)
+        process.kill()
+        process.join()
+    model = Net().eval()
+    ledger = Ledger(tmp_path, settings={})
+    assert 1 <= len(ledger.answers("attack")) < 12
+    mixed = curve_of(model, data(model), size=1, ledger=ledger)
+    assert mixed == curve_of(model, data(model), size=1)
+
+
+def _lines(folder: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in folder.glob("*.jsonl"))
+
+
+def test_corruption_table_against_a_plain_loop():
+    model = Net().eval()
+    clips, names = data(model), ["P/gaussian_noise", "C/contrast"]
     table, clean, count = corruption_table(model, batches(clips, 5), names, world=alone())
     assert (clean, count) == (10 / 12, 12)
     for name in names:
@@ -88,11 +205,12 @@ def test_table_against_a_loop():
 def shared(world):
     model = Net().eval()
     mine = batches(data(model), 12 // world.size)[world.rank :: world.size]
-    curve = attack_curve(model, mine, attacks(PGD(steps=3)), world=world)
+    curve = attack_curve(classifier(model), mine, attacks(PGD(steps=3)), world=world)
     table = corruption_table(model, mine, ["P/gaussian_noise"], world=world)
-    return curve.right, curve.clean, curve.clips, table
+    return replace(curve, outcomes=dict(curve.outcomes)), table
 
 
 def test_two_processes_count_what_one_counts():
     single = shared(alone())
     assert run_in_world(shared, 2) == [single, single]
+    assert np.sum(list(single[0].accuracy().values())) > 0

@@ -6,6 +6,7 @@ from vidcsl.builders.corruptions import build_corruptions
 from vidcsl.builders.data import build_lists, build_test_loader, build_train_loader
 from vidcsl.builders.methods import build_encoder, build_method
 from vidcsl.builders.run import check, output_dir, use_bfloat16
+from vidcsl.builders.targets import build_input, build_targets
 from vidcsl.builders.training import build_optimiser_of, build_schedule
 
 __all__ = [
@@ -15,10 +16,12 @@ __all__ = [
     "build_corruptions",
     "build_crop",
     "build_encoder",
+    "build_input",
     "build_lists",
     "build_method",
     "build_optimiser_of",
     "build_schedule",
+    "build_targets",
     "build_test_loader",
     "build_train_loader",
     "check",

@@ -69,6 +69,8 @@ def _attack(
     threat: Threat,
     quantise: bool,
 ) -> Tensor:
+    # A delta of fewer numbers than the clips have (flicker, universal) cannot be read off clips.
+    warm = start if threat.zero(clips[:1]).shape == clips[:1].shape else None
     return attack(
         model,
         clips,
@@ -77,6 +79,6 @@ def _attack(
         goal=run.goal,
         solver=run.solver,
         seeds=seeds,
-        start=start,
+        start=warm,
         quantise=quantise,
     )

@@ -8,6 +8,7 @@ from fvcore.common.config import CfgNode
 from vidcsl.builders.attacks import build_attacks
 from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
+from vidcsl.builders.targets import check_targets
 
 
 def output_dir(cfg: CfgNode) -> Path:
@@ -24,6 +25,7 @@ def check(cfg: CfgNode) -> None:
     build_augmentation(cfg)
     build_crop(cfg, crops=cfg.EVALUATE.CROPS)
     build_attacks(cfg)
+    check_targets(cfg)
     build_corruptions(cfg)
 
 

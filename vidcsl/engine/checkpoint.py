@@ -4,6 +4,7 @@ A checkpoint holds tensors and plain values only, so it loads with `weights_only
 generator states are needed: every random number is derived from (seed, epoch, sample).
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -97,6 +98,16 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     if failure:
         raise failure
     return None
+
+
+def weights_digest(module: nn.Module) -> str:
+    """A short name for a module's weights and buffers, the same on every device."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        found.update(plain.flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:

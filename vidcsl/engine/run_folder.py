@@ -28,6 +28,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.artifacts = self.path / "artifacts"
+        self.answers = self.path / "answers"  # ledgers of long evaluations
         self.results = self.path / "results.json"
         self.environment = self.path / "environment.json"
         self.report = self.path / "report.html"

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 from vidcsl.data.loader import Batch
 from vidcsl.engine.distributed import World
 from vidcsl.engine.progress import Bar
+from vidcsl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,33 @@ class Features:
     def __len__(self) -> int:
         return len(self.values)
 
+    def save(self, path: Path) -> None:
+        """Write them to an `.npz` file, whole or not at all."""
+        partial = path.with_suffix(".partial.npz")
+        arrays: dict[str, Any] = {name: getattr(self, name).numpy() for name in _PARTS}
+        np.savez(partial, **arrays)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Features":
+        """What `save` wrote.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return cls(*(torch.from_numpy(stored[name]) for name in _PARTS))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise UserError(f"{path} is damaged ({error}); remove it") from error
+
     def pooled(self) -> Tensor:
         """One unit vector a video, `[n, D]`: the mean of its views' unit vectors."""
         views = nn.functional.normalize(self.values, dim=2)
         return nn.functional.normalize(views.mean(dim=1), dim=1)
+
+
+_PARTS = ("values", "labels", "groups", "indices")
 
 
 @torch.no_grad()

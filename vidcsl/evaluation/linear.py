@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +32,32 @@ class LinearProbe:
     bias: Tensor
     penalty: float
     held_out_top1: float
+
+    def save(self, path: Path) -> None:
+        """Write it to an `.npz` file, whole or not at all."""
+        partial = path.with_suffix(".partial.npz")
+        np.savez(
+            partial,
+            weight=self.weight.numpy(),
+            bias=self.bias.numpy(),
+            penalty=self.penalty,
+            held_out_top1=self.held_out_top1,
+        )
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "LinearProbe":
+        """What `save` wrote.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                weight, bias = (torch.from_numpy(stored[name]) for name in ("weight", "bias"))
+                return cls(weight, bias, float(stored["penalty"]), float(stored["held_out_top1"]))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise UserError(f"{path} is damaged ({error}); remove it") from error
 
     def as_layer(self) -> nn.Linear:
         """The probe as a module."""

@@ -25,5 +25,23 @@ ATTACKS: dict[str, Option] = {
     "ATTACK.STEPS": Option(20, "steps of gradient attacks that say no other", minimum=1),
     "ATTACK.RESTARTS": Option(1, "their random starts", minimum=1),
     "ATTACK.QUANTISE": Option(False, "only attacks that survive rounding to 8 bits count"),
+    "ATTACK.TARGETS": Option(
+        ["classifier"],
+        "what is attacked: classifier (the probe, and a supervised model's own head), knn (the "
+        "vote of EVALUATE.KNN_K neighbours), retrieval (the class of the nearest)",
+    ),
+    "ATTACK.INPUT": Option(
+        "clip",
+        "pixels that are changed: the central clip as the encoder takes it; its frames as decoded, "
+        "before crop and resizing; the decoded frames of all test views, averaged over these",
+        ("clip", "frames", "video"),
+    ),
+    "ATTACK.PREPROCESSING": Option(
+        "none",
+        "random preprocessing in front of the model, attacked in expectation (EOT)",
+        ("none", "crop", "noise"),
+    ),
+    "ATTACK.DRAWS": Option(8, "draws over which that expectation is taken", minimum=1),
     "ATTACK.MAX_CLIPS": Option(0, "test videos attacked, evenly chosen; 0: all", minimum=0),
+    "ATTACK.EXAMPLES": Option(2, "attacked clips that the report plays, of each attack", minimum=0),
 }

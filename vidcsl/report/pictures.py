@@ -44,7 +44,7 @@ class AttackPicture:
 
 
 def read_attack_picture(path: Path) -> AttackPicture:
-    """The pictures of `artifacts/attack_<name>.npz` (see docs/design.md, "A run's folder").
+    """The pictures of `artifacts/attack_<name>.<video>.npz` (see docs/design.md, "A run's folder").
 
     Raises:
         UserError: the file is damaged or lacks an array.
@@ -65,7 +65,7 @@ def read_attack_picture(path: Path) -> AttackPicture:
         raise UserError(
             f"{path}: clean {clean.shape} and difference {difference.shape} must be [T, H, W, 3]"
         )
-    return _picture(path.stem.removeprefix("attack_"), words, clean, difference)
+    return _picture(path.stem.removeprefix("attack_").partition(".")[0], words, clean, difference)
 
 
 def _picture(

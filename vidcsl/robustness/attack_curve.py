@@ -1,97 +1,239 @@
-"""Accuracy under attack by budget, counted exactly over all processes."""
+"""Attacks on a list of videos at growing budgets: what became of each, and what follows from it."""
 
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vidcsl.engine.distributed import World
-from vidcsl.robustness.clips import Clips, right_answers
+from vidcsl.engine.ledger import Ledger
+from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.targets import Target
 
-Attack = Callable[[nn.Module, Tensor, Tensor, Sequence[int]], Tensor]
-"""`(model, clips [N, 3, T, S, S], labels [N], seeds [N]) -> adversarial clips`."""
+
+class Attack(Protocol):
+    """An attack at one budget."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        clips: Tensor,
+        labels: Tensor,
+        seeds: Sequence[int],
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Adversarial clips `[N, ...]`; `start` holds clips from which the search may begin."""
 
 
-@dataclass
-class Curve:
-    """Right answers by budget, in the order of the budgets.
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one video. Plain values, for a ledger.
 
     Args:
-        right: under attack, by budget; `clean` is without attack, `clips` how many there were.
-        example: one clip that the attack changes, for the pictures (main process).
+        label, clean: the true class, and the one named without an attack.
+        fooled_at: the smallest budget that fooled the model; None: right under all of them, or
+            wrong already when clean.
+        became: the class named then.
+        frame_rms: root mean square of the perturbation in each frame, in 1/255, under that budget
+            (the largest one where none fooled the model; empty where it was wrong when clean).
+        seconds: that its attacks took, its share of its batch's.
     """
 
-    right: dict[str, int]
-    clean: int = 0
-    clips: int = 0
-    example: dict[str, Any] | None = field(default=None, repr=False)
+    label: int
+    clean: int
+    fooled_at: str | None = None
+    became: int | None = None
+    frame_rms: list[float] = field(default_factory=list)
+    seconds: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What became of all videos, and the numbers that follow from it.
+
+    Args:
+        budgets: names of the budgets, smallest first.
+        outcomes: by video, the same on all processes.
+    """
+
+    budgets: Sequence[str]
+    outcomes: Mapping[int, Outcome]
+
+    def over(self, videos: Sequence[int]) -> "Curve":
+        """The curve of some of the videos."""
+        return replace(self, outcomes={v: self.outcomes[v] for v in videos if v in self.outcomes})
+
+    @property
+    def clips(self) -> int:
+        """How many there are."""
+        return len(self.outcomes)
+
+    @property
+    def clean(self) -> int:
+        """How many are right without attack."""
+        return sum(outcome.clean == outcome.label for outcome in self.outcomes.values())
+
+    def right(self, eps: str) -> list[Outcome]:
+        """Those that are right under a budget: when clean, and not fooled by it or a smaller one.
+
+        Being fooled is for good, as a larger budget allows all that a smaller one does: the curve
+        falls monotonically and is the pointwise worst case over the budgets so far.
+        """
+        fatal = set(self.budgets[: self.budgets.index(eps) + 1])
+        return [
+            outcome
+            for outcome in self.outcomes.values()
+            if outcome.clean == outcome.label and outcome.fooled_at not in fatal
+        ]
 
     def accuracy(self) -> dict[str, float]:
         """Share of all clips that are right under attack, by budget."""
-        return {eps: count / self.clips for eps, count in self.right.items()}
+        return {eps: len(self.right(eps)) / self.clips for eps in self.budgets}
 
     def survival(self) -> dict[str, float]:
         """Share of the clips right when clean that are still right, by budget; empty if none."""
-        return {eps: count / self.clean for eps, count in self.right.items() if self.clean}
+        return {eps: len(self.right(eps)) / self.clean for eps in self.budgets if self.clean}
+
+    def seconds(self) -> float:
+        """What all attacks took, over all processes."""
+        return sum(outcome.seconds for outcome in self.outcomes.values())
+
+    def by_class(self, classes: int) -> dict[str, list[int]]:
+        """Counts by class: `clips`, `clean` (right when clean), and right under each budget.
+
+        `mistaken_for` is the class that a fooled clip of this one is most often taken for, or -1.
+        """
+        everyone = list(self.outcomes.values())
+        clean = [outcome for outcome in everyone if outcome.clean == outcome.label]
+        taken: list[Counter[int]] = [Counter() for _ in range(classes)]
+        for outcome in clean:
+            if outcome.became is not None:
+                taken[outcome.label][outcome.became] += 1
+        return {
+            "clips": _count(everyone, classes),
+            "clean": _count(clean, classes),
+            **{eps: _count(self.right(eps), classes) for eps in self.budgets},
+            "mistaken_for": [_most_common(counts) for counts in taken],
+        }
+
+    def frame_rms(self) -> dict[str, list[float]]:
+        """Mean over clips of the perturbation's RMS in each frame, in 1/255, by fatal budget.
+
+        Where videos have different numbers of frames, that of the shortest, evenly resampled.
+        """
+        last = self.budgets[-1] if self.budgets else None
+        means = {}
+        for eps in self.budgets:
+            rows = [
+                outcome.frame_rms
+                for outcome in self.outcomes.values()
+                if outcome.frame_rms and (outcome.fooled_at or last) == eps
+            ]
+            if rows:
+                means[eps] = _mean_profile(rows)
+        return means
 
 
 def attack_curve(
-    model: nn.Module,
+    target: Target,
     batches: Iterable[Clips],
     attacks: Mapping[str, Attack],
     *,
     world: World,
+    ledger: Ledger | None = None,
+    condition: str = "attack",
     advance: Callable[[int], None] = lambda _: None,
 ) -> Curve:
-    """Accuracy by budget.
-
-    A clip is attacked only while it is right: one that is wrong when clean, or was fooled within
-    a smaller budget, is fooled within every larger one too, as the threats are nested. This makes
-    the curve fall monotonically and is the pointwise worst case over the budgets so far.
+    """Attack every clip at growing budgets until it falls.
 
     Args:
-        model: clips -> logits, on the world's device, in eval mode.
+        target: what is attacked, see `vidcsl.robustness.targets`.
         batches: this process's share.
-        attacks: by budget, smallest first.
+        attacks: by budget, smallest first; each must allow all that the ones before it do.
         world: the processes.
+        ledger: remembers what became of each video, so that a run that was stopped goes on.
+        condition: under which name it does.
         advance: called with the number of clips done.
     """
-    curve = Curve(right=dict.fromkeys(attacks, 0))
+    known = {} if ledger is None else ledger.answers(condition)
+    outcomes = {video: Outcome(**answer) for video, answer in known.items()}
     for batch in batches:
-        standing = batch.take(right_answers(model, batch).nonzero()[:, 0])
-        curve.clips += len(batch)
-        curve.clean += len(standing)
-        for eps, attack in attacks.items():
-            if len(standing):
-                attacked = attack(model, standing.clips, standing.labels, standing.seeds)
-                right = right_answers(model, replace(standing, clips=attacked))
-                if curve.example is None and not right.all():
-                    curve.example = _example(model, standing, attacked, int(right.int().argmin()))
-                    curve.example["eps"] = eps
-                standing = standing.take(right.nonzero()[:, 0])
-            curve.right[eps] += len(standing)
+        if any(video not in outcomes for video in batch.videos):
+            started = time.perf_counter()
+            found = attack_batch(target(batch.look).eval(), batch, attacks)
+            each = round((time.perf_counter() - started) / len(batch), 4)
+            found = [replace(outcome, seconds=each) for outcome in found]
+            outcomes |= dict(zip(batch.videos, found, strict=True))
+            if ledger is not None:
+                ledger.record(condition, batch.videos, [asdict(outcome) for outcome in found])
         advance(len(batch))
-    return _joined(curve, world)
+    everyone: dict[int, Outcome] = {}
+    for part in world.collect(outcomes):
+        everyone |= part
+    return Curve(tuple(attacks), dict(sorted(everyone.items())))
+
+
+def attack_batch(model: nn.Module, batch: Clips, attacks: Mapping[str, Attack]) -> list[Outcome]:
+    """What becomes of each clip of a batch.
+
+    A clip is attacked only while it is right, and each attack begins at what the smaller budget
+    found for it, which a larger one allows.
+
+    Args:
+        model: pixels of the batch -> logits, on their device, in eval mode.
+        batch: the clips.
+        attacks: by budget, smallest first.
+    """
+    labels, clean = batch.labels.tolist(), predict(model, batch.clips)
+    outcomes = [Outcome(*both) for both in zip(labels, clean.tolist(), strict=True)]
+    rows, start = (clean == batch.labels).nonzero()[:, 0], None
+    for eps, attack in attacks.items():
+        if len(rows) == 0:
+            break
+        standing = batch.take(rows)
+        attacked = attack(model, standing.clips, standing.labels, standing.seeds, start)
+        became = predict(model, attacked)
+        fell = became != standing.labels
+        sizes = frame_rms(standing.clips, attacked).tolist()
+        found = zip(rows.tolist(), became.tolist(), fell.tolist(), sizes, strict=True)
+        for row, named, fatal, rms in found:
+            outcomes[row] = replace(
+                outcomes[row],
+                fooled_at=eps if fatal else None,
+                became=named if fatal else None,
+                frame_rms=[round(value, 4) for value in rms],
+            )
+        rows, start = rows[~fell], attacked[~fell]
+    return outcomes
 
 
 @torch.inference_mode()
-def _example(model: nn.Module, clean: Clips, attacked: Tensor, row: int) -> dict[str, Any]:
-    pair = torch.stack([clean.clips[row], attacked[row]])
-    predictions = model(pair).argmax(dim=1).tolist()
-    frames = pair.permute(0, 2, 3, 4, 1).cpu()  # [2, T, S, S, 3]
-    return {
-        "clean": (frames[0] * 255).round().byte().numpy(),
-        "difference": (frames[1] - frames[0]).numpy().astype(np.float16),
-        "label": int(clean.labels[row]),
-        "clean_prediction": predictions[0],
-        "adversarial_prediction": predictions[1],
-    }
+def predict(model: nn.Module, clips: Tensor) -> Tensor:
+    """The class named for each clip, int64 `[N]`."""
+    return model(clips).argmax(dim=1)
 
 
-def _joined(curve: Curve, world: World) -> Curve:
-    counts = torch.tensor([*curve.right.values(), curve.clean, curve.clips], device=world.device)
-    *right, clean, clips = world.total(counts).tolist()
-    return Curve(dict(zip(curve.right, right, strict=True)), clean, clips, curve.example)
+def frame_rms(clean: Tensor, adversarial: Tensor) -> Tensor:
+    """Root mean square of the difference in each frame, in 1/255: `[N, 3, T, H, W]` -> `[N, T]`."""
+    return 255 * (adversarial - clean).square().mean(dim=(1, 3, 4)).sqrt()
+
+
+def _most_common(counts: Counter[int]) -> int:
+    """-1 where there is none; the smaller label among equals, in whatever order they were met."""
+    return max(counts, key=lambda label: (counts[label], -label), default=-1)
+
+
+def _count(outcomes: Iterable[Outcome], classes: int) -> list[int]:
+    return np.bincount([outcome.label for outcome in outcomes], minlength=classes).tolist()
+
+
+def _mean_profile(rows: Sequence[Sequence[float]]) -> list[float]:
+    length = min(map(len, rows))
+    at = np.linspace(0, 1, length)
+    even = [np.interp(at, np.linspace(0, 1, len(row)), row) for row in rows]
+    return [round(float(value), 4) for value in np.mean(even, axis=0)]

@@ -1,7 +1,7 @@
 """Batches to be judged: clips as a model sees them, or the frames of videos that it looks at."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,15 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.data.loader import Batch
-from vidcsl.robustness.targets import Crop, Mean, OverViews, frames_used
-
-Look = Callable[[nn.Module, Mean], nn.Module]
-"""(model of clips, how answers are averaged) -> the same as a model of these pixels."""
-
-
-def directly(model: nn.Module, _mean: Mean) -> nn.Module:
-    """The look of clips that are what the model takes."""
-    return model
+from vidcsl.robustness.targets import Crop, Look, Mean, OverViews, directly, frames_used
 
 
 @dataclass(frozen=True)

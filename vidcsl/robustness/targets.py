@@ -23,8 +23,24 @@ Mean = Callable[[Tensor], Tensor]
 Crop = Callable[[Tensor, Tensor], Tensor]
 """`(frames [N, V, 3, T, H, W], sizes [N, 2]) -> clips [N, V * crops, 3, T, S, S]`, an EvalCrop."""
 
+Look = Callable[[nn.Module, Mean], nn.Module]
+"""(model of clips, how answers are averaged) -> the same as a model of other pixels, or itself."""
+
+Target = Callable[[Look], nn.Module]
+"""What is attacked, for a look at the pixels that are perturbed: their model, in eval mode."""
+
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 """`(clips, generator on the CPU) -> clips`, differentiable; one draw for the whole batch."""
+
+
+def directly(model: nn.Module, _mean: Mean) -> nn.Module:
+    """The look at clips that are what the model takes."""
+    return model
+
+
+def classifier(model: nn.Module) -> Target:
+    """The target that is a classifier of clips."""
+    return lambda look: look(model, mean_probability)
 
 
 def mean_probability(logits: Tensor) -> Tensor:
@@ -162,6 +178,15 @@ class NeighbourVote(nn.Module):
         highest = scaled.detach().amax(dim=1, keepdim=True)
         votes = (scaled - highest).exp() @ self.one_hot  # [N, K]
         return votes.clamp_min(torch.finfo(votes.dtype).tiny).log() + highest
+
+
+def neighbours(
+    encoder: nn.Module, gallery: Tensor, labels: Tensor, *, classes: int, k: int
+) -> Target:
+    """The target that is a `NeighbourVote`; of several views the mean direction is compared."""
+    return lambda look: NeighbourVote(
+        look(encoder, mean_direction), gallery, labels, classes=classes, k=k
+    )
 
 
 class Expectation(nn.Module):

@@ -1,45 +1,173 @@
-"""Attacks on the trained model, from a config to curves and pictures."""
+"""Attacks on the trained model, from a config to curves, tables and pictures."""
 
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
-from vidcsl.models.heads import Classifier
-from vidcsl.robustness.attack_curve import attack_curve
+from vidcsl.engine.checkpoint import weights_digest
+from vidcsl.engine.ledger import Ledger, digest
+from vidcsl.robustness.attack_curve import Attack, Curve, attack_curve, predict
+from vidcsl.robustness.attacks.specs import Run
+from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.targets import Target, directly
 from vidcsl.stages.job import Job, subset
 
 
-def attack_models(models: dict[str, Classifier], test: VideoList, job: Job) -> None:
-    """Curves of accuracy over budgets, by attack and by model (suffix of its name)."""
-    curves, survival, settings = {}, {}, {}
+def attack_targets(targets: Mapping[str, Target], test: VideoList, job: Job) -> None:
+    """Every attack on every target (by what is appended to the attack's name)."""
     chosen = subset(test, job.cfg.ATTACK.MAX_CLIPS)
-    runs = {run.name: run for run in builders.build_attack_runs(job.cfg)}
-    for norm, attacks in builders.build_attacks(job.cfg).items():
-        for suffix, model in models.items():
-            name = norm + suffix
-            with job.timed(name), job.bar(name, len(chosen)) as advance:
-                curve = attack_curve(
-                    model, job.clips(test, chosen), attacks, world=job.world, advance=advance
-                )
-            curves[name], survival[name] = curve.accuracy(), curve.survival()
-            settings[name] = {
-                "attack": runs[norm].words,
-                "solver": str(runs[norm].solver),
+    sections: dict[str, dict[str, Any]] = {}
+    attacks = builders.build_attacks(job.cfg)
+    for run in builders.build_attack_runs(job.cfg):
+        for suffix, target in targets.items():
+            name = run.name + suffix
+            campaign = _Campaign(name, run, attacks[run.name], target, test, chosen, job)
+            for section, found in campaign.result().items():
+                sections.setdefault(section, {})[campaign.name] = found
+            job.store(sections)
+
+
+@dataclass(frozen=True)
+class _Campaign:
+    """One attack, at growing budgets, on one target and the chosen test videos."""
+
+    name: str
+    run: Run
+    attacks: Mapping[str, Attack]
+    target: Target
+    test: VideoList
+    chosen: Sequence[int]
+    job: Job
+
+    def result(self) -> dict[str, Any]:
+        """Attack what is not answered yet; what all answers say, by section of the results."""
+        job = self.job
+        ledger = Ledger(job.folder.answers, settings=self._settings, rank=job.world.rank)
+        answered = {*ledger.answers(self.name), *ledger.answers("unreadable")}
+        with job.bar(self.name, sum(video not in answered for video in self.chosen)) as advance:
+            curve = attack_curve(
+                self.target,
+                self._clips(self.chosen, answered=answered),
+                self.attacks,
+                world=job.world,
+                ledger=ledger,
+                condition=self.name,
+                advance=advance,
+            ).over(self.chosen)
+        if job.world.is_main:
+            missing = [video for video in self.chosen if video not in curve.outcomes]
+            ledger.record("unreadable", missing, [True] * len(missing))
+        job.spend(self.name, curve.seconds())
+        self._store_examples(curve)
+        return self._sections(curve)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """All that the answers depend on."""
+        cfg = self.job.cfg
+        return self.job.settings(
+            self.test,
+            weights_digest(self.target(directly)),
+            attack=self.name,
+            words=self.run.words,
+            solver=repr(self.run.solver),
+            threats={eps: repr(threat) for eps, threat in self.run.threats.items()},
+            quantise=cfg.ATTACK.QUANTISE,
+            input=cfg.ATTACK.INPUT,
+            preprocessing=[cfg.ATTACK.PREPROCESSING, cfg.ATTACK.DRAWS],
+            views=[cfg.EVALUATE.TEST_VIEWS, cfg.EVALUATE.CROPS],
+            batch=cfg.EVALUATE.BATCH,  # sums over other batches are rounded in another way
+            seed=cfg.SEED,
+        )
+
+    def _clips(self, videos: Sequence[int], *, answered: Container[int] = ()) -> Iterator[Clips]:
+        given = builders.build_input(self.job.cfg)
+        return self.job.clips(
+            self.test,
+            videos,
+            answered=answered,
+            views=given.views,
+            crops=given.crops,
+            pixels=given.pixels,
+        )
+
+    def _sections(self, curve: Curve) -> dict[str, Any]:
+        return {
+            "attacks": curve.accuracy(),
+            "survival": curve.survival(),
+            "attack_settings": {
+                "attack": self.run.words,
+                "solver": str(self.run.solver),
                 "clips": curve.clips,
                 "clean": curve.clean / curve.clips,
+            },
+            "attack_classes": curve.by_class(len(self.job.train.classes)),
+            "attack_frames": curve.frame_rms(),
+        }
+
+    def _store_examples(self, curve: Curve) -> None:
+        """Attack a few of the fallen clips once more, and keep what they look like."""
+        shown = pick_examples(curve, self.job.cfg.ATTACK.EXAMPLES)
+        key = digest({**self._settings, "shown": shown})
+        artifacts = self.job.folder.artifacts
+        before = sorted(artifacts.glob(f"attack_{self.name}.*.npz"))
+        if self.job.world.share([_key_of(path) for path in before] == [key] * len(shown)):
+            return
+        for path in before if self.job.world.is_main else ():
+            path.unlink()
+        self.job.world.barrier()
+        for batch in self._clips(shown):
+            for video, example in zip(batch.videos, self._examples(batch, curve), strict=True):
+                path = artifacts / f"attack_{self.name}.{video}.npz"
+                np.savez_compressed(path, key=key, **example)
+
+    def _examples(self, batch: Clips, curve: Curve) -> Iterator[dict[str, Any]]:
+        model, classes = self.target(batch.look).eval(), self.job.train.classes
+        for row, video in enumerate(batch.videos):
+            one = batch.take(torch.tensor([row]))
+            eps = str(curve.outcomes[video].fooled_at)
+            attacked = self.attacks[eps](model, one.clips, one.labels, one.seeds)
+            before, after = (int(predict(model, clips)) for clips in (one.clips, attacked))
+            frames = (
+                torch.cat([one.clips, attacked]).permute(0, 2, 3, 4, 1).cpu()
+            )  # [2, T, H, W, 3]
+            yield {
+                "eps": eps,
+                "clean": (frames[0] * 255).round().byte().numpy(),
+                "difference": (frames[1] - frames[0]).numpy().astype(np.float16),
+                "label": classes[int(one.labels)],
+                "clean_prediction": classes[before],
+                "adversarial_prediction": classes[after],
             }
-            _store_example(name, curve.example, job)
-            job.store({"attacks": curves, "survival": survival, "attack_settings": settings})
 
 
-def _store_example(name: str, example: dict[str, Any] | None, job: Job) -> None:
-    if example is None or not job.world.is_main:
-        return
-    classes = job.train.classes
-    words = {
-        key: classes[example[key]]
-        for key in ("label", "clean_prediction", "adversarial_prediction")
-    }
-    np.savez_compressed(job.folder.artifacts / f"attack_{name}.npz", **{**example, **words})
+def pick_examples(curve: Curve, most: int) -> list[int]:
+    """Videos to show: of those that fell to the budget most fell to, one a class before any second.
+
+    In the order of the list, so that the same outcomes show the same videos.
+    """
+    fallen = {video: one for video, one in curve.outcomes.items() if one.fooled_at is not None}
+    if not fallen:
+        return []
+    counts = Counter(one.fooled_at for one in fallen.values())
+    usual = max(curve.budgets, key=lambda eps: counts[eps])
+    seen: Counter[int] = Counter()
+    ranked = []
+    for video, one in sorted(fallen.items()):
+        if one.fooled_at == usual:
+            ranked.append((seen[one.label], video))
+            seen[one.label] += 1
+    return sorted(video for _, video in sorted(ranked)[:most])
+
+
+def _key_of(path: Path) -> str:
+    with np.load(path, allow_pickle=False) as stored:
+        return str(stored["key"]) if "key" in stored.files else ""

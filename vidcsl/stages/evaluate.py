@@ -7,19 +7,20 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.geometry import describe_geometry
-from vidcsl.evaluation.linear import LinearProbe, fit_linear_probe, video_accuracy
+from vidcsl.evaluation.linear import LinearProbe, video_accuracy
 from vidcsl.evaluation.neighbours import knn_accuracy, retrieval_recall
 from vidcsl.models.heads import Classifier
 from vidcsl.objectives import Method
 from vidcsl.objectives.supervised import Supervised
 from vidcsl.report.html import write_report
-from vidcsl.stages.attack import attack_models
+from vidcsl.stages.attack import attack_targets
 from vidcsl.stages.corrupt import corrupt_clips
 from vidcsl.stages.job import Job
 
@@ -50,10 +51,9 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
     if any(video.label < 0 for video in test.videos):
         raise UserError(f"evaluation needs labels; some videos of {test.source} have none")
     job.store({"data": _describe_data(train, test)})
-    with job.timed("features"):
-        crops = cfg.EVALUATE.CROPS
-        gallery = job.features(train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1)
-        queries = job.features(test, clips=cfg.EVALUATE.TEST_VIEWS, crops=crops)
+    crops = cfg.EVALUATE.CROPS
+    gallery = job.features(train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1)
+    queries = job.features(test, clips=cfg.EVALUATE.TEST_VIEWS, crops=crops)
     job.store({"geometry": describe_geometry(queries)})
     clean: dict[str, Any] = {
         "test_videos": len(queries),
@@ -62,12 +62,7 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
     }
     heads: dict[str, nn.Linear] = {}
     if cfg.EVALUATE.LINEAR:
-        with job.timed("linear probe"):
-            probe = job.world.share(
-                fit_linear_probe(gallery, classes=len(train.classes), seed=cfg.SEED)
-                if job.world.is_main
-                else None
-            )
+        probe = job.linear_probe(gallery)
         heads[""] = probe.as_layer()
         clean.update(_linear_results(probe, queries))
     if isinstance(job.method, Supervised):
@@ -77,11 +72,12 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
         top1 = video_accuracy(logits, queries.labels)
         clean.update(dict(zip(("own_head_top1", "own_head_clip_top1"), top1, strict=True)))
     job.store({"clean": clean})
-    models = {
-        suffix: Classifier(job.method.encoder, head).to(job.world.device).eval()  # type: ignore[arg-type]
-        for suffix, head in heads.items()
-    }
-    attack_models(models, test, job)
+    heads = {suffix: head.to(job.world.device) for suffix, head in heads.items()}
+    targets = builders.build_targets(
+        cfg, job.method.encoder, heads, gallery, classes=len(train.classes)
+    )
+    attack_targets(targets, test, job)
+    models = {suffix: Classifier(job.method.encoder, head).eval() for suffix, head in heads.items()}  # type: ignore[arg-type]
     corrupt_clips(models, test, job)
 
 

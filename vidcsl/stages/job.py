@@ -1,9 +1,12 @@
 """What every part of an evaluation needs: config, model, data, processes and the folder."""
 
+import os
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +14,13 @@ from fvcore.common.config import CfgNode
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
+from vidcsl.engine.checkpoint import weights_digest
 from vidcsl.engine.distributed import World
+from vidcsl.engine.ledger import digest
 from vidcsl.engine.progress import Bar
 from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
 from vidcsl.evaluation.features import Features, extract_features
+from vidcsl.evaluation.linear import LinearProbe, fit_linear_probe
 from vidcsl.objectives import Method
 from vidcsl.robustness.clips import Clips, cropped_clips
 from vidcsl.seeding import seed_of
@@ -43,9 +49,13 @@ class Job:
         """Add the seconds of a stage, and the peak memory so far, to the results."""
         started = time.perf_counter()
         yield
+        self.spend(stage, time.perf_counter() - started)
+
+    def spend(self, stage: str, seconds: float) -> None:
+        """Add what a stage took, and the peak memory so far, to the results."""
         if self.world.is_main:
             cost = self.folder.read_results().get("cost", {})
-            cost.setdefault("seconds", {})[stage] = time.perf_counter() - started
+            cost.setdefault("seconds", {})[stage] = seconds
             peak = max(peak_memory_mib(self.world.device), cost.get("peak_memory_mib", 0.0))
             self.store({"cost": {**cost, "peak_memory_mib": peak}})
 
@@ -59,7 +69,51 @@ class Job:
             bar.close()
 
     def features(self, videos: VideoList, *, clips: int, crops: int) -> Features:
-        """Features of every view of every video, in the order of the list."""
+        """Features of every view of every video, in the order of the list.
+
+        They are kept in the run's folder, and found there again by the same weights.
+        """
+        key = self.settings(videos, self.weights, views=clips, crops=crops)
+        path = self.folder.artifacts / f"features_{digest(key)}.npz"
+        if self.world.share(path.exists()):
+            return Features.load(path)
+        with self.timed(f"features of {Path(videos.source).name}"):
+            found = self._extract(videos, clips=clips, crops=crops)
+        if self.world.is_main:
+            found.save(path)
+        return found
+
+    def linear_probe(self, gallery: Features) -> LinearProbe:
+        """The probe fitted on the training videos' features, kept like these."""
+        views = gallery.values.shape[1]
+        key = self.settings(self.train, self.weights, views=views, seed=self.cfg.SEED)
+        path = self.folder.artifacts / f"linear_probe_{digest(key)}.npz"
+        if self.world.is_main and not path.exists():
+            with self.timed("linear probe"):
+                classes = len(self.train.classes)
+                fit_linear_probe(gallery, classes=classes, seed=self.cfg.SEED).save(path)
+        self.world.barrier()
+        return LinearProbe.load(path)
+
+    def settings(self, videos: VideoList, weights: str, **more: Any) -> dict[str, Any]:
+        """What an answer about each of these videos depends on: weights, pixels, and `more`."""
+        root = self.cfg.DATA.ROOT
+        listed = [(os.path.relpath(video.path, root), video.label) for video in videos.videos]
+        data = ("FRAMES", "STRIDE", "SHORT_SIDE", "SHORT_VIDEO", "READER")
+        return {
+            "weights": weights,
+            "videos": digest({"videos": listed}),
+            "data": {key: self.cfg.DATA[key] for key in data},
+            "frame_size": self.cfg.MODEL.FRAME_SIZE,
+            **more,
+        }
+
+    @cached_property
+    def weights(self) -> str:
+        """The digest of the encoder's weights."""
+        return weights_digest(self.method.encoder)
+
+    def _extract(self, videos: VideoList, *, clips: int, crops: int) -> Features:
         loader = builders.build_test_loader(
             self.cfg, videos, self.world, clips=clips, batch=self.cfg.EVALUATE.BATCH
         )

@@ -1,6 +1,6 @@
 """Random draws, the floor under every attack; and a search by them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ class RandomNoise:
 
     def __call__(self, problem: Problem) -> Tensor:
         """The worst delta drawn for each row."""
+        problem = replace(problem, warm=None)  # only its own draws count
         delta = problem.start(0)
         worst = Worst(delta, problem.judge(delta))
         for draw in range(1, self.draws):
