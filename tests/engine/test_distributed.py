@@ -1,3 +1,4 @@
+import math
 import os
 from functools import partial
 
@@ -8,86 +9,103 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.engine.worlds import run_in_world
+from tests.objectives.made import make_method
 from vidcsl.engine.batchnorm import synchronise
 from vidcsl.engine.distributed import World, start
+from vidcsl.engine.tally import Tally
 from vidcsl.errors import UserError
-from vidcsl.models.heads import projector
 from vidcsl.models.r2plus1d import r2plus1d_18
-from vidcsl.objectives import CONTRASTIVE, ClipBatch
-from vidcsl.objectives.false_negatives import DETECTORS, TREATMENTS
-from vidcsl.objectives.losses import nt_xent
-from vidcsl.objectives.supervised import Supervised
+from vidcsl.objectives import METHODS, ClipBatch
+from vidcsl.objectives.false_negatives import DETECTORS
 
-METHODS = [
-    ("simclr", "none", "eliminate"),
-    ("simclr", "known_groups", "eliminate"),
-    ("simclr", "adaptive", "eliminate"),
-    ("simclr", "labels", "attract"),
-    ("supcon", "none", "eliminate"),
-    ("supervised", "none", "eliminate"),
+CASES = [
+    *((name, {}) for name in METHODS),
+    *(("simclr", {"detector": name}) for name in DETECTORS if name != "none"),
+    ("simclr", {"detector": "labels", "treatment": "attract"}),
+    ("simclr", {"detector": "fnc", "treatment": "weight", "voters": 1}),
+    ("simclr", {"detector": "clusters", "judge": "momentum"}),
+    ("moco_v2", {"detector": "known_groups"}),
+    ("moco_v2", {"detector": "glofnd", "judge": "momentum"}),
+    ("moco_v3", {"detector": "adaptive", "voters": 1}),
 ]
+STEPS, BATCH = 5, 8
 
 
 def alone():
     return World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def build(world, name, detector, treatment):
-    torch.manual_seed(0)
-    encoder = r2plus1d_18(clip_frames=4, frame_size=16, width=4)
-    if name == "supervised":
-        method = Supervised(encoder, feature_dim=encoder.feature_dim, classes=3)
-    else:
-        method = CONTRASTIVE[name](
-            encoder,
-            projector(in_dim=encoder.feature_dim, hidden_dim=16, out_dim=8, layers=2),
-            loss=partial(nt_xent, temperature=0.2),
-            detector=DETECTORS[detector](),
-            treatment=TREATMENTS[treatment],
-            world=world,
-        )
-    return synchronise(method.double(), world).train()
+class Encoder(nn.Module):
+    """Small, but with a BatchNorm over space and time as a real one has."""
+
+    feature_dim = 6
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv3d(3, 6, 2), nn.BatchNorm3d(6)
+
+    def forward(self, clips):
+        return self.norm(self.conv(clips)).relu().mean(dim=(2, 3, 4))
 
 
-def shard(world):
-    generator = torch.Generator().manual_seed(1)
-    clips = torch.rand(8, 2, 3, 4, 16, 16, generator=generator, dtype=torch.float64)
-    ids = torch.arange(8)
-    size = 8 // world.size
+def shard(world, step, views):
+    generator = torch.Generator().manual_seed(step)
+    clips = torch.rand(BATCH, views, 3, 2, 4, 4, generator=generator, dtype=torch.float64)
+    ids = torch.randperm(12, generator=generator)[:BATCH]  # of a list of 12 videos
+    size = BATCH // world.size
     mine = slice(world.rank * size, (world.rank + 1) * size)
-    return ClipBatch(clips[mine], (ids % 3)[mine], (ids // 2)[mine], ids[mine], progress=1.0)
+    return ClipBatch(
+        *(clips[mine], (ids % 3)[mine], (ids // 2)[mine], ids[mine]), progress=step / STEPS
+    )
 
 
-def one_step(world, name, detector, treatment):
-    method = build(world, name, detector, treatment)
+def train(world, name, options):
+    """Losses, shares, last gradients and the whole state after some steps."""
+    method = make_method(name, world=world, encoder=Encoder, **options).double()
+    method = synchronise(method, world).train()
     replica = method if world.size == 1 else DistributedDataParallel(method)
-    out = replica(shard(world))
-    out["loss"].backward()
-    loss = float(world.total(out["loss"])) / world.size
-    pairs = {k: float(world.total(v)) for k, v in out.items() if k.endswith("_pairs")}
-    gradients = {k: p.grad.clone() for k, p in method.named_parameters() if p.grad is not None}
-    buffers = {k: b.clone() for k, b in method.named_buffers()}
-    return loss, pairs, {**gradients, **buffers}
+    learning = [p for p in method.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(learning, lr=0.2, momentum=0.9)
+    tally, losses = Tally(world), []
+    for step in range(STEPS):
+        batch = shard(world, step, views=2 + options.get("voters", 0))
+        out = replica(batch)
+        optimiser.zero_grad()
+        out["loss"].backward()
+        optimiser.step()
+        method.after_step(batch.progress)
+        tally.add(out)
+        losses.append(float(world.total(out["loss"])) / world.size)
+    found = {f"d {k}": p.grad for k, p in method.named_parameters() if p.grad is not None}
+    shares = {**tally.averages(), **tally.by_class()}
+    for name, share in shares.items():
+        of_classes = share if isinstance(share, list) else [share]
+        found[name] = torch.tensor([math.nan if one is None else one for one in of_classes])
+    return losses, {**method.state_dict(), **found}
 
 
-def every_method(world):
-    return [one_step(world, *method) for method in METHODS]
+def every_case(world):
+    return [train(world, *case) for case in CASES]
 
 
-@pytest.mark.parametrize("size", [2, 4])
-def test_several_processes_equal_one_on_the_joined_batch(size):
-    single = every_method(alone())
-    for rank_results in run_in_world(every_method, size):
-        for (loss, pairs, tensors), (wanted, wanted_pairs, wanted_tensors) in zip(
-            rank_results, single, strict=True
-        ):
-            assert loss == pytest.approx(wanted, rel=1e-10)
-            assert pairs == wanted_pairs
-            assert set(tensors) == set(wanted_tensors)
-            for name, tensor in tensors.items():
-                torch.testing.assert_close(
-                    tensor, wanted_tensors[name], rtol=1e-7, atol=1e-10, msg=lambda m, n=name: n + m
-                )
+def assert_equal(case, result, wanted):
+    (losses, tensors), (wanted_losses, wanted_tensors) = result, wanted
+    assert losses == pytest.approx(wanted_losses, rel=1e-9), case
+    assert set(tensors) == set(wanted_tensors)
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(
+            *(tensor, wanted_tensors[name]),
+            rtol=1e-7,
+            atol=1e-10,
+            equal_nan=True,
+            msg=lambda text, n=name: f"{case} {n}: {text}",
+        )
+
+
+def test_every_detector_flags_something_in_these_cases():
+    for name, options in CASES:
+        if "detector" in options:
+            assert train(alone(), name, options)[1]["removed"].max() > 0, options
 
 
 def gather_gradient(world):
@@ -100,29 +118,21 @@ def gather_gradient(world):
 
 def chunked_step(world, chunk):
     """A step whose encoder takes `chunk` clips at a time; its BatchNorms do not train."""
-    torch.manual_seed(0)
-    encoder = r2plus1d_18(clip_frames=4, frame_size=16, width=4)
-    encoder.chunk = chunk
-    method = CONTRASTIVE["simclr"](
-        encoder,
-        projector(in_dim=encoder.feature_dim, hidden_dim=16, out_dim=8, layers=2),
-        loss=partial(nt_xent, temperature=0.2),
-        detector=DETECTORS["known_groups"](),
-        treatment=TREATMENTS["eliminate"],
-        world=world,
-    )
+    slim = partial(r2plus1d_18, clip_frames=2, frame_size=4, width=4)
+    method = make_method("simclr", detector="known_groups", world=world, encoder=slim)
+    method.encoder.chunk = chunk
     method = synchronise(method.double(), world).train()
-    for module in encoder.backbone.modules():
+    for module in method.encoder.backbone.modules():
         module.training = False
     replica = method if world.size == 1 else DistributedDataParallel(method)
-    loss = replica(shard(world))["loss"]
+    loss = replica(shard(world, 0, views=2))["loss"]
     loss.backward()
     gradients = {k: p.grad.clone() for k, p in method.named_parameters()}
     return float(world.total(loss)) / world.size, gradients
 
 
 def in_two(world):
-    return gather_gradient(world), chunked_step(world, chunk=3)
+    return every_case(world), gather_gradient(world), chunked_step(world, chunk=3)
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +140,22 @@ def two():
     return run_in_world(in_two, 2)
 
 
+@pytest.fixture(scope="module")
+def worlds(two):
+    return {2: [cases for cases, _, _ in two], 4: run_in_world(every_case, 4)}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_several_processes_equal_one_on_the_joined_batch(worlds, size):
+    single = every_case(alone())
+    for rank_results in worlds[size]:
+        for case, result, wanted in zip(CASES, rank_results, single, strict=True):
+            assert_equal(case, result, wanted)
+
+
 def test_gather_keeps_order_and_sums_gradients(two):
     wanted = torch.tensor([0.0, 1, 2, 10, 11, 12])[:, None]
-    for rank, ((everyone, gradient), _) in enumerate(two):
+    for rank, (_, (everyone, gradient), _) in enumerate(two):
         assert torch.equal(everyone, wanted)
         mine = torch.arange(1.0, 7.0)[rank * 3 : rank * 3 + 3, None]
         assert torch.equal(gradient, mine * 3)  # factor 1 from rank 0, 2 from rank 1
@@ -140,7 +163,7 @@ def test_gather_keeps_order_and_sums_gradients(two):
 
 def test_chunks_on_two_processes_equal_one_step_on_one(two):
     wanted_loss, wanted = chunked_step(alone(), chunk=0)
-    for _, (loss, gradients) in two:
+    for _, _, (loss, gradients) in two:
         assert loss == pytest.approx(wanted_loss, rel=1e-10)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, wanted[name], rtol=1e-7, atol=1e-10)

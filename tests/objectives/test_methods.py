@@ -1,139 +1,228 @@
-from functools import partial
+"""What every method promises; each step against naive code is in the method's own test file."""
+
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from vidcsl.models.heads import projector
-from vidcsl.objectives import CONTRASTIVE, ClipBatch
+from tests.objectives.made import TEMPERATURE, batch, make_method
+from vidcsl.errors import UserError
+from vidcsl.objectives import CONTRASTIVE, METHODS
 from vidcsl.objectives.false_negatives import DETECTORS, TREATMENTS
-from vidcsl.objectives.losses import nt_xent
-from vidcsl.objectives.supervised import Supervised
+from vidcsl.objectives.metrics import Share
+
+LEARNING_RATES = {"byol": 3e-3}
 
 
-class TinyEncoder(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 2 * 4 * 4, 16), nn.ReLU())
-
-    def forward(self, clips):
-        return self.net(clips)
-
-
-def batch(*, videos=6, views=2, classes=2, progress=1.0):
-    generator = torch.Generator().manual_seed(3)
-    return ClipBatch(
-        clips=torch.rand(videos, views, 3, 2, 4, 4, generator=generator),
-        labels=torch.arange(videos) % classes,
-        groups=torch.arange(videos) // 2,
-        videos=torch.arange(videos) + 40,
-        progress=progress,
+def train(method, data, *, steps, lr=1e-2):
+    optimiser = torch.optim.Adam(
+        [p for p in method.parameters() if p.requires_grad], lr=lr, betas=(0.9, 0.99)
     )
+    losses = []
+    for step in range(steps):
+        now = replace(data, progress=step / steps)
+        loss = method.train()(now)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        method.after_step(now.progress)
+        losses.append(loss.item())
+    return losses
 
 
-def contrastive(name, *, detector="none", treatment="eliminate"):
-    torch.manual_seed(0)
-    return CONTRASTIVE[name](
-        TinyEncoder(),
-        projector(in_dim=16, hidden_dim=16, out_dim=8, layers=2),
-        loss=partial(nt_xent, temperature=0.2),
-        detector=DETECTORS[detector](),
-        treatment=TREATMENTS[treatment],
-    )
-
-
-def naive_simclr(embeddings, videos, removed, temperature):
-    total, rows = 0.0, len(embeddings)
-    for i in range(rows):
-        others = [j for j in range(rows) if j != i and not removed(i, j)]
-        (partner,) = [j for j in others if videos[j] == videos[i]]
-        logits = torch.stack([embeddings[i] @ embeddings[j] / temperature for j in others])
-        total = total - F.log_softmax(logits, dim=0)[others.index(partner)]
-    return total / rows
-
-
-@pytest.mark.parametrize("detector", ["none", "labels", "known_groups"])
-def test_simclr_with_elimination_against_a_loop(detector):
-    data = batch()
-    method = contrastive("simclr", detector=detector)
-    out = method(data)
-    embeddings = method.embed(data.clips)
-    videos, labels, groups = (
-        ids.repeat_interleave(2) for ids in (data.videos, data.labels, data.groups)
-    )
-    key = {"none": videos, "labels": labels, "known_groups": groups}[detector]
-    wanted = naive_simclr(
-        embeddings,
-        videos.tolist(),
-        lambda i, j: videos[i] != videos[j] and key[i] == key[j],
-        temperature=0.2,
-    )
-    torch.testing.assert_close(out["loss"], wanted)
-
-
-def test_attracting_the_oracles_pairs_is_supcon():
-    data = batch()
-    attracted = contrastive("simclr", detector="labels", treatment="attract")(data)["loss"]
-    torch.testing.assert_close(attracted, contrastive("supcon")(data)["loss"])
-
-
-@pytest.mark.parametrize(
-    ("name", "detector", "treatment", "views"),
-    list(product(CONTRASTIVE, DETECTORS, TREATMENTS, [2, 3])),
-)
-def test_every_combination_gives_a_finite_loss_and_gradient(name, detector, treatment, views):
-    method = contrastive(name, detector=detector, treatment=treatment)
-    out = method(batch(views=views))
-    out["loss"].backward()
-    assert out["loss"].isfinite()
-    gradients = [p.grad for p in method.parameters() if p.grad is not None]
-    assert gradients
-    assert all(g.isfinite().all() for g in gradients)
-    assert not out["alignment"].requires_grad
-
-
-def test_rows_without_a_negative_are_skipped_and_counted():
-    data = batch(videos=2)
-    data = ClipBatch(data.clips, torch.zeros(2).long(), data.groups, data.videos, 1.0)
-    out = contrastive("simclr", detector="labels")(data)
-    assert out["undefined_rows"] == 4
-    assert out["loss"] == 0
-
-
-def rank_of(embeddings):
-    energy = torch.linalg.svdvals(embeddings - embeddings.mean(0)).square()
+def rank_of(vectors):
+    energy = torch.linalg.svdvals(vectors - vectors.mean(0)).square()
     share = energy / energy.sum()
     return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
 
 
-@pytest.mark.parametrize("name", CONTRASTIVE)
-def test_loss_falls_and_the_embedding_does_not_collapse(name):
-    data, method = batch(videos=12, classes=4), contrastive(name)
-    optimiser = torch.optim.Adam(method.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(40):
-        optimiser.zero_grad()
-        loss = method(data)["loss"]
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
-    assert rank_of(method.embed(data.clips).detach()) > 2  # four classes span three directions
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_falls_and_the_representation_does_not_collapse(name):
+    data, method = batch(videos=12, classes=3), make_method(name, queue=48)
+    losses = train(method, data, steps=60, lr=LEARNING_RATES.get(name, 1e-2))
+    # The queue of MoCo v2 first fills with keys that are harder than its random ones.
+    start = max(losses[:10]) if name == "moco_v2" else losses[0]
+    assert losses[-1] < 0.85 * start
+    with torch.no_grad():
+        features = method.encoder(data.clips[:, 0])
+    assert rank_of(features) > 2  # three classes span two directions
 
 
-def test_supervised_is_cross_entropy_over_views_and_learns():
-    torch.manual_seed(0)
-    data, method = batch(), Supervised(TinyEncoder(), feature_dim=16, classes=2)
-    out = method(data)
-    logits = method.head(method.encoder(data.clips.flatten(0, 1)))
-    wanted = F.cross_entropy(logits, data.labels.repeat_interleave(2))
-    torch.testing.assert_close(out["loss"], wanted)
-    optimiser = torch.optim.Adam(method.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimiser.zero_grad()
+class Flags:
+    """Records what a method compared and what its detector flagged."""
+
+    def __init__(self, method):
+        self.blocks, self.contrast = [], None
+        contrast = method.contrast
+        method.contrast = lambda data: self.keep(contrast(data))
+        method.detector.register_forward_hook(lambda _, inputs, out: self.blocks.append(out))
+
+    def keep(self, contrast):
+        self.contrast, self.blocks = contrast, []
+        return contrast
+
+    @property
+    def flagged(self):
+        return torch.cat(self.blocks)
+
+
+def naive_role(name, mine, theirs):
+    """positive, negative or neither, from (video, label, view) of anchor and candidate."""
+    (video, label, view), (other, other_label, other_view) = mine, theirs
+    own = video == other
+    if name == "supcon":
+        positive = own or (label == other_label >= 0)
+        return None if own and view == other_view else ("positive" if positive else "negative")
+    if name == "simclr":
+        return ("positive" if view != other_view else None) if own else "negative"
+    if name == "moco_v3":
+        return None if view == other_view else ("positive" if own else "negative")
+    if other_view < 0:  # from the queue
+        return None if own else "negative"
+    return "positive" if own and view != other_view else None
+
+
+def naive_loss(name, treatment, seen):
+    """The mean over the rows of -mean_p log(e_p / sum w e), by loops."""
+    contrast, total, rows = seen.contrast, 0.0, 0
+    known = [
+        list(zip(ids.videos.tolist(), ids.labels.tolist(), ids.views.tolist(), strict=True))
+        for ids in (contrast.rows, contrast.columns)
+    ]
+    for i, mine in enumerate(known[0]):
+        positives, terms = [], []
+        for j, theirs in enumerate(known[1]):
+            role = naive_role(name, mine, theirs)
+            flagged = bool(seen.flagged[i, j])
+            assert not flagged or (role == "negative" and mine[0] != theirs[0])
+            logit = contrast.anchors[i] @ contrast.candidates[j] / TEMPERATURE
+            if flagged and treatment == "attract":
+                role = "positive"
+            weight = 1.0
+            if flagged:
+                weight = {"eliminate": 0.0, "weight": 0.3, "attract": 1.0}[treatment]
+            if role and weight:
+                terms.append((logit, weight, role))
+            if role == "positive":
+                positives.append(logit)
+        if positives and any(role == "negative" for _, _, role in terms):
+            denominator = sum(weight * logit.exp() for logit, weight, _ in terms)
+            total = total + denominator.log() - sum(positives) / len(positives)
+            rows += 1
+    return total / rows
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+@pytest.mark.parametrize(("name", "detector"), list(product(CONTRASTIVE, DETECTORS)))
+def test_any_detector_with_any_treatment_in_any_method(name, detector, treatment):
+    method = make_method(name, detector=detector, treatment=treatment, queue=14)
+    seen, flagged = Flags(method), 0
+    for step in range(3):
+        data = batch(progress=step / 3, seed=step)
         out = method(data)
+        torch.testing.assert_close(out["loss"], naive_loss(name, treatment, seen))
+        flagged += int(seen.flagged.sum())
+        method.zero_grad()
         out["loss"].backward()
-        optimiser.step()
-    assert out["train_accuracy"] == 1
+        gradients = [p.grad for p in method.parameters() if p.grad is not None]
+        assert any(g.abs().sum() > 0 for g in gradients)
+        assert all(g.isfinite().all() for g in gradients)
+        method.after_step(data.progress)
+        assert int(out["removed"].part.sum()) == int(seen.flagged.sum())
+    assert (flagged > 0) == (detector != "none" and (name, detector) != ("supcon", "labels"))
+
+
+@pytest.mark.parametrize(
+    ("name", "judge", "voters", "aggregate"),
+    [
+        ("simclr", "online", 2, "max"),
+        ("simclr", "momentum", 0, "mean"),
+        ("simclr", "momentum", 1, "own"),
+        ("supcon", "momentum", 2, None),
+        ("moco_v2", "online", 1, "max"),
+        ("moco_v2", "momentum", 1, "mean"),
+        ("moco_v3", "momentum", 0, "max"),
+        ("moco_v3", "online", 0, "mean"),
+    ],
+)
+def test_who_votes_on_false_negatives(name, judge, voters, aggregate):
+    options = {"judge": judge, "voters": voters, "aggregate": aggregate}
+    method = make_method(name, detector="adaptive", **options).train()
+    seen, scored = Flags(method), []
+    method.detector.register_forward_hook(lambda _, inputs, out: scored.append(inputs[0]))
+    with torch.no_grad():  # so that the momentum encoder differs
+        for parameter in method.encoder.parameters():
+            parameter.mul_(1.3).add_(0.05)
+    data = batch(videos=5, views=2 + voters)
+    out = method(data)
+    contrast = seen.contrast
+    embedded = method.embed(data.clips[:, :2]).detach()
+    taught = method.taught(data.clips) if method.teacher else None
+    if judge == "momentum":
+        voices = taught
+    elif name.startswith("moco"):
+        voices = contrast.anchors.detach().unflatten(0, (5, 2))
+        voices = torch.cat([voices, taught[:, 2:]], 1)
+    else:
+        further = method.embed(data.clips[:, 2:]).detach() if voters else embedded[:, :0]
+        voices = torch.cat([embedded, further], 1)
+    if judge == "momentum" and not name.startswith("moco"):
+        compared = taught[:, :2].flatten(0, 1)
+    else:
+        compared = contrast.candidates.detach()
+    reduce = {"own": None, "mean": torch.mean, "max": torch.amax}[aggregate or "mean"]
+    for row in range(10):
+        votes = voices[row // 2] @ compared.T
+        wanted = votes[row % 2] if reduce is None else reduce(votes, dim=0)
+        torch.testing.assert_close(torch.cat(scored)[row], wanted)
+    assert contrast.anchors.shape[0] == 10  # voters are no anchors
+    assert out["loss"].isfinite()
+
+
+@pytest.mark.parametrize("views", [2, 3])
+@pytest.mark.parametrize("name", METHODS)
+def test_any_number_of_clips(name, views):
+    out = make_method(name)(batch(videos=4, views=views))
+    assert out["loss"].isfinite()
+    for metric in ("alignment", "uniformity", "effective_rank"):
+        assert not out[metric].requires_grad
+        assert out[metric].isfinite()
+    assert isinstance(out["margin"], Share)
+
+
+def test_attracting_the_oracles_pairs_is_supcon():
+    data = batch()
+    attracted = make_method("simclr", detector="labels", treatment="attract")(data)["loss"]
+    torch.testing.assert_close(attracted, make_method("supcon")(data)["loss"])
+
+
+def test_rows_without_a_negative_are_skipped_and_counted():
+    data = batch(videos=2, classes=1)
+    out = make_method("simclr", detector="labels")(data)
+    assert out["undefined_rows"] == 4
+    assert out["loss"] == 0
+    out["loss"].backward()
+
+
+class Broken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, clips):
+        features = clips.flatten(1)[:, :16] * self.weight
+        return torch.where(torch.arange(len(clips))[:, None] == 1, torch.nan, features)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_embeddings_that_are_not_finite_name_what_to_change(name):
+    with pytest.raises(UserError, match=r"embeddings are not finite.*TRAIN\.LR"):
+        make_method(name, encoder=Broken)(batch(videos=4))
+
+
+@pytest.mark.parametrize("name", ["simclr", "supcon", "moco_v3"])
+def test_a_batch_of_one_video(name):
+    with pytest.raises(UserError, match=r"TRAIN\.BATCH"):
+        make_method(name)(batch(videos=1))

@@ -19,9 +19,9 @@ def build_augmentation(cfg: CfgNode) -> TrainAugmentation:
         jitter=_quadruple("AUGMENT.JITTER", options.JITTER),
         jitter_probability=options.JITTER_PROBABILITY,
         gray_probability=options.GRAY_PROBABILITY,
-        blur_probability=_per_view(options.BLUR_PROBABILITY),
+        blur_probability=_per_view(options.BLUR_PROBABILITY, cfg),
         blur_sigma=_pair("AUGMENT.BLUR_SIGMA", options.BLUR_SIGMA),
-        solarise_probability=_per_view(options.SOLARISE_PROBABILITY),
+        solarise_probability=_per_view(options.SOLARISE_PROBABILITY, cfg),
     )
 
 
@@ -42,5 +42,8 @@ def _quadruple(key: str, values: Sequence[float]) -> tuple[float, float, float, 
     return values[0], values[1], values[2], values[3]
 
 
-def _per_view(values: Sequence[float]) -> float | Sequence[float]:
-    return values[0] if len(values) == 1 else tuple(values)
+def _per_view(values: Sequence[float], cfg: CfgNode) -> float | Sequence[float]:
+    """One for all views, or one for each; clips that only vote are treated as the last one."""
+    if len(values) == 1:
+        return values[0]
+    return (*values, *[values[-1]] * cfg.FALSE_NEGATIVES.VOTERS)

@@ -122,7 +122,9 @@ def _train_sampler(cfg: CfgNode) -> ClipSampler:
         draw = partial(sampling.decreasing_interval_clips, **shape)
     else:
         draw = partial(sampling.random_clips, clips=cfg.DATA.CLIPS, **shape)
-    return partial(_random_views, draw=draw, policy=cfg.DATA.SHORT_VIDEO)
+    voters = cfg.FALSE_NEGATIVES.VOTERS
+    further = partial(sampling.random_clips, clips=voters, **shape) if voters else None
+    return partial(_random_views, draw=draw, further=further, policy=cfg.DATA.SHORT_VIDEO)
 
 
 def _random_views(
@@ -130,9 +132,11 @@ def _random_views(
     rng: np.random.Generator,
     *,
     draw: "partial[NDArray[np.int64]]",
+    further: "partial[NDArray[np.int64]] | None",
     policy: str,
 ) -> NDArray[np.int64]:
-    return sampling.fit_length(draw(num_frames, rng=rng), num_frames, policy=policy)
+    clips = [each(num_frames, rng=rng) for each in (draw, further) if each]
+    return sampling.fit_length(np.concatenate(clips), num_frames, policy=policy)
 
 
 def _uniform_views(

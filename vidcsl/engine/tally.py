@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 
 from vidcsl.engine.distributed import World
-
-COUNTS = ("_pairs", "_rows")  # endings of names that count things; all other values are averaged
+from vidcsl.objectives.metrics import Metric, Share
 
 
 class Tally:
-    """Sums values over steps; averages them over steps and processes when asked.
+    """Sums what is reported over steps; divides when asked.
+
+    A scalar is averaged over steps and processes. Of a `Share` part and whole are summed first, so
+    that steps and processes count by what they held; a share of nothing is left out.
 
     Args:
         world: the processes that tally together; all must report the same names.
@@ -21,55 +23,50 @@ class Tally:
 
     def reset(self) -> None:
         """Start afresh."""
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0.0
+        self._sums: dict[str, Tensor] = {}  # [2] or [2, classes + 1]: part and whole
 
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Add one step's scalars."""
-        self._steps += 1
+    def add(self, values: dict[str, Metric]) -> None:
+        """Add one step's metrics."""
         for name, value in values.items():
-            value = value.detach().double()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            one = value if isinstance(value, Share) else Share(value, torch.ones_like(value))
+            both = torch.stack([one.part.detach().double(), one.whole.detach().double()])
+            self._sums[name] = self._sums[name] + both if name in self._sums else both
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, list[float] | list[list[float]]]:
         """Sums over all processes, as plain numbers, for a checkpoint."""
-        if not self._sums:
-            return {}
-        names = sorted(self._sums)
-        steps = torch.tensor(self._steps, dtype=torch.float64, device=self._world.device)
-        local = torch.stack([steps, *(self._sums[name].to(steps.device) for name in names)])
-        total = self._world.total(local).tolist()
-        return dict(zip(["steps", *names], total, strict=True))
+        return {name: sums.tolist() for name, sums in self._totals().items()}
 
-    def load(self, state: dict[str, float]) -> None:
+    def load(self, state: dict[str, list[float] | list[list[float]]]) -> None:
         """Go on from `state`; on one process only, as it holds the sums of all."""
-        rest = dict(state)
-        self._steps = rest.pop("steps", 0.0)
         device = self._world.device
         self._sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=device)
-            for name, value in rest.items()
+            name: torch.tensor(sums, dtype=torch.float64, device=device)
+            for name, sums in state.items()
         }
 
     def averages(self) -> dict[str, float]:
-        """Means per step, and shares made of the pair counts.
+        """Means and shares over everything tallied."""
+        pairs = {name: sums.view(2, -1).sum(dim=1) for name, sums in self._totals().items()}
+        return {name: float(part / whole) for name, (part, whole) in pairs.items() if whole}
 
-        `removed` = removed / candidate pairs, `precision` = right / judged, `recall` = right /
-        false-negative pairs; a share of nothing is left out.
-        """
-        sums = self.state()
-        if not sums:
-            return {}
-        steps = sums.pop("steps")
-        means = {name: total / steps for name, total in sums.items() if not name.endswith(COUNTS)}
-        shares = {
-            "removed": ("removed_pairs", "candidate_pairs"),
-            "precision": ("right_pairs", "judged_pairs"),
-            "recall": ("right_pairs", "false_negative_pairs"),
+    def by_class(self) -> dict[str, list[float | None]]:
+        """The shares that were reported by class, for each class; None: a share of nothing."""
+        return {
+            name: [
+                part / whole if whole else None
+                for part, whole in zip(*sums[:, :-1].tolist(), strict=True)
+            ]
+            for name, sums in self._totals().items()
+            if sums.dim() == 2
         }
-        for name, (part, whole) in shares.items():
-            if sums.get(whole):
-                means[name] = sums[part] / sums[whole]
-        if sums.get("undefined_rows"):
-            means["undefined_rows"] = sums["undefined_rows"]
-        return means
+
+    def _totals(self) -> dict[str, Tensor]:
+        """The sums over all processes, in one exchange."""
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        joined = torch.cat([self._sums[name].flatten().to(self._world.device) for name in names])
+        parts = self._world.total(joined).cpu().split([self._sums[name].numel() for name in names])
+        return {
+            name: part.view_as(self._sums[name]) for name, part in zip(names, parts, strict=True)
+        }

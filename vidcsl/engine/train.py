@@ -118,8 +118,10 @@ class Trainer:
         if self.world.is_main:  # the tally is of all processes: one of them carries it on
             self.epoch_tally.load(checkpoint["epoch_tally"])
 
-    def run(self) -> dict[str, float]:
+    def run(self) -> dict[str, Any]:
         """Train to the end; the averages of the last epoch, `seconds` and `clips_per_second`.
+
+        `by_class` holds the shares that are known for each class, see `Tally.by_class`.
 
         Raises:
             Interrupted: on SIGTERM or SIGINT, after a checkpoint was written.
@@ -127,6 +129,7 @@ class Trainer:
         """
         started, clips = time.perf_counter(), 0
         summary: dict[str, float] = {}
+        by_class: dict[str, list[float | None]] = {}
         log, bar = self._open_log(), self._open_bar()
         try:
             with _signals() as received:
@@ -140,12 +143,18 @@ class Trainer:
                             self._save()
                             raise Interrupted(received[0] if received else signal.SIGTERM)
                     summary = self.epoch_tally.averages()
+                    by_class = self.epoch_tally.by_class()
                     self._finish_epoch(log, summary)
         finally:
             bar.close()
             log.close()
         seconds = time.perf_counter() - started
-        return {**summary, "seconds": seconds, "clips_per_second": clips / seconds}
+        return {
+            **summary,
+            "by_class": by_class,
+            "seconds": seconds,
+            "clips_per_second": clips / seconds,
+        }
 
     @property
     def _global_step(self) -> int:
@@ -170,6 +179,7 @@ class Trainer:
             norm = nn.utils.clip_grad_norm_(self.method.parameters(), self.schedule.clip_gradient)
             outputs["gradient_norm"] = norm
         self.optimiser.step()
+        self.method.after_step(clips.progress)
         self.interval.add(outputs)
         self.epoch_tally.add(outputs)
         self.position = Position(self.position.epoch, self.position.step + 1)

@@ -1,5 +1,6 @@
 """What sits on top of an encoder: projectors for pretraining, a linear layer for classes."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -7,28 +8,38 @@ from torch import Tensor, nn
 from vidcsl.models.encoder import Encoder
 
 
-def projector(*, in_dim: int, hidden_dim: int, out_dim: int, layers: int) -> nn.Module:
-    """Multi-layer perceptron: BatchNorm and ReLU between its layers, BatchNorm at its end.
+@dataclass(frozen=True)
+class Norms:
+    """Where a head has BatchNorm: between its layers, at its end."""
 
-    SimCLR's head (Chen et al., 2020) has 2 layers, CVRL's (Qian et al., 2021) 3. The BatchNorm at
-    the end, as in SimCLR's released code and MoCo v3, centres the embeddings of a batch: without
-    it all of them first drift to one point, and it takes hundreds of steps to part them again.
+    hidden: bool = True
+    last: bool = True
+
+
+def projector(
+    *, in_dim: int, hidden_dim: int, out_dim: int, layers: int, norms: Norms = Norms()
+) -> nn.Module:
+    """Multi-layer perceptron with ReLU between its layers; also the predictors of BYOL and MoCo v3.
+
+    A BatchNorm at the end, as in SimCLR's released code and MoCo v3, centres the embeddings of a
+    batch: without it all of them first drift to one point, and it takes hundreds of steps to part
+    them again.
 
     Args:
         in_dim, hidden_dim, out_dim: feature, hidden and embedding sizes.
         layers: number of linear layers; 0 gives the features themselves.
+        norms: where there is BatchNorm; a layer without it has a bias.
     """
     if layers == 0:
         return nn.Identity()
     sizes = [in_dim] + [hidden_dim] * (layers - 1)
     hidden: list[nn.Module] = []
     for before, after in pairwise(sizes):
-        hidden += [
-            nn.Linear(before, after, bias=False),
-            nn.BatchNorm1d(after),
-            nn.ReLU(inplace=True),
-        ]
-    last = (nn.Linear(sizes[-1], out_dim, bias=False), nn.BatchNorm1d(out_dim, affine=False))
+        hidden.append(nn.Linear(before, after, bias=not norms.hidden))
+        hidden += [nn.BatchNorm1d(after)] if norms.hidden else []
+        hidden.append(nn.ReLU(inplace=True))
+    last: list[nn.Module] = [nn.Linear(sizes[-1], out_dim, bias=not norms.last)]
+    last += [nn.BatchNorm1d(out_dim, affine=False)] if norms.last else []
     return nn.Sequential(*hidden, *last)
 
 

@@ -1,16 +1,17 @@
-"""What a pretraining method is, and what the contrastive ones share."""
+"""What a pretraining method is."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidcsl.objectives.blockwise import blockwise_loss
-from vidcsl.objectives.false_negatives import Detector, Samples, detection_counts
-from vidcsl.objectives.losses import Pairs, RowLoss, alignment, at_least_float32, uniformity
+from vidcsl.errors import UserError
+from vidcsl.objectives.false_negatives import Samples
+from vidcsl.objectives.geometry import describe_batch
+from vidcsl.objectives.losses import at_least_float32
+from vidcsl.objectives.metrics import Metric
+from vidcsl.objectives.world import Alone, World
 
 
 @dataclass(frozen=True)
@@ -29,138 +30,48 @@ class ClipBatch:
     videos: Tensor
     progress: float = 0.0
 
-
-class World(Protocol):
-    """The processes that train together: how their tensors meet."""
-
-    rank: int
-    size: int
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        """`[N, ...]` of each process to `[size * N, ...]` in rank order, keeping gradients."""
-
-    def total(self, tensor: Tensor) -> Tensor:
-        """Sum over processes, without gradient."""
-
-
-class Alone:
-    """A world of one process."""
-
-    rank, size = 0, 1
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
-        return tensor
-
-    def total(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
-        return tensor
+    def samples(self, views: int) -> Samples:
+        """Of the first `views` views of each video, `[B * views]`, a video's own in a row."""
+        numbers = torch.arange(views, device=self.videos.device).repeat(len(self.videos))
+        videos, groups, labels = (
+            each.repeat_interleave(views) for each in (self.videos, self.groups, self.labels)
+        )
+        return Samples(videos, groups, labels, numbers)
 
 
 class Method(nn.Module):
     """An objective with its heads and state around an encoder, which is the part that is kept."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, *, world: World | None = None) -> None:
         super().__init__()
         self.encoder = encoder
-
-    def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """`{"loss": scalar, ...}`; every other value is a detached scalar to be logged.
-
-        Names ending in `_pairs`, `_rows` are counts (summed over steps and processes), all others
-        are averaged.
-        """
-        raise NotImplementedError
-
-
-class ContrastiveMethod(Method):
-    """Embeds every view and contrasts it with the views of all other videos, on all processes.
-
-    Each process computes the rows of its own anchors against the candidates of all processes.
-    Candidates carry gradients, and rows are weighted so that the average over processes, which
-    DDP takes, is the loss and the gradient of one process on the joined batch.
-
-    Args:
-        encoder: clips -> features.
-        projector: features -> embeddings, before normalisation.
-        loss: see `losses`.
-        detector, treatment: see `false_negatives`.
-        world: the processes that train together.
-    """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        projector: nn.Module,
-        *,
-        loss: RowLoss,
-        detector: Detector,
-        treatment: Callable[[Pairs, Tensor], Pairs],
-        world: World | None = None,
-    ) -> None:
-        super().__init__(encoder)
-        self.projector = projector
-        self.loss, self.detector, self.treatment = loss, detector, treatment
         self.world = world or Alone()
 
-    def positives(self, anchors: Samples, candidates: Samples) -> Tensor:
-        """Bool `[N, M]`: which candidates are positives (the anchor itself is taken out later)."""
+    def forward(self, batch: ClipBatch) -> dict[str, Metric]:
+        """`{"loss": scalar, ...}`; everything else is detached and to be logged."""
         raise NotImplementedError
 
-    def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Loss over all views of the batch, and how well the detector did."""
-        views = batch.clips.shape[1]
-        embeddings = self.embed(batch.clips)  # [B * V, P]
-        anchors = _rows(batch)
-        gather = self.world.gather
-        candidates = Samples(gather(anchors.videos), gather(anchors.groups), gather(anchors.labels))
-        first = self.world.rank * len(embeddings)  # the column of this process's first anchor
-        counts: dict[str, Tensor] = {}
+    def after_step(self, progress: float) -> None:
+        """Called after each step of the optimiser, with the progress of that step's batch."""
 
-        def pairs(similarities: Tensor, rows: slice) -> Pairs:
-            block = anchors[rows]
-            flagged = self.detector(similarities, block, candidates, batch.progress)
-            for name, count in detection_counts(flagged, block, candidates).items():
-                counts[name] = counts.get(name, 0) + count
-            itself = _diagonal(similarities, offset=first + rows.start)
-            untreated = Pairs(self.positives(block, candidates) & ~itself, itself)
-            return self.treatment(untreated, flagged)
+    def describe(self, embeddings: Tensor, batch: ClipBatch) -> dict[str, Metric]:
+        """The geometry of the embeddings `[B, V, P]` of all processes.
 
-        total, defined = blockwise_loss(
-            embeddings, gather(embeddings), loss=self.loss, pairs=pairs, views=views
-        )
-        # Rows are weighted alike over all processes, however many are defined on each.
-        loss = total * self.world.size / self.world.total(defined.sum()).clamp(min=1)
-        return {
-            "loss": loss,
-            "undefined_rows": (~defined).sum(),
-            **_geometry(embeddings.detach(), views),
-            **counts,
-        }
-
-    def embed(self, clips: Tensor) -> Tensor:
-        """Unit embeddings `[B * V, P]` of clips `[B, V, 3, T, S, S]`."""
-        features = self.encoder(clips.flatten(0, 1))
-        return F.normalize(at_least_float32(self.projector(features)), dim=1)
+        Raises:
+            UserError: on every process, where one of them is not finite.
+        """
+        everyones = self.world.gather(embeddings.detach())
+        broken = int((~everyones.isfinite()).any(dim=2).sum())
+        if broken:
+            raise UserError(
+                f"{broken} of {everyones.shape[:2].numel()} embeddings are not finite; the last "
+                "checkpoint is intact: lower TRAIN.LR, set TRAIN.CLIP_GRADIENT, or PRECISION to "
+                "float32"
+            )
+        return describe_batch(everyones, self.world.gather(batch.labels))
 
 
-def _diagonal(matrix: Tensor, *, offset: int) -> Tensor:
-    rows, columns = (torch.arange(size, device=matrix.device) for size in matrix.shape)
-    return columns[None, :] == rows[:, None] + offset
-
-
-def _rows(batch: ClipBatch) -> Samples:
-    views = batch.clips.shape[1]
-    ids = (batch.videos, batch.groups, batch.labels)
-    return Samples(*(each.repeat_interleave(views) for each in ids))
-
-
-@torch.no_grad()
-def _geometry(embeddings: Tensor, views: int) -> dict[str, Tensor]:
-    by_video = embeddings.unflatten(0, (-1, views))
-    if views < 2 or len(by_video) < 2:
-        return {}
-    return {
-        "alignment": alignment(by_video[:, 0], by_video[:, 1]),
-        "uniformity": uniformity(by_video[:, 0]),
-    }
+def embed(network: nn.Module, clips: Tensor) -> Tensor:
+    """Unit embeddings `[B, V, P]` of clips `[B, V, 3, T, S, S]`, in float32 or wider."""
+    outputs = network(clips.flatten(0, 1))
+    return F.normalize(at_least_float32(outputs), dim=1).unflatten(0, clips.shape[:2])

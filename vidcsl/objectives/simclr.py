@@ -4,15 +4,16 @@ Chen et al., "A Simple Framework for Contrastive Learning of Visual Representati
 On video: Qian et al. (CVRL), CVPR 2021; with more than two clips, Feichtenhofer et al., CVPR 2021.
 """
 
-from torch import Tensor
-
+from vidcsl.objectives.contrastive import BatchContrast
 from vidcsl.objectives.false_negatives import Samples
-from vidcsl.objectives.method import ContrastiveMethod
+from vidcsl.objectives.losses import Pairs
 
 
-class SimCLR(ContrastiveMethod):
+class SimCLR(BatchContrast):
     """Pulls the clips of a video together, pushes all other videos away."""
 
-    def positives(self, anchors: Samples, candidates: Samples) -> Tensor:
-        """Clips of the same video."""
-        return anchors.same(candidates, "videos")
+    def pairs(self, anchors: Samples, candidates: Samples) -> Pairs:
+        """Positives are the other clips of the video; the anchor itself is left out."""
+        video = anchors.same(candidates, "videos")
+        itself = video & anchors.same(candidates, "views")
+        return Pairs(video & ~itself, itself)

@@ -4,15 +4,16 @@ Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (sum 
 without the factor tau / 0.07 of the released code.
 """
 
-from torch import Tensor
-
+from vidcsl.objectives.contrastive import BatchContrast
 from vidcsl.objectives.false_negatives import Samples
-from vidcsl.objectives.method import ContrastiveMethod
+from vidcsl.objectives.losses import Pairs
 
 
-class SupCon(ContrastiveMethod):
+class SupCon(BatchContrast):
     """Pulls the clips of a class together; videos without a label keep their own clips only."""
 
-    def positives(self, anchors: Samples, candidates: Samples) -> Tensor:
-        """Clips of the same class or of the same video."""
-        return anchors.same(candidates, "labels") | anchors.same(candidates, "videos")
+    def pairs(self, anchors: Samples, candidates: Samples) -> Pairs:
+        """Positives are the clips of the class and of the video; the anchor itself is left out."""
+        video = anchors.same(candidates, "videos")
+        itself = video & anchors.same(candidates, "views")
+        return Pairs((video | anchors.same(candidates, "labels")) & ~itself, itself)

@@ -1,10 +1,13 @@
 """Supervised learning with cross-entropy: the reference that contrastive methods are held to."""
 
+from typing import Any
+
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from vidcsl.objectives.losses import at_least_float32
 from vidcsl.objectives.method import ClipBatch, Method
+from vidcsl.objectives.metrics import Metric
 
 
 class Supervised(Method):
@@ -15,18 +18,29 @@ class Supervised(Method):
         feature_dim: length of a feature vector.
         classes: number of classes.
         label_smoothing: as in `torch.nn.functional.cross_entropy`.
+        options: see `Method`.
     """
 
     def __init__(
-        self, encoder: nn.Module, *, feature_dim: int, classes: int, label_smoothing: float = 0.0
+        self,
+        encoder: nn.Module,
+        *,
+        feature_dim: int,
+        classes: int,
+        label_smoothing: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(encoder)
+        super().__init__(encoder, **options)
         self.head = nn.Linear(feature_dim, classes)
         self.label_smoothing = label_smoothing
 
-    def forward(self, batch: ClipBatch) -> dict[str, Tensor]:
-        """Mean cross-entropy and accuracy over all views of the batch."""
-        logits = at_least_float32(self.head(self.encoder(batch.clips.flatten(0, 1))))
+    def forward(self, batch: ClipBatch) -> dict[str, Metric]:
+        """Mean cross-entropy and accuracy over all views of the batch, geometry of the features."""
+        features = self.encoder(batch.clips.flatten(0, 1))
+        units = F.normalize(at_least_float32(features), dim=1)
+        described = self.describe(units.unflatten(0, batch.clips.shape[:2]), batch)
+        logits = at_least_float32(self.head(features))
         labels = batch.labels.repeat_interleave(batch.clips.shape[1])
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return {"loss": loss, "train_accuracy": (logits.argmax(dim=1) == labels).float().mean()}
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+        return {"loss": loss, "train_accuracy": accuracy, **described}

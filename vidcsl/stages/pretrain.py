@@ -14,6 +14,8 @@ from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
 from vidcsl.engine.train import Trainer
 from vidcsl.objectives import Method
 
+_SHARES = ("removed", "precision", "recall")
+
 
 def pretrain(
     cfg: CfgNode,
@@ -51,16 +53,18 @@ def pretrain(
 
 
 def _results(
-    cfg: CfgNode, train: VideoList, trainer: Trainer, summary: dict[str, float]
+    cfg: CfgNode, train: VideoList, trainer: Trainer, summary: dict[str, Any]
 ) -> dict[str, Any]:
-    shares: dict[str, float] = {
-        k: summary[k] for k in ("removed", "precision", "recall") if k in summary
-    }
+    shares: dict[str, Any] = {k: summary[k] for k in _SHARES if k in summary}
     if {v.label for v in train.videos} != {-1} and "recall" in shares:
         labels = np.array([video.label for video in train.videos])
         counts = np.bincount(labels[labels >= 0])
         # What a blind guess would score, to hold the precision against.
         shares["chance"] = float((counts * (counts - 1)).sum() / (len(train) * (len(train) - 1)))
+        shares["by_class"] = {
+            name: {k: values[label] for k, values in summary["by_class"].items()}
+            for label, name in enumerate(train.classes)
+        }
     detector = cfg.FALSE_NEGATIVES.DETECTOR
     return {
         "name": cfg.NAME,
