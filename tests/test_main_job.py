@@ -94,6 +94,11 @@ def test_everything_is_written(finished):
     clean = results["attack_settings"]["pgd_linf"]["clean"]
     assert list(curve) == ["1/255", "8/255"]
     assert clean >= curve["1/255"] >= curve["8/255"] >= 0
+    checks = results["attack_checks"]["pgd_linf"]["checks"]
+    assert {check["passed"] for check in checks} <= {True, False}
+    assert {"more steps never help the model", "the model gives logits"} <= {
+        check["name"] for check in checks
+    }
     assert len(results["corruptions"]["P"]["gaussian_noise"]) == 5
     assert len(results["corruptions"]["C"]["contrast"]) == 5
     assert results["false_negatives"]["precision"] == 1  # clips of one source share their class
@@ -175,6 +180,7 @@ def test_a_finished_evaluation_is_not_run_again(data, config, finished, tmp_path
         raise AssertionError("computed again")
 
     monkeypatch.setattr("vidcsl.robustness.attack_curve.attack_batch", refuse)
+    monkeypatch.setattr("vidcsl.stages.attack.check_attack", refuse)
     monkeypatch.setattr("vidcsl.stages.job.extract_features", refuse)
     monkeypatch.setattr("vidcsl.stages.job.fit_linear_probe", refuse)
     assert main(["evaluate", *arguments(data, config, out, "CORRUPT.NAMES", "[]")]) == 0

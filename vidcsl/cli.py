@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Sequence
 
 from vidcsl import __version__
-from vidcsl.commands import COMMANDS
 from vidcsl.errors import UserError
 
 # Faults of the machine that a person can put right, and how.
@@ -45,6 +44,9 @@ def _fail(message: str, *, debug: bool) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    # Here, because worker processes import this module anew and need none of what commands need.
+    from vidcsl.commands import COMMANDS
+
     parser = argparse.ArgumentParser(
         prog="vidcsl",
         description="Contrastive pretraining on video, and how robust the result is.",

@@ -43,5 +43,8 @@ ATTACKS: dict[str, Option] = {
     ),
     "ATTACK.DRAWS": Option(8, "draws over which that expectation is taken", minimum=1),
     "ATTACK.MAX_CLIPS": Option(0, "test videos attacked, evenly chosen; 0: all", minimum=0),
+    "ATTACK.CHECK_CLIPS": Option(
+        16, "clips on which each attack itself is checked; 0: no checks", minimum=0
+    ),
     "ATTACK.EXAMPLES": Option(2, "attacked clips that the report plays, of each attack", minimum=0),
 }

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ import torch
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.checkpoint import weights_digest
+from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import Ledger, digest
 from vidcsl.robustness.attack_curve import Attack, Curve, attack_curve, predict
 from vidcsl.robustness.attacks.specs import Run
 from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.sanity import Trial, check_attack
 from vidcsl.robustness.targets import Target, directly
 from vidcsl.stages.job import Job, subset
 
@@ -67,7 +69,7 @@ class _Campaign:
             ledger.record("unreadable", missing, [True] * len(missing))
         job.spend(self.name, curve.seconds())
         self._store_examples(curve)
-        return self._sections(curve)
+        return {**self._sections(curve), "attack_checks": self._checks(curve, ledger)}
 
     @cached_property
     def _settings(self) -> dict[str, Any]:
@@ -112,6 +114,34 @@ class _Campaign:
             "attack_classes": curve.by_class(len(self.job.train.classes)),
             "attack_frames": curve.frame_rms(),
         }
+
+    def _checks(self, curve: Curve, ledger: Ledger) -> dict[str, Any]:
+        """Whether the attack is to be believed, tried on a few clips at a telling budget."""
+        survival, most = curve.survival(), self.job.cfg.ATTACK.CHECK_CLIPS
+        found: dict[str, Any] = {}
+        if self.job.world.is_main and survival and most:
+            eps = min(survival, key=lambda eps: abs(survival[eps] - 0.5))
+            right = [video for video, one in curve.outcomes.items() if one.clean == one.label]
+            videos = [right[i] for i in subset(right, most)]
+            condition, asked = f"{self.name} checks", {"eps": eps, "videos": videos}
+            known = ledger.get(condition, 0)
+            if known is None or known["asked"] != asked:
+                known = {"asked": asked, "checks": check_attack(self._trial(eps, videos))}
+                ledger.record(condition, [0], [known])
+            found = {"eps": eps, "clips": len(videos), "checks": known["checks"]}
+        self.job.world.barrier()
+        return found
+
+    def _trial(self, eps: str, videos: Sequence[int]) -> Trial:
+        alone = replace(self.job, world=World(rank=0, size=1, device=self.job.world.device))
+        clips = replace(self, job=alone)._clips(videos)
+        return Trial(
+            [(self.target(each.look).eval(), each) for each in clips],
+            self.run.threats[eps],
+            self.run.solver,
+            self.run.goal,
+            self.job.cfg.ATTACK.QUANTISE,
+        )
 
     def _store_examples(self, curve: Curve) -> None:
         """Attack a few of the fallen clips once more, and keep what they look like."""

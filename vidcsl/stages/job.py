@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -171,7 +171,7 @@ class Job:
         return [video for block in open_[self.world.rank :: self.world.size] for video in block]
 
 
-def subset(videos: VideoList, most: int) -> list[int]:
+def subset(videos: Sized, most: int) -> list[int]:
     """Indices of at most `most` videos, evenly chosen from the list; 0: all."""
     if not 0 < most < len(videos):
         return list(range(len(videos)))

@@ -87,6 +87,8 @@ def headline(folder: RunFolder) -> str:
     for name, curve in results.get("attacks", {}).items():
         points = ", ".join(f"{eps}: {accuracy:.1%}" for eps, accuracy in curve.items())
         lines.append(f"  {name}  {points}")
+        failed = [check for check in _checks(results, name) if not check["passed"]]
+        lines += [f"    warning: not so: {each['name']} ({each['seen']})" for each in failed]
     scores = results.get("corruptions", {}).get("scores", {})
     if scores.get("mPC") is not None:
         lines.append(f"  corruptions   mean accuracy {scores['mPC']:.1%}")
@@ -98,6 +100,11 @@ def headline(folder: RunFolder) -> str:
     files = (folder.results, folder.report, folder.checkpoints, folder.log)
     lines += [f"  {path}" for path in files if path.exists()]
     return "\n".join(lines)
+
+
+def _checks(results: dict[str, Any], attack: str) -> list[dict[str, Any]]:
+    found: dict[str, Any] = results.get("attack_checks", {}).get(attack, {})
+    return list(found.get("checks", []))
 
 
 def _open_folder(

@@ -2,12 +2,12 @@
 
 import argparse
 
-from vidcsl.commands.prepare import lists, official, synthetic
+from vidcsl.commands.prepare import lists, official, synthetic, videos
 from vidcsl.errors import UserError
 
 HELP = "make lists of videos, and check, shrink or pack the videos"
 
-KINDS = official.KINDS | lists.KINDS | synthetic.KINDS
+KINDS = official.KINDS | lists.KINDS | videos.KINDS | synthetic.KINDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

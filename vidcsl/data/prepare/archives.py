@@ -18,8 +18,9 @@ from zipfile import BadZipFile, ZipFile
 
 import rarfile
 
-from vidcsl.data.lists import VIDEO_SUFFIXES, replacing, shorten
+from vidcsl.data.lists import VIDEO_SUFFIXES, shorten
 from vidcsl.data.prepare import jobs
+from vidcsl.data.prepare.relist import has_size
 from vidcsl.errors import UserError
 
 FORMATS = {".rar": rarfile.RarFile, ".zip": ZipFile}
@@ -75,10 +76,7 @@ def unpack(
         record=target / RECORD,
         title="unpacking",
         workers=workers,
-        intact=lambda result: all(
-            (target / place).is_file() and (target / place).stat().st_size == size
-            for place, size in result.items()
-        ),
+        intact=lambda result: all(has_size(target / place, size) for place, size in result.items()),
     )
     if outcomes.failures:
         name, reason = next(iter(outcomes.failures.items()))
@@ -116,7 +114,7 @@ def _unpack_member(
     if not _is_archive(member):
         place = selection.place(member)
         assert place is not None
-        with replacing(target / place) as partial:
+        with jobs.replacing(target / place) as partial:
             size = _copy(archive, member, partial)
         return {place: size}
     with tempfile.TemporaryDirectory(dir=target, prefix=".unpacking-") as folder:

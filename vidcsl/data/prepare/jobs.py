@@ -5,6 +5,7 @@ that file and not the job. The record is a text file with one JSON object a line
 a file is finished: after a kill at any moment the same call goes on behind the last whole line.
 """
 
+import glob
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
 
+from vidcsl.data import lists
 from vidcsl.engine.progress import Bar
 from vidcsl.errors import UserError, VideoError
 
@@ -104,7 +106,8 @@ def run(
             if entry.keys() & {"result", "failure"}:
                 file.write(json.dumps({"name": task.name, "state": task.state} | entry) + "\n")
                 file.flush()
-            bar.advance(failed=sum("result" not in entry for entry in entries.values()))
+            failed = sum("result" not in entry for entry in entries.values())
+            bar.advance(**({"failed": failed} if failed else {}))
         bar.close()
     ordered = {task.name: entries[task.name] for task in tasks}
     return Outcomes(
@@ -116,6 +119,18 @@ def run(
         },
         resumed=resumed,
     )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """As `lists.replacing`, for one task; removes what a killed call left of the same file.
+
+    The record's lock sees to it that nobody is still writing that.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        leftover.unlink()
+    with lists.replacing(path) as partial:
+        yield partial
 
 
 def _holds(entry: Result, task: Task, intact: Callable[[Result], bool]) -> bool:

@@ -2,17 +2,18 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
-from torchvision.transforms.v2.functional import resize
 
 from vidcsl.data.readers.reader import Pixels, Reader, scaled_size
 from vidcsl.data.readers.source import Source
 from vidcsl.errors import VideoError
+
+# torch is imported where it is used: processes that only look at files start without it.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -42,14 +43,19 @@ class PicturesReader(Reader):
         self.height, self.width = scaled_size(height, width, short_side=short_side)
 
     def _decode(self, indices: NDArray[np.int64]) -> Pixels:
+        import torch
+        from torchvision.transforms.v2.functional import resize
+
         frames = torch.empty((3, len(indices), self.height, self.width), dtype=torch.uint8)
         for row, index in enumerate(indices.tolist()):
             picture = self._picture(index)
             frames[:, row] = resize(picture, [self.height, self.width], antialias=True)
         return frames.permute(1, 2, 3, 0).numpy()
 
-    def _picture(self, index: int) -> Tensor:
+    def _picture(self, index: int) -> "Tensor":
         """uint8 [3, H, W]."""
+        from torchvision.io import ImageReadMode, decode_image, read_file
+
         path = self._files[index]
         try:
             return decode_image(read_file(str(path)), ImageReadMode.RGB)

@@ -1,0 +1,136 @@
+import pytest
+import torch
+from torch import nn
+
+from vidcsl.robustness.attacks import GOALS, PGD, SOLVERS
+from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.sanity import Trial, check_attack
+from vidcsl.robustness.threats import L2, Linf
+
+
+class Net(nn.Module):
+    """A smooth classifier of four classes."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body = nn.Conv3d(3, 8, 3, padding=1)
+            self.head = nn.Linear(8, 4)
+        self.head.weight.data *= 40
+
+    def forward(self, clips):
+        return self.head(self.body(clips - 0.5).tanh().square().flatten(2).mean(2))
+
+
+class Wrapped(nn.Module):
+    def __init__(self, change):
+        super().__init__()
+        self.net, self.change = Net(), change
+
+    def forward(self, clips):
+        return self.change(self.net, clips)
+
+
+def noisy(net, clips):
+    return net(clips) + 3 * torch.rand(len(clips), 4)
+
+
+def batch_dependent(net, clips):
+    logits = net(clips)
+    return logits - logits.mean(0)
+
+
+def masked(_net, clips):
+    """Sees roughness, which noise has, but its gradient only brightens the clip as a whole."""
+    rough = (clips.diff(dim=-1).abs().mean((1, 2, 3, 4)) > 0.005).float().detach()
+    leak = clips.mean((1, 2, 3, 4))
+    no = torch.full_like(leak, -9.0)
+    return torch.stack([0.5 - leak, rough + leak - leak.detach() - 0.2, no, no], dim=1)
+
+
+def saturated(net, clips):
+    return 1e4 * net(clips)
+
+
+def wrong_way(net, clips):
+    """Right logits with a gradient that leads back to the true class."""
+    logits = net(clips)
+    return 2 * logits.detach() - logits
+
+
+MODELS = {
+    "the model is deterministic": noisy,
+    "a clip's answer does not depend on its batch": batch_dependent,
+    "the model gives logits": lambda net, clips: net(clips).softmax(1),
+    "gradients are not zero": saturated,
+    "a budget that allows everything leaves chance": wrong_way,
+}
+
+
+def trial(model, *, threat=None, solver=None, flat=False):
+    generator = torch.Generator().manual_seed(1)
+    clips = torch.rand(12, 3, 4, 8, 8, generator=generator)
+    clips = torch.full_like(clips, 0.3) if flat else clips
+    with torch.no_grad():
+        labels = model.eval()(clips).argmax(1)
+    held = Clips(clips, labels, range(12), range(12))
+    goal = GOALS["cross_entropy"]
+    return Trial([(model, held)], threat or Linf(0.06), solver or PGD(steps=10), goal)
+
+
+def verdicts(model, **options):
+    return {check["name"]: check for check in check_attack(trial(model, **options))}
+
+
+@pytest.mark.parametrize("threat", [Linf(0.06), L2(1.5)], ids=["linf", "l2"])
+def test_an_honest_attack_passes_every_check(threat):
+    found = verdicts(Net(), threat=threat)
+    assert len(found) == 9
+    assert [check["seen"] for check in found.values() if not check["passed"]] == []
+    attacked = trial(Net(), threat=threat)
+    assert 0 < attacked.standing(attacked.solver) < 12  # a budget at which they could fail
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_each_check_fails_for_a_model_built_to_fail_it(name):
+    found = verdicts(Wrapped(MODELS[name]))
+    assert not found[name]["passed"], found[name]
+
+
+def test_a_masked_gradient_is_found_by_what_needs_none():
+    solver = PGD(steps=10, random_start=False)
+    found = verdicts(Wrapped(masked), threat=Linf(0.05), solver=solver, flat=True)
+    failed = [name for name, check in found.items() if not check["passed"]]
+    assert failed == [
+        "blind search (50 queries) does not beat the attack",
+        "noise (10 draws) does not beat the attack",
+    ]
+
+
+class MoreHelps(PGD):
+    """Loses its way after twelve steps."""
+
+    def __call__(self, problem):
+        return problem.zero() if self.steps > 12 else super().__call__(problem)
+
+
+def test_an_attack_that_more_steps_weaken_is_found():
+    found = verdicts(Net(), solver=MoreHelps(steps=10))
+    assert not found["more steps never help the model"]["passed"]
+    assert found["the steps are enough"]["passed"]
+
+
+def test_an_attack_of_too_few_steps_is_found():
+    found = verdicts(Net(), threat=Linf(0.08), solver=PGD(steps=2, step_size=0.01))
+    assert not found["the steps are enough"]["passed"]
+
+
+def test_attacks_without_steps_are_not_compared():
+    found = verdicts(Net(), solver=SOLVERS["random_noise"]())
+    assert list(found)[-1] == "gradients are not zero"
+
+
+def test_a_few_frames_need_not_reach_chance():
+    found = verdicts(Net(), threat=Linf(0.02, frames="first:1"))
+    assert "a budget that allows everything leaves chance" not in found

@@ -1,0 +1,60 @@
+"""Lists in, work on each of their videos, lists out: what `scan`, `transcode` and `shard` share."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from vidcsl.data.lists import Row, read_rows, replacing, write_list
+from vidcsl.errors import UserError
+
+
+def read_lists(lists: Sequence[Path]) -> dict[str, list[Row]]:
+    """The rows of each list, by its name without suffix.
+
+    Raises:
+        UserError: a list cannot be read, or two have one name.
+    """
+    rows = {Path(path).stem: read_rows(path) for path in lists}
+    if len(rows) < len(lists):
+        raise UserError("two of the lists have the same name: give them one by one")
+    return rows
+
+
+def refuse_overwriting(lists: Sequence[Path], out: Path) -> None:
+    """Raise a UserError where the lists to write would take the place of those that are read."""
+    own = [path for path in lists if (out / f"{Path(path).stem}.csv").absolute() == path.absolute()]
+    if own:
+        raise UserError(f"--out {out} would overwrite {own[0]}: choose another folder")
+
+
+def videos_of(rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Every video that any list names, once, in the order of the lists."""
+    return list(dict.fromkeys(row.video for part in rows.values() for row in part))
+
+
+def write_lists(rows: Mapping[str, Sequence[Row]], out: Path) -> dict[Path, int]:
+    """Write `<out>/<name>.csv` for each list that has rows; how many these are."""
+    paths = {out / f"{name}.csv": part for name, part in rows.items() if part}
+    for path, part in paths.items():
+        write_list(path, part)
+    return {path: len(part) for path, part in paths.items()}
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV table, whole or not at all."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
+
+
+def file_state(path: Path) -> str:
+    """Size and time of a file as text; empty where it is missing."""
+    try:
+        state = path.stat()
+    except OSError:
+        return ""
+    return f"{state.st_size} {state.st_mtime_ns}"
+
+
+def has_size(path: Path, size: int) -> bool:
+    """Whether there is a file of this size."""
+    return path.is_file() and path.stat().st_size == size
