@@ -79,6 +79,10 @@ class Problem:
         problem = problem.aim(goal)
         return replace(problem, mask=threat.mask(clips, problem.seeds, problem))
 
+    def classes(self) -> int:
+        """How many numbers the model puts out for a clip."""
+        return self._outputs(self.clips[:1]).shape[1]
+
     @property
     def rows(self) -> Tensor:
         """The rows of a delta, 0 .. R-1."""
@@ -205,10 +209,11 @@ class Worst:
         fooled = self.fooled[rows]
         higher = verdict.goal > self.goal[rows]
         worse = (verdict.fooled & ~fooled) | ((verdict.fooled == fooled) & higher)
-        kept = rows[worse]
-        self.delta[kept] = delta[worse]
-        self.goal[kept] = verdict.goal[worse]
-        self.fooled[kept] = verdict.fooled[worse]
+        self.put(rows[worse], delta[worse], verdict.take(worse))
+
+    def put(self, rows: Tensor, delta: Tensor, verdict: Verdict) -> None:
+        """Keep these deltas, whatever they are."""
+        self.delta[rows], self.goal[rows], self.fooled[rows] = delta, verdict.goal, verdict.fooled
 
     def standing(self, rows: Tensor | None = None) -> Tensor:
         """The rows (of these, or of all) that fool no one yet."""

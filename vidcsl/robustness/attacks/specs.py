@@ -15,6 +15,7 @@ from vidcsl.robustness.attacks.goals import Goal, goal_of
 from vidcsl.robustness.attacks.solvers import SOLVERS, Solver
 from vidcsl.robustness.threats import THREATS, Frames, Threat, Universal
 
+USUAL_GOALS = {"fab": "margin", "square": "margin"}  # elsewhere cross-entropy
 IN_255 = ("linf", "flicker")  # norms whose budgets are written in 1/255, as pixel values are
 
 
@@ -70,7 +71,7 @@ def _solver(words: str, defaults: Mapping[str, Mapping[str, str]]) -> tuple[Solv
     name, _, options = words.partition(":")
     name, _, goal = name.partition("-")
     chosen = {**defaults.get(name, {}), **_options(options)}
-    return _build(SOLVERS, name, chosen), goal_of(goal or "cross_entropy")
+    return _build(SOLVERS, name, chosen), goal_of(goal or USUAL_GOALS.get(name, "cross_entropy"))
 
 
 def _threats(words: str, budgets: Mapping[str, Sequence[float]]) -> dict[str, Threat]:

@@ -59,6 +59,9 @@ class Threat(Protocol):
     ) -> Tensor:
         """The increment of size `step` (in the threat's norm) with the largest inner product."""
 
+    def size(self, delta: Tensor) -> Tensor:
+        """What eps bounds: a number for each row of delta (or for each frame of each row)."""
+
     def quantise(self, delta: Tensor) -> Tensor:
         """An allowed delta in whole steps of 1/255, near the given allowed one."""
 

@@ -77,6 +77,10 @@ class Universal:
         grey = self._grey(clips)
         return 2 * self._half.steepest_step(grey, delta / 2, gradient, step / 2, mask)
 
+    def size(self, delta: Tensor) -> Tensor:
+        """That of the ball."""
+        return self.ball.size(delta)
+
     def quantise(self, delta: Tensor) -> Tensor:
         """That of the ball."""
         return self.ball.quantise(delta)

@@ -5,6 +5,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.robustness.attacks.models import (
+    CLASSES,
+    Linear,
+    TinyNet,
+    predict,
+    random_clips,
+    seeded,
+    sharp,
+)
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import PGD, SOLVERS, RandomNoise, attack
 from vidcsl.robustness.attacks.ascent import default_step_size
@@ -12,67 +21,23 @@ from vidcsl.robustness.attacks.goals import cross_entropy, margin
 from vidcsl.robustness.attacks.problem import Verdict, Worst
 from vidcsl.robustness.threats import L2, BudgetExceeded, Linf
 
-VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "ucf101_10_mini"
+VIDEOS = Path(__file__).parents[4] / "shared" / "data" / "ucf101_10_mini"
 THREATS = pytest.mark.parametrize("threat", [Linf(eps=0.02), L2(eps=0.4)], ids=["linf", "l2"])
-CLASSES = 4
-
-
-class TinyNet(nn.Module):
-    """Convolution, batch norm and dropout, in double so that no rounding decides a sign."""
-
-    def __init__(self, dimensions: int = 3) -> None:
-        super().__init__()
-        convolution, norm = {2: (nn.Conv2d, nn.BatchNorm2d), 3: (nn.Conv3d, nn.BatchNorm3d)}[
-            dimensions
-        ]
-        self.body = nn.Sequential(
-            convolution(3, 8, 3, padding=1, bias=False), norm(8), nn.Tanh(), nn.Dropout(0.5)
-        )
-        self.head = nn.Linear(8, CLASSES)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return self.head(self.body(clips - 0.5).flatten(2).mean(2))
-
-
-class Linear(nn.Module):
-    def __init__(self, size: int, classes: int = CLASSES) -> None:
-        super().__init__()
-        self.head = nn.Linear(size, classes)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        return self.head(clips.flatten(1))
-
-
-def seeded(build: type, *args: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return build(*args).double()
 
 
 @pytest.fixture
 def model() -> nn.Module:
-    net = seeded(TinyNet)
-    net.head.weight.data *= 30  # so that small budgets decide
-    return net.eval()
+    return sharp()
 
 
 @pytest.fixture
 def clips() -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(6, 3, 4, 6, 6, dtype=torch.float64, generator=generator)
+    return random_clips()
 
 
 @pytest.fixture
 def labels(model: nn.Module, clips: Tensor) -> Tensor:
     return predict(model, clips)
-
-
-def predict(model: nn.Module, clips: Tensor) -> Tensor:
-    was = model.training
-    with torch.no_grad():
-        logits = model.eval()(clips)
-    model.train(was)
-    return logits.argmax(dim=1)
 
 
 def losses(model: nn.Module, clips: Tensor, labels: Tensor) -> Tensor:
@@ -97,7 +62,7 @@ def test_goals_against_naive_loops():
 @pytest.mark.parametrize("random_start", [True, False])
 def test_pgd_on_a_linear_model_reaches_the_closed_form(goal, random_start):
     shape = (2, 3, 2, 3, 3)
-    model = seeded(Linear, 54, 2).eval()
+    model = seeded(Linear, 54, 2)
     clips = torch.full(shape, 0.5, dtype=torch.float64)
     labels = predict(model, clips)
     direction = model.head.weight[1 - labels[0]] - model.head.weight[labels[0]]
@@ -299,7 +264,7 @@ def test_the_worst_is_a_fooled_clip_before_a_higher_goal():
 
 
 def test_images_are_attacked_too():
-    model = seeded(TinyNet, 2).eval()
+    model = seeded(TinyNet, 2)
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
     labels = predict(model, images)
     for threat in (Linf(eps=0.1), L2(eps=1.0)):

@@ -1,0 +1,139 @@
+"""FAB (Croce & Hein 2020): the nearest point across the decision boundary, by linear steps."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidcsl.errors import UserError
+from vidcsl.robustness.attacks.ascent import per_row
+from vidcsl.robustness.attacks.goals import GOALS
+from vidcsl.robustness.attacks.problem import Problem, Worst
+from vidcsl.robustness.threats import L1, L2, Linf, Threat
+from vidcsl.robustness.threats.projections import water_level
+
+OVERSHOOT, BIAS, BACKWARD = 1.05, 0.1, 0.9  # eta, alpha_max and beta of the paper
+
+
+@dataclass(frozen=True)
+class FAB:
+    """Fast adaptive boundary, for goals that are positive exactly where they are reached.
+
+    Such are `margin` (it follows the nearest other class) and `targeted_margin` (FAB-T). Each step
+    goes to the boundary of the goal's linear model, drawn a little to the clean clip; once across,
+    it comes back. The points may be anywhere in the box, but only those in the budget count; a clip
+    is left alone once one is found.
+
+    Args:
+        steps: linear steps.
+    """
+
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise UserError(f"FAB needs 1 or more steps, not {self.steps}")
+
+    def __call__(self, problem: Problem) -> Tensor:
+        """The delta of each row that fools the model within the budget; elsewhere none."""
+        nearest = _nearest_for(problem.threat)
+        if problem.goal is GOALS["cross_entropy"]:
+            raise UserError("FAB needs a goal that is positive where reached, such as margin")
+        clean = problem.zero()
+        worst = Worst(clean, problem.judge(clean))
+        rows = worst.standing()
+        part = problem.take(rows)
+        delta = part.zero()
+        for _ in range(self.steps):
+            if len(rows) == 0:
+                break
+            # Points beyond the budget must be seen as they are, unrounded and uncut.
+            verdict, gradient = replace(part, quantise=False).differentiate(delta)
+            _offer(part, rows, delta, verdict.goal > 0, worst)
+            left = (~worst.fooled[rows]).nonzero()[:, 0]
+            rows, part, delta, gradient = rows[left], part.take(left), delta[left], gradient[left]
+            goal = verdict.goal[left].to(delta.dtype)
+            across = per_row(goal > 0, delta)
+            delta = torch.where(across, BACKWARD * delta, delta)
+            delta = _step(part, delta, goal, gradient, across, nearest)
+        if len(rows):
+            _offer(part, rows, delta, torch.ones_like(rows, dtype=torch.bool), worst)
+        return worst.delta
+
+
+def _offer(part: Problem, rows: Tensor, delta: Tensor, hopeful: Tensor, worst: Worst) -> None:
+    """Show those of the deltas that keep the budget."""
+    inside = part.threat.size(delta) <= part.threat.eps
+    chosen = (hopeful & inside).nonzero()[:, 0]
+    if len(chosen):
+        shown = delta[chosen]
+        worst.offer(rows[chosen], shown, part.take(chosen).judge(shown))
+
+
+Nearest = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`(normal, room, gain) [R, n], [R, n], [R] -> [R, n]`: the smallest step that gains so much."""
+
+
+def _step(
+    part: Problem, delta: Tensor, goal: Tensor, gradient: Tensor, across: Tensor, nearest: Nearest
+) -> Tensor:
+    """From delta and from the clean clip to the boundary's plane; between both, nearer to delta."""
+    normal = torch.where(part.mask, gradient, 0.0)
+    # The plane passes where the goal, linear from the point of the gradient, is zero.
+    there = torch.where(across, delta / BACKWARD, delta)
+    level = goal - (normal * there).flatten(1).sum(dim=1)
+    sides = [
+        _to_plane(part.clips, point, normal, level, nearest)
+        for point in (delta, torch.zeros_like(delta))
+    ]
+    here, clean = (part.threat.size(side) for side in sides)
+    bias = per_row((here / (here + clean).clamp_min(1e-12)).clamp(max=BIAS), delta)
+    mixed = (1 - bias) * (delta + OVERSHOOT * sides[0]) + bias * OVERSHOOT * sides[1]
+    return torch.minimum(torch.maximum(mixed, -part.clips), 1 - part.clips)
+
+
+def _to_plane(
+    clips: Tensor, point: Tensor, normal: Tensor, level: Tensor, nearest: Nearest
+) -> Tensor:
+    """The smallest step from a point to the plane, within the box."""
+    gain = -(level + (normal * point).flatten(1).sum(dim=1))
+    direction = normal * per_row(gain.sign(), normal)
+    room = torch.where(direction > 0, 1 - clips - point, clips + point).clamp_min(0)
+    sizes = nearest(direction.flatten(1).abs(), room.flatten(1), gain.abs())
+    return sizes.view_as(point) * direction.sign()
+
+
+def _nearest_linf(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+    return torch.minimum(water_level(weights, weights * room, gain), room)
+
+
+def _nearest_l2(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+    # In units of the largest weight: the squares of a confident model's gradients underflow.
+    largest = weights.amax(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    weights, gain = weights / largest, gain / largest[:, 0]
+    level = water_level(weights.square(), weights * room, gain)
+    return torch.minimum((level * weights).nan_to_num(0.0, posinf=torch.inf), room)
+
+
+def _nearest_l1(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+    felt, order = weights.sort(dim=1, descending=True)
+    caps = felt * room.gather(1, order)
+    left = (gain[:, None] - (caps.cumsum(dim=1) - caps)).clamp_min(0)
+    taken = torch.minimum(caps, left) / felt.clamp_min(torch.finfo(felt.dtype).tiny)
+    return torch.zeros_like(room).scatter(1, order, taken)
+
+
+NEAREST: dict[type[Any], Nearest] = {Linf: _nearest_linf, L2: _nearest_l2, L1: _nearest_l1}
+
+
+def knows(threat: Threat) -> bool:
+    """Whether FAB can find nearest points in this threat's norm."""
+    return type(threat) in NEAREST and getattr(threat, "over", "clip") == "clip"
+
+
+def _nearest_for(threat: Threat) -> Nearest:
+    if not knows(threat):
+        raise UserError(f"FAB knows budgets in Linf, L2 and L1 over the whole clip, not {threat}")
+    return NEAREST[type(threat)]
