@@ -97,7 +97,8 @@ def corrupt_and_count(
     if severity == 0 or len(clips) == 0:
         return clips, torch.zeros(len(clips), dtype=torch.int64)
     generators = [numpy_generator(int(seed), full_name) for seed in seeds]
-    corrupted = corruption.function(clips, generators=generators, **corruption.at(severity))
+    dense = clips.contiguous()  # what the functions below rely on
+    corrupted = corruption.function(dense, generators=generators, **corruption.at(severity))
     if not isinstance(corrupted, Recovered):
         corrupted = Recovered(corrupted, torch.zeros(len(clips), dtype=torch.int64))
-    return corrupted.clips.clamp(0, 1), corrupted.repeated
+    return corrupted.clips.clamp_(0, 1), corrupted.repeated

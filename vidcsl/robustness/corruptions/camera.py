@@ -16,7 +16,11 @@ _SHAKE_FRAMES = 2
 def static_rotation(clips: Tensor, *, generators: Generators, degrees: float) -> Tensor:
     """Rotate the whole clip counter-clockwise by `degrees`."""
     del generators
-    return rotate(clips, torch.full((clips.shape[0], clips.shape[2]), float(degrees)))
+    # One turn for all frames: they pass as channels of one image.
+    images = clips.flatten(1, 2)
+    still = torch.zeros(len(images), 2)
+    turned = _moved(images, torch.full((len(images),), float(degrees)), still, outside="zeros")
+    return turned.view(clips.shape)
 
 
 def random_rotation(clips: Tensor, *, generators: Generators, degrees: int) -> Tensor:
@@ -33,10 +37,14 @@ def translation(clips: Tensor, *, generators: Generators, offset: int) -> Tensor
     """
     shifts = (uniform(clips.shape[2], 2, generators=generators) * offset).long()  # [N, T, 2]
     height, width = clips.shape[-2:]
-    rows = (torch.arange(height) + shifts[..., :1]).clamp(max=height - 1).to(clips.device)
-    columns = (torch.arange(width) + shifts[..., 1:]).clamp(max=width - 1).to(clips.device)
-    moved = clips.gather(3, rows[:, None, :, :, None].expand_as(clips))
-    return moved.gather(4, columns[:, None, :, None, :].expand_as(clips))
+    limit = torch.tensor([height - 1, width - 1])
+    moved = torch.empty_like(clips)
+    for clip, out, steps in zip(clips, moved, shifts.minimum(limit).tolist(), strict=True):
+        for t, (up, left) in enumerate(steps):
+            out[:, t, : height - up, : width - left] = clip[:, t, up:, left:]
+            out[:, t, : height - up, width - left :] = clip[:, t, up:, -1:]
+            out[:, t, height - up :] = out[:, t, height - up - 1, None]
+    return moved
 
 
 def camera_shake(clips: Tensor, *, generators: Generators, shift: float, degrees: float) -> Tensor:
@@ -53,7 +61,12 @@ def camera_shake(clips: Tensor, *, generators: Generators, shift: float, degrees
     taps /= taps.square().sum().sqrt()  # keeps the variance
     noise = normal(clips.shape[2] + 2 * reach, 3, generators=generators)
     path = (noise.unfold(1, 2 * reach + 1, 1) * taps).sum(-1)  # [N, T, 3]
-    return _moved(clips, degrees * path[..., 2], 2 * shift * path[..., :2], outside="border")
+    across_down, roll = (
+        (2 * shift * path[..., :2]).flatten(0, 1),
+        (degrees * path[..., 2]).flatten(),
+    )
+    moved = _moved(to_frames(clips), roll, across_down, outside="border")
+    return to_clips(moved, count=len(clips))
 
 
 def occlusion(clips: Tensor, *, generators: Generators, share: float) -> Tensor:
@@ -85,18 +98,18 @@ def rotate(clips: Tensor, degrees: Tensor) -> Tensor:
         clips: `[N, 3, T, H, W]`.
         degrees: `[N, T]`.
     """
-    return _moved(clips, degrees, torch.zeros(*degrees.shape, 2), outside="zeros")
+    still = torch.zeros(degrees.numel(), 2)
+    turned = _moved(to_frames(clips), degrees.flatten(), still, outside="zeros")
+    return to_clips(turned, count=len(clips))
 
 
-def _moved(clips: Tensor, degrees: Tensor, shifts: Tensor, *, outside: str) -> Tensor:
-    """Rotate about the centre and shift the camera by `[N, T, 2]` (across, down) half frames."""
-    height, width = clips.shape[-2:]
-    angle = torch.deg2rad(degrees.double()).flatten()
+def _moved(images: Tensor, degrees: Tensor, shifts: Tensor, *, outside: str) -> Tensor:
+    """Rotate images `[M, C, H, W]` by `[M]` and move the camera by `[M, 2]` half frames (x, y)."""
+    height, width = images.shape[-2:]
+    angle = torch.deg2rad(degrees.double())
     cos, sin = angle.cos(), angle.sin()
-    across, down = shifts.double().flatten(0, 1).unbind(-1)
+    across, down = shifts.double().unbind(-1)
     # grid_sample measures each axis in half frames, hence the aspect ratio off the diagonal.
     theta = torch.stack([cos, -sin * height / width, across, sin * width / height, cos, down], -1)
-    frames = to_frames(clips)
-    grid = F.affine_grid(theta.view(-1, 2, 3), list(frames.shape), align_corners=False).to(frames)
-    moved = F.grid_sample(frames, grid, align_corners=False, padding_mode=outside)
-    return to_clips(moved, count=len(clips))
+    grid = F.affine_grid(theta.view(-1, 2, 3), list(images.shape), align_corners=False).to(images)
+    return F.grid_sample(images, grid, align_corners=False, padding_mode=outside)

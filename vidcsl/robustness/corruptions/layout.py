@@ -16,4 +16,4 @@ def to_clips(frames: Tensor, *, count: int) -> Tensor:
 
 def to_bytes(clips: Tensor) -> Tensor:
     """[0, 1] floats to the nearest of 256 levels, uint8."""
-    return (clips * 255).round().clamp(0, 255).to(torch.uint8)
+    return (clips * 255).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,10 +1,9 @@
 """Sensor noise, drawn anew for every pixel, channel and frame."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from vidcsl.robustness.corruptions.draws import Generators, normal_like, random_bits
+from vidcsl.robustness.corruptions.draws import LEVELS, Generators, normal_like, pick_like
 from vidcsl.robustness.corruptions.layout import to_bytes
 from vidcsl.robustness.corruptions.poisson import poisson_counts
 
@@ -25,17 +24,10 @@ def shot_noise(clips: Tensor, *, generators: Generators, rate: float) -> Tensor:
 
 def impulse_noise(clips: Tensor, *, generators: Generators, amount: float) -> Tensor:
     """Salt and pepper: a share `amount` of the values becomes 0 or 1, half each."""
-    # As signed numbers the 2^16 draws lie around 0: pepper takes the lowest, salt the highest.
-    draws = torch.stack(
-        [
-            torch.from_numpy(
-                random_bits(clips.shape[1:], generator=g, kind=np.uint16).view(np.int16)
-            )
-            for g in generators
-        ]
-    ).to(clips.device)
-    edge = 2**15 - round(amount / 2 * 2**16)
-    return clips.masked_fill(draws < -edge, 0).masked_fill_(draws >= edge, 1)
+    half = round(amount / 2 * LEVELS)
+    steps = np.zeros(LEVELS, np.float32)
+    steps[:half], steps[LEVELS - half :] = -1, 1  # a whole step leads to 0 or 1 from anywhere
+    return pick_like(clips, steps, generators=generators).add_(clips).clamp_(0, 1)
 
 
 def speckle_noise(clips: Tensor, *, generators: Generators, sigma: float) -> Tensor:

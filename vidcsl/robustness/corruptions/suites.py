@@ -34,7 +34,7 @@ class Corruption:
 
     Args:
         category: of the published scores.
-        function: `(clips, generators=..., **parameters) -> clips`.
+        function: `(contiguous clips, generators=..., **parameters) -> new clips`.
         parameters: five values each.
         scored: whether the suite's scores count it.
         note: what differs from the published code, or must be known to read its figures.

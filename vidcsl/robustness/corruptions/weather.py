@@ -4,11 +4,10 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from vidcsl.robustness.corruptions.blur import reflect
 from vidcsl.robustness.corruptions.draws import Generators, draw_each, random_bits, uniform
-from vidcsl.robustness.corruptions.layout import to_clips, to_frames
 
 RAIN_SHADE = 220 / 255  # a light grey
 
@@ -38,13 +37,11 @@ def rain(
     """
     streaks = _streaks(clips, generators=generators, area_per_drop=area_per_drop, length=length)
     veil = RAIN_SHADE * streaks
-    mean = clips.mean((1, 3, 4), keepdim=True)
-    wet = (clips + veil * (1 - clips) * (1 - mean)).clamp(max=1)
-    smooth = F.avg_pool2d(to_frames(wet), 3, stride=1, padding=1, count_include_pad=False)
-    blurred = to_clips(smooth, count=len(clips))
-    mixed = blurred * veil + clips * (1 - veil)
+    gloom = 1 - clips.mean((1, 3, 4), keepdim=True)
+    wet = torch.addcmul(clips, veil * gloom, 1 - clips)
+    mixed = torch.lerp(clips, _mean_of_9(wet), veil)
     centre = mixed.mean((-2, -1), keepdim=True)
-    return centre + (mixed - centre) * darkening
+    return mixed.mul_(darkening).add_(centre * (1 - darkening))
 
 
 def snow(
@@ -89,6 +86,19 @@ def plasma_fractal(size: int, *, decay: float, generator: np.random.Generator) -
         step, wobble = half, wobble / decay
     cloud -= cloud.min()
     return cloud / cloud.max()
+
+
+def _mean_of_9(clips: Tensor) -> Tensor:
+    """Each pixel with its eight neighbours, mirrored at the border as OpenCV does."""
+    for dim in (-2, -1):
+        size = clips.shape[dim]
+        near = reflect(torch.tensor([-1, size]), size=size).to(clips.device)
+        ends = clips.index_select(dim, near)
+        first, last = ends.split(1, dim)
+        padded = torch.cat([first, clips, last], dim)
+        clips = padded.narrow(dim, 0, size) + padded.narrow(dim, 1, size)
+        clips += padded.narrow(dim, 2, size)
+    return clips.div_(9)
 
 
 def _streaks(clips: Tensor, *, generators: Generators, area_per_drop: int, length: int) -> Tensor:
