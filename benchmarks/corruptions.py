@@ -4,7 +4,7 @@
 
 One clip of 16 frames, 224 x 224, each severity in turn. Peers run the same formula frame by frame
 on what they take (uint8 images), ours on what it takes (a float32 clip). imagecorruptions 1.1.2
-asks for two names that newer releases no longer have, which are put back here; the rest is its code.
+asks for two names that newer releases no longer have, which are put back; the rest is its code.
 Where it has no such corruption, scikit-image, OpenCV or Pillow run the published formula.
 `--gpu` times whole suites on 1,000 clips instead.
 """

@@ -61,11 +61,9 @@ def camera_shake(clips: Tensor, *, generators: Generators, shift: float, degrees
     taps /= taps.square().sum().sqrt()  # keeps the variance
     noise = normal(clips.shape[2] + 2 * reach, 3, generators=generators)
     path = (noise.unfold(1, 2 * reach + 1, 1) * taps).sum(-1)  # [N, T, 3]
-    across_down, roll = (
-        (2 * shift * path[..., :2]).flatten(0, 1),
-        (degrees * path[..., 2]).flatten(),
-    )
-    moved = _moved(to_frames(clips), roll, across_down, outside="border")
+    steps = path.flatten(0, 1)
+    shifts, rolls = 2 * shift * steps[:, :2], degrees * steps[:, 2]
+    moved = _moved(to_frames(clips), rolls, shifts, outside="border")
     return to_clips(moved, count=len(clips))
 
 
