@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcsl.data.lists import Video
 from vidcsl.data.readers import Reader, Source, open_reader
-from vidcsl.errors import VideoError
 from vidcsl.seeding import seed_of
 
 
@@ -32,31 +32,27 @@ class CachedReader(Reader):
         return frames
 
 
-def open_cached(path: Path, *, folder: Path, backend: str, short_side: int) -> Reader:
+def open_cached(video: Video, *, folder: Path, backend: str, short_side: int) -> Reader:
     """Open a video through the cache; the first time, it is decoded whole and stored.
 
     Args:
-        path: the video.
+        video: from a list.
         folder: of the cache; may be shared by processes and runs.
         backend, short_side: as in `open_reader`. Other values, or a changed file, are stored anew.
 
     Raises:
         VideoError: as `open_reader`, and where any frame of the video cannot be decoded.
     """
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise VideoError(path, "there is no such file") from error
-    identity = (str(path.resolve()), state.st_size, state.st_mtime_ns, backend, short_side)
-    stored = folder / f"{path.stem}-{seed_of(*identity):016x}.npy"
+    key = seed_of(*video.identity(), backend, short_side)
+    stored = folder / f"{video.path.stem}-{key:016x}.npy"
     if not stored.exists():
-        fill(path, stored, backend=backend, short_side=short_side)
-    return CachedReader(path, stored)
+        fill(video.source(), stored, backend=backend, short_side=short_side)
+    return CachedReader(video.path, stored)
 
 
-def fill(path: Path, stored: Path, *, backend: str, short_side: int) -> None:
+def fill(source: Source, stored: Path, *, backend: str, short_side: int) -> None:
     """Decode a whole video into `stored`, which appears only when it is complete."""
-    with open_reader(path, backend=backend, short_side=short_side) as reader:
+    with open_reader(source, backend=backend, short_side=short_side) as reader:
         frames, fps = reader.read(range(reader.num_frames)), reader.fps
     stored.parent.mkdir(parents=True, exist_ok=True)
     # Named by process: two workers may store the same video at once, and either copy will do.

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vidcsl.data.cache import open_cached
-from vidcsl.data.lists import VideoList
-from vidcsl.data.readers import Reader, Source, open_reader
+from vidcsl.data.lists import Video, VideoList
+from vidcsl.data.readers import Reader, open_reader
 from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator
 
@@ -64,7 +64,6 @@ class ClipDataset(Dataset[Sample]):
         on_damage: "replace" reads another video, drawn at random but reproducibly, in place of one
             that cannot be read, and reports it in the sample; "error" raises.
         cache: folder in which decoded frames are kept, see `vidcsl.data.cache`; None: nowhere.
-        locate: from a path in the list to where its bytes are; by default it is that of a file.
     """
 
     def __init__(
@@ -78,10 +77,8 @@ class ClipDataset(Dataset[Sample]):
         purpose: str = "train",
         on_damage: OnDamage = "replace",
         cache: Path | None = None,
-        locate: Callable[[Path], Source] = Source.of,
     ) -> None:
         self.videos = videos
-        self.locate = locate
         self.sampler = sampler
         self.reader = reader
         self.short_side = short_side
@@ -128,7 +125,7 @@ class ClipDataset(Dataset[Sample]):
         video = self.videos.videos[position]
         rng = numpy_generator(self.seed, epoch, index, f"{self.purpose}/sampling")
         # Opened here and not kept: a decoder opened in one process hangs in another.
-        with self._open(video.path) as reader:
+        with self._open(video) as reader:
             clips = self._sampled(reader.num_frames, rng, path=str(video.path))  # [V, T]
             frames = torch.from_numpy(reader.read(clips.reshape(-1)))  # [V * T, H, W, 3]
         return Sample(
@@ -142,10 +139,12 @@ class ClipDataset(Dataset[Sample]):
             damaged=damaged,
         )
 
-    def _open(self, path: Path) -> Reader:
+    def _open(self, video: Video) -> Reader:
         if self.cache is None:
-            return open_reader(self.locate(path), backend=self.reader, short_side=self.short_side)
-        return open_cached(path, folder=self.cache, backend=self.reader, short_side=self.short_side)
+            return open_reader(video.source(), backend=self.reader, short_side=self.short_side)
+        return open_cached(
+            video, folder=self.cache, backend=self.reader, short_side=self.short_side
+        )
 
     def _sampled(self, num_frames: int, rng: np.random.Generator, *, path: str) -> NDArray:
         try:

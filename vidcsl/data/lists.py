@@ -1,43 +1,67 @@
 """Lists of videos: which files, of which class, cut from which source.
 
 Two forms are read. Ours is CSV with the header `video,class,group`, one video a line, its path
-relative to a root folder; class and group may be empty. A list that ends in `.txt` has the form in
+relative to a root folder; class and group may be empty. Where the videos are packed in tar shards,
+`shard,offset,size,crc32` follow and say where. A list that ends in `.txt` has the form in
 which UCF101 is published: `Class/v_Class_g01_c01.avi [number]`, the class being the folder and the
 group the file's name up to its clip number.
 """
 
 import csv
+import io
 import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from vidcsl.errors import UserError
+from vidcsl.data.readers import Source
+from vidcsl.data.shards import Span, check_shards, is_url, read_text
+from vidcsl.errors import UserError, VideoError
 
 COLUMNS = ("video", "class", "group")
+SPAN_COLUMNS = ("shard", "offset", "size", "crc32")
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
 UCF_GROUP = re.compile(r"(?P<group>.+_g\d+)_c\d+")
 
 
 class Row(NamedTuple):
-    """One line of a list, as text. An empty class means unlabelled, an empty group unknown."""
+    """One line of a list. An empty class means unlabelled, an empty group unknown."""
 
     video: str
     class_name: str = ""
     group: str = ""
+    span: Span | None = None  # its shard is relative to the root
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video file with its label and its group; clips of one group were cut from one source."""
+    """A video with its label and its group; clips of one group were cut from one source.
+
+    `path` is where its file is; where it is packed in a shard, where it would be.
+    """
 
     path: Path
     label: int = -1
     group: int = -1
+    span: Span | None = None
+
+    def source(self) -> Source:
+        """What a reader opens. Raises as `Span.read` where the video is packed."""
+        return Source(str(self.path), self.span.read()) if self.span else Source.of(self.path)
+
+    def identity(self) -> tuple[str | int, ...]:
+        """What changes when the file is another. Raises VideoError where there is none."""
+        if self.span:
+            return self.span.shard, self.span.offset, self.span.size, self.span.crc32
+        try:
+            state = self.path.stat()
+        except OSError as error:
+            raise VideoError(self.path, "there is no such file") from error
+        return str(self.path.resolve()), state.st_size, state.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -58,8 +82,9 @@ def read_list(
     """Read a list and number its classes and groups.
 
     Args:
-        path: the list, CSV or UCF101's `.txt`.
-        root: the folder to which the list's paths are relative.
+        path: the list, CSV or UCF101's `.txt`; a path or an fsspec URL.
+        root: the folder to which the list's paths are relative: of the videos, or of the shards,
+            which may be a URL.
         classes: the class names in label order, from the training list. Without it they are the
             list's own, sorted by name.
 
@@ -67,10 +92,9 @@ def read_list(
         UserError: the list or the root is missing, a line is malformed or repeats a video, or a
             class is not among `classes`.
     """
-    root = Path(root)
-    if not root.is_dir():
+    numbered = list(_numbered_rows(path))
+    if not Path(root).is_dir() and not (is_url(root) and all(row.span for _, row in numbered)):
         raise UserError(f"the videos' folder {root} does not exist (list {path})")
-    numbered = list(_numbered_rows(Path(path)))
     names = {row.class_name for _, row in numbered} - {""}
     known = tuple(classes) if classes is not None else tuple(sorted(names))
     for line, row in numbered:
@@ -88,8 +112,14 @@ def read_list(
     label_of = {"": -1} | {name: label for label, name in enumerate(known)}
     groups = sorted({row.group for _, row in numbered} - {""})
     group_of = {"": -1} | {name: group for group, name in enumerate(groups)}
+    folder = str(root).rstrip("/")
     videos = (
-        Video(root / row.video, label_of[row.class_name], group_of[row.group])
+        Video(
+            Path(root) / row.video,
+            label_of[row.class_name],
+            group_of[row.group],
+            row.span and replace(row.span, shard=f"{folder}/{row.span.shard}"),
+        )
         for _, row in numbered
     )
     return VideoList(videos=tuple(videos), classes=known, source=str(path))
@@ -97,13 +127,20 @@ def read_list(
 
 def read_rows(path: str | Path) -> list[Row]:
     """The lines of a list as text, without a look at the videos. Raises like `read_list`."""
-    return [row for _, row in _numbered_rows(Path(path))]
+    return [row for _, row in _numbered_rows(path)]
 
 
 def write_list(path: str | Path, rows: Iterable[Row | tuple[str, str, str]]) -> None:
-    """Write a list in our CSV form, whole or not at all."""
+    """Write a list in our CSV form, whole or not at all. Either all rows have a span or none."""
+    lines = [_fields(Row(*row)) for row in rows]
+    packed = lines and len(lines[0]) > len(COLUMNS)
+    header = (*COLUMNS, *SPAN_COLUMNS) if packed else COLUMNS
     with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+        csv.writer(file, lineterminator="\n").writerows([header, *lines])
+
+
+def _fields(row: Row) -> tuple[object, ...]:
+    return row[:-1] if row.span is None else (*row[:-1], *astuple(row.span))
 
 
 @contextmanager
@@ -121,11 +158,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 def missing_files(videos: Iterable[Video]) -> list[Path]:
     """The paths, in list order, at which there is neither a file nor a folder of pictures."""
-    return [video.path for video in videos if not video.path.exists()]
+    return [video.path for video in videos if not video.span and not video.path.exists()]
 
 
 def check_files(videos: Sequence[Video]) -> None:
-    """Raise one UserError that counts the missing files and names the first."""
+    """Raise one UserError that counts the missing files and names the first; shards likewise."""
+    check_shards(video.span for video in videos if video.span)
     missing = missing_files(videos)
     if not missing:
         return
@@ -141,47 +179,51 @@ def shorten(names: Sequence[object], *, most: int = 5) -> str:
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
-def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def _numbered_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
     """The rows with their line numbers; every fault of the list itself is found here."""
-    if not path.is_file():
-        raise UserError(f"the list {path} does not exist")
-    parse = _parse_ucf if path.suffix == ".txt" else _parse_csv
+    parse = _parse_ucf if str(path).endswith(".txt") else _parse_csv
     seen: dict[str, int] = {}
     try:
-        # utf-8-sig also takes the byte-order mark that spreadsheets write.
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            for line, row in parse(file, path):
-                first = seen.setdefault(os.path.normpath(row.video), line)
-                if first != line:
-                    raise UserError(f"{path}, line {line}: {row.video} is already in line {first}")
-                yield line, row
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
+        for line, row in parse(io.StringIO(read_text(str(path)), newline=""), path):
+            first = seen.setdefault(os.path.normpath(row.video), line)
+            if first != line:
+                raise UserError(f"{path}, line {line}: {row.video} is already in line {first}")
+            yield line, row
     except csv.Error as error:
         raise UserError(f"{path} is not readable as CSV: {error}") from error
     if not seen:
         raise UserError(f"the list {path} names no video")
 
 
-def _parse_csv(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Row]]:
+def _parse_csv(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Row]]:
     reader = csv.reader(lines)
     header = tuple(name.strip() for name in next(reader, ()))
-    if header and header != COLUMNS:
+    columns = (*COLUMNS, *SPAN_COLUMNS) if len(header) > len(COLUMNS) else COLUMNS
+    if header and header != columns:
         raise UserError(
-            f"{path}, line 1: the header must be {','.join(COLUMNS)}, not {','.join(header)}"
+            f"{path}, line 1: the header must be {','.join(columns)}, not {','.join(header)}"
         )
     for fields in reader:
         if not any(field.strip() for field in fields):
             continue
-        if len(fields) != len(COLUMNS) or not fields[0].strip():
+        if len(fields) != len(columns) or not fields[0].strip():
             raise UserError(
-                f"{path}, line {reader.line_num}: expected {','.join(COLUMNS)} "
+                f"{path}, line {reader.line_num}: expected {','.join(columns)} "
                 f"(class and group may be empty), found {','.join(fields)!r}"
             )
-        yield reader.line_num, Row(*(field.strip() for field in fields))
+        video, class_name, group, *place = (field.strip() for field in fields)
+        span = _parse_span(place, f"{path}, line {reader.line_num}") if place else None
+        yield reader.line_num, Row(video, class_name, group, span)
 
 
-def _parse_ucf(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Row]]:
+def _parse_span(fields: Sequence[str], where: str) -> Span:
+    shard, *numbers = fields
+    if not shard or not all(number.isdecimal() for number in numbers):
+        raise UserError(f"{where}: expected {','.join(SPAN_COLUMNS)}, found {','.join(fields)!r}")
+    return Span(shard, *(int(number) for number in numbers))
+
+
+def _parse_ucf(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Row]]:
     for line, text in enumerate(lines, start=1):
         match = re.fullmatch(r"(?P<video>(?P<folder>[^/\s]+)/\S+)(\s+\d+)?", text.strip())
         if match:

@@ -3,8 +3,10 @@
 from vidcsl.options.option import Option
 
 DATA: dict[str, Option] = {
-    "DATA.ROOT": Option("", "folder that the paths in the lists are relative to"),
-    "DATA.TRAIN_LIST": Option("", "training list: CSV (video,class,group) or official UCF101 .txt"),
+    "DATA.ROOT": Option("", "folder of the videos, or of their shards: a path or an fsspec URL"),
+    "DATA.TRAIN_LIST": Option(
+        "", "training list: CSV, of files or shards, or official UCF101 .txt"
+    ),
     "DATA.TEST_LIST": Option("", "test list, in the same form; empty: no evaluation"),
     "DATA.READER": Option(
         "auto",

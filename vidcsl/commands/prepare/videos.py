@@ -1,10 +1,10 @@
-"""`vidcsl prepare scan | transcode`: work on the videos that lists name."""
+"""`vidcsl prepare scan | transcode | shard`: work on the videos that lists name."""
 
 import argparse
 from pathlib import Path
 
 from vidcsl.commands.prepare.kind import Kind, add_places, add_workers
-from vidcsl.data.prepare import scan, transcode
+from vidcsl.data.prepare import scan, shard, transcode
 from vidcsl.data.readers import READERS
 
 
@@ -77,7 +77,25 @@ def _transcode(args: argparse.Namespace) -> transcode.Report:
     )
 
 
+def _add_shard(parser: argparse.ArgumentParser) -> None:
+    _add_common(parser, out="data/shards")
+    parser.add_argument(
+        "--shard-mib", type=float, default=256, help="of videos in a shard, at most (%(default)s)"
+    )
+
+
+def _shard(args: argparse.Namespace) -> shard.Report:
+    return shard.shard(
+        root=args.root,
+        lists=args.lists,
+        out=args.out,
+        shard_bytes=int(args.shard_mib * 2**20),
+        workers=args.workers,
+    )
+
+
 KINDS = {
     "scan": Kind("decode every video of lists whole, set aside the damaged", _add_scan, _scan),
     "transcode": Kind("small, quickly read copies of the videos", _add_transcode, _transcode),
+    "shard": Kind("pack the videos of lists into tar shards", _add_shard, _shard),
 }

@@ -1,6 +1,8 @@
 """Lists in, work on each of their videos, lists out: what `scan`, `transcode` and `shard` share."""
 
 import csv
+import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -47,14 +49,23 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
 
 
 def file_state(path: Path) -> str:
-    """Size and time of a file as text; empty where it is missing."""
+    """Size and time of a file as text, and whether it may be read; empty where it is missing."""
     try:
         state = path.stat()
     except OSError:
         return ""
-    return f"{state.st_size} {state.st_mtime_ns}"
+    return f"{state.st_size} {state.st_mtime_ns}{'' if os.access(path, os.R_OK) else ' locked'}"
 
 
 def has_size(path: Path, size: int) -> bool:
     """Whether there is a file of this size."""
     return path.is_file() and path.stat().st_size == size
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as `sha256sum` prints it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

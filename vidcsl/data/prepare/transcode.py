@@ -6,7 +6,6 @@ Sound is dropped. Without B-frames and with a keyframe every few frames, a clip 
 and little more, wherever it starts.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -166,9 +165,8 @@ def encode(path: Path, copy: str, out_root: Path, settings: Settings) -> jobs.Re
             kept = sum(1 for _ in made.frames)
         if kept != frames:
             raise VideoError(path, f"its copy has {kept} frames instead of {frames}")
-        content = partial.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    return {"copy": copy, "frames": frames, "bytes": len(content), "sha256": digest}
+        digest, size = relist.sha256_of(partial), partial.stat().st_size
+    return {"copy": copy, "frames": frames, "bytes": size, "sha256": digest}
 
 
 def _encode_frames(source: Decoding, target: Any, *, settings: Settings) -> int:
