@@ -19,6 +19,11 @@ def seed_of(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+def sample_seed(run: int, epoch: int, index: int) -> int:
+    """The seed of everything that augmentation draws for a video in an epoch."""
+    return seed_of(run, epoch, index)
+
+
 def numpy_generator(*parts: int | str) -> np.random.Generator:
     """A NumPy generator seeded by `seed_of(*parts)`."""
     return np.random.default_rng(seed_of(*parts))

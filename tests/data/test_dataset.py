@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from tests.data.made_videos import numbers, video_list, write_numbered
+from vidcsl.augment.pipeline import TrainAugmentation
 from vidcsl.data import dataset as dataset_module
 from vidcsl.data.dataset import MAX_ATTEMPTS, ClipDataset
 from vidcsl.data.sampling import fit_length, random_clips
 from vidcsl.errors import UserError, VideoError
-from vidcsl.seeding import numpy_generator
+from vidcsl.seeding import numpy_generator, sample_seed
 
 
 def sample_clips(num_frames, rng, *, clips=2, frames=3, stride=2, policy="loop"):
@@ -127,3 +128,19 @@ def test_short_videos(paths):
     with pytest.raises(UserError, match=rf"{paths[0]}: .*DATA\.SHORT_VIDEO") as caught:
         make(paths, sampler=partial(long_clips, policy="error"))[(0, 0)]
     assert not isinstance(caught.value, VideoError)  # a setting, not damage: nothing is replaced
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_crops_by_the_decoder_are_those_of_the_device(tmp_path, paths, cache):
+    """The same boxes: augmentation draws them from the seed of the sample."""
+    augment = {"size": 24, "jitter_probability": 0.0, "gray_probability": 0.0}
+    cut = TrainAugmentation(**augment, cropped=True)
+    options = {"crops": cut.boxes, "crop_size": 24, "short_side": 64}
+    sample = make(paths, **options, cache=tmp_path if cache else None)[(5, 2)]
+    whole = make(paths, short_side=64)[(5, 2)]
+    assert sample.size == (24, 24)
+    assert sample.frames.shape == (2, 3, 3, 24, 24)
+    seed = torch.tensor([sample_seed(7, 5, 2)])
+    ours = cut(sample.frames[None], torch.tensor([[24, 24]]), seed)
+    theirs = TrainAugmentation(**augment)(whole.frames[None], torch.tensor([whole.size]), seed)
+    assert (ours - theirs).abs().mean() < 0.02

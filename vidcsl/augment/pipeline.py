@@ -27,6 +27,7 @@ class TrainAugmentation:
 
     Args:
         size: side of the clips, pixels.
+        cropped: whether the frames come cut out by `boxes` and of this size already.
         crop_area: smallest and largest share of the frame's area.
         crop_aspect: smallest and largest width / height of the crop.
         flip: probability of a left-right flip.
@@ -43,6 +44,7 @@ class TrainAugmentation:
     """
 
     size: int
+    cropped: bool = False
     crop_area: tuple[float, float] = (0.3, 1.0)
     crop_aspect: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
@@ -75,16 +77,33 @@ class TrainAugmentation:
             float32 in [0, 1] `[N, V, 3, T, S, S]`, on the frames' device.
         """
         samples, views = frames.shape[:2]
-        draws = clip_draws(
-            [seed_of(seed, view, "augment") for seed in seeds.tolist() for view in range(views)]
-        )
-        boxes = random_resized_boxes(
-            draws, sizes.repeat_interleave(views, 0), area=self.crop_area, aspect=self.crop_aspect
+        draws = _draws(seeds, views)
+        boxes = (
+            torch.tensor([[0, 0, self.size, self.size]]).expand(samples * views, 4)
+            if self.cropped
+            else self._boxes(draws, sizes.repeat_interleave(views, 0))
         )
         clips = crop_resize(
             frames.flatten(0, 1), boxes, size=self.size, flip=draws.flip < self.flip
         )
         return self._colour_(clips, draws, samples, views).unflatten(0, (samples, views))
+
+    def boxes(self, sizes: Tensor, seeds: Tensor, views: int) -> Tensor:
+        """What is cut out of each view, (top, left, height, width), for a reader that cuts.
+
+        Args:
+            sizes: (height, width), int64 `[N, 2]`.
+            seeds: one for each sample, int64 `[N]`.
+            views: of each sample, V.
+
+        Returns:
+            int64 `[N, V, 4]` on the CPU.
+        """
+        boxes = self._boxes(_draws(seeds, views), sizes.repeat_interleave(views, 0))
+        return boxes.unflatten(0, (len(seeds), views))
+
+    def _boxes(self, draws: ClipDraws, sizes: Tensor) -> Tensor:
+        return random_resized_boxes(draws, sizes, area=self.crop_area, aspect=self.crop_aspect)
 
     def _colour_(self, clips: Tensor, draws: ClipDraws, samples: int, views: int) -> Tensor:
         plan = colour_plan(
@@ -148,6 +167,12 @@ class EvalCrop:
         clips = frames.flatten(0, 1)
         cropped = [crop_resize(clips, box, size=self.size) for box in boxes.unbind(1)]
         return torch.stack(cropped, 1).unflatten(0, (samples, views)).flatten(1, 2)
+
+
+def _draws(seeds: Tensor, views: int) -> ClipDraws:
+    return clip_draws(
+        [seed_of(seed, view, "augment") for seed in seeds.tolist() for view in range(views)]
+    )
 
 
 def _per_view(name: str, probability: float | Sequence[float], views: int) -> Tensor:

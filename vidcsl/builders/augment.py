@@ -13,6 +13,7 @@ def build_augmentation(cfg: CfgNode) -> TrainAugmentation:
     options = cfg.AUGMENT
     return TrainAugmentation(
         size=cfg.MODEL.FRAME_SIZE,
+        cropped=options.CROP_BY == "decoder",
         crop_area=_pair("AUGMENT.CROP_AREA", options.CROP_AREA),
         crop_aspect=_pair("AUGMENT.CROP_ASPECT", options.CROP_ASPECT),
         flip=options.FLIP,

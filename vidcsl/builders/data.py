@@ -7,8 +7,9 @@ import numpy as np
 from fvcore.common.config import CfgNode
 from numpy.typing import NDArray
 
+from vidcsl.builders.augment import build_augmentation
 from vidcsl.data import sampling, synthetic
-from vidcsl.data.dataset import ClipDataset, ClipSampler, OnDamage
+from vidcsl.data.dataset import ClipDataset, ClipSampler, Cropper, OnDamage
 from vidcsl.data.lists import VideoList, check_files, read_list
 from vidcsl.data.loader import ClipLoader, build_loader
 from vidcsl.engine.distributed import World
@@ -61,8 +62,14 @@ def _render(cfg: CfgNode, world: World) -> tuple[str, str]:
 
 def build_train_loader(cfg: CfgNode, videos: VideoList, world: World) -> ClipLoader:
     """Random clips, shuffled, full batches only."""
+    augmentation = build_augmentation(cfg)
     dataset = _build_dataset(
-        cfg, videos, sampler=_train_sampler(cfg), purpose="train", on_damage="replace"
+        cfg,
+        videos,
+        sampler=_train_sampler(cfg),
+        purpose="train",
+        on_damage="replace",
+        crops=augmentation.boxes if augmentation.cropped else None,
     )
     return _build_loader(cfg, dataset, world, batch_size=cfg.TRAIN.BATCH, training=True)
 
@@ -85,7 +92,13 @@ def build_test_loader(
 
 
 def _build_dataset(
-    cfg: CfgNode, videos: VideoList, *, sampler: ClipSampler, purpose: str, on_damage: OnDamage
+    cfg: CfgNode,
+    videos: VideoList,
+    *,
+    sampler: ClipSampler,
+    purpose: str,
+    on_damage: OnDamage,
+    crops: Cropper | None = None,
 ) -> ClipDataset:
     return ClipDataset(
         videos=videos,
@@ -95,6 +108,8 @@ def _build_dataset(
         seed=cfg.SEED,
         purpose=purpose,
         on_damage=on_damage,
+        crops=crops,
+        crop_size=cfg.MODEL.FRAME_SIZE,
         cache=Path(cfg.DATA.CACHE) if cfg.DATA.CACHE else None,
     )
 

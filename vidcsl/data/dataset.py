@@ -15,10 +15,13 @@ from vidcsl.data.cache import open_cached
 from vidcsl.data.lists import Video, VideoList
 from vidcsl.data.readers import Reader, open_reader
 from vidcsl.errors import UserError, VideoError
-from vidcsl.seeding import numpy_generator
+from vidcsl.seeding import numpy_generator, sample_seed
 
 ClipSampler = Callable[[int, np.random.Generator], NDArray[np.int64]]
 """(frames in the video, generator) -> frame indices [V, T], all inside the video."""
+
+Cropper = Callable[[Tensor, Tensor, int], Tensor]
+"""(sizes [N, 2], seeds [N], views V) -> boxes [N, V, 4], see `TrainAugmentation.boxes`."""
 
 OnDamage = Literal["replace", "error"]
 
@@ -63,6 +66,8 @@ class ClipDataset(Dataset[Sample]):
         purpose: keeps the random choices of training and evaluation apart.
         on_damage: "replace" reads another video, drawn at random but reproducibly, in place of one
             that cannot be read, and reports it in the sample; "error" raises.
+        crops: boxes that are cut out of the views where they are decoded; None: whole frames.
+        crop_size: side of what is cut out, pixels.
         cache: folder in which decoded frames are kept, see `vidcsl.data.cache`; None: nowhere.
     """
 
@@ -76,6 +81,8 @@ class ClipDataset(Dataset[Sample]):
         seed: int,
         purpose: str = "train",
         on_damage: OnDamage = "replace",
+        crops: Cropper | None = None,
+        crop_size: int = 0,
         cache: Path | None = None,
     ) -> None:
         self.videos = videos
@@ -85,6 +92,7 @@ class ClipDataset(Dataset[Sample]):
         self.seed = seed
         self.purpose = purpose
         self.on_damage = on_damage
+        self.crops, self.crop_size = crops, crop_size
         self.cache = cache
 
     def __len__(self) -> int:
@@ -127,10 +135,11 @@ class ClipDataset(Dataset[Sample]):
         # Opened here and not kept: a decoder opened in one process hangs in another.
         with self._open(video) as reader:
             clips = self._sampled(reader.num_frames, rng, path=str(video.path))  # [V, T]
-            frames = torch.from_numpy(reader.read(clips.reshape(-1)))  # [V * T, H, W, 3]
+            frames = self._views(reader, clips, sample_seed(self.seed, epoch, position))
+        height, width = frames.shape[-2:]
         return Sample(
-            frames=frames.unflatten(0, clips.shape).permute(0, 4, 1, 2, 3).contiguous(),
-            size=(reader.height, reader.width),
+            frames=frames,
+            size=(height, width),
             label=video.label,
             group=video.group,
             index=position,
@@ -138,6 +147,15 @@ class ClipDataset(Dataset[Sample]):
             epoch=epoch,
             damaged=damaged,
         )
+
+    def _views(self, reader: Reader, clips: NDArray[np.int64], seed: int) -> Tensor:
+        """uint8 [V, 3, T, H, W]."""
+        if self.crops is None:
+            frames = torch.from_numpy(reader.read(clips.reshape(-1)))  # [V * T, H, W, 3]
+            return frames.unflatten(0, clips.shape).permute(0, 4, 1, 2, 3).contiguous()
+        size = torch.tensor([[reader.height, reader.width]])
+        boxes = self.crops(size, torch.tensor([seed]), len(clips))[0].numpy()  # [V, 4]
+        return torch.from_numpy(reader.read_crops(clips, boxes, size=self.crop_size))
 
     def _open(self, video: Video) -> Reader:
         if self.cache is None:

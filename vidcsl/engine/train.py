@@ -22,7 +22,7 @@ from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.tally import Tally
 from vidcsl.errors import UserError
 from vidcsl.objectives import ClipBatch, Method
-from vidcsl.seeding import seed_of
+from vidcsl.seeding import sample_seed
 
 
 class Interrupted(Exception):
@@ -189,7 +189,8 @@ class Trainer:
 
     def _augmented(self, batch: Batch) -> ClipBatch:
         batch = batch.to(self.world.device)
-        seeds = torch.tensor([seed_of(self.seed, batch.epoch, i) for i in batch.indices.tolist()])
+        indices = batch.indices.tolist()
+        seeds = torch.tensor([sample_seed(self.seed, batch.epoch, index) for index in indices])
         return ClipBatch(
             clips=self.augment(batch.frames, batch.sizes, seeds),
             labels=batch.labels,

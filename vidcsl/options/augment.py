@@ -3,6 +3,12 @@
 from vidcsl.options.option import Option
 
 AUGMENT: dict[str, Option] = {
+    "AUGMENT.CROP_BY": Option(
+        "decoder",
+        "who cuts random crops: the decoder, from the file's own pixels, which costs least, or the "
+        "device, from frames of DATA.SHORT_SIDE; the boxes are the same",
+        ("decoder", "device"),
+    ),
     "AUGMENT.CROP_AREA": Option([0.3, 1.0], "share of the frame that a random crop covers"),
     "AUGMENT.CROP_ASPECT": Option([0.5, 2.0], "width over height of a random crop"),
     "AUGMENT.FLIP": Option(0.5, "probability of a horizontal flip", minimum=0, maximum=1),

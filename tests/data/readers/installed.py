@@ -1,22 +1,20 @@
 """Which of the readers can be tested here."""
 
-import importlib.util
-
 import pytest
 
-from vidcsl.data.readers.torchcodec import _import_torchcodec
+from vidcsl.data.readers import READERS
 from vidcsl.errors import UserError
 
 
-def _torchcodec_loads() -> bool:
+def _loads(name: str) -> bool:
     try:
-        return bool(_import_torchcodec())
+        READERS[name].check_installed()
     except UserError:
         return False
+    return True
 
 
-HAS_DECORD = importlib.util.find_spec("decord") is not None
-HAS_TORCHCODEC = _torchcodec_loads()
+HAS_DECORD, HAS_TORCHCODEC = _loads("decord"), _loads("torchcodec")
 
 needs_decord = pytest.mark.skipif(not HAS_DECORD, reason="decord is not installed here")
 needs_torchcodec = pytest.mark.skipif(not HAS_TORCHCODEC, reason="torchcodec does not load here")

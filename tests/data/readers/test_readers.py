@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.made_videos import SHARED, numbers, write_numbered
+from tests.data.mutants import mutant
 from tests.data.readers.installed import decoders, needs_decord
 from vidcsl.data.readers import Source, open_reader, scaled_size
 from vidcsl.errors import UserError, VideoError
@@ -181,6 +182,22 @@ def test_unknown_and_missing_backends(folder, monkeypatch):
         with pytest.raises(UserError, match=f"{name} is not installed here"):
             open_reader(folder / "h264.mp4", backend=name)
     assert open_reader(folder / "h264.mp4").name == "pyav"
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_damaged_files_are_read_or_reported(tmp_path, folder, seed):
+    """Frames or one line, never anything else; `benchmarks/fuzz_readers.py` looks at the frames."""
+    name = list(FILES)[seed % len(FILES)]
+    path = tmp_path / name
+    path.write_bytes(mutant((folder / name).read_bytes(), seed=seed)[1])
+    try:
+        with open_reader(path, short_side=48) as reader:
+            frames = reader.read(range(0, reader.num_frames, 3))
+    except VideoError as error:
+        message = str(error)
+        assert "\n" not in message
+    else:
+        assert frames.shape[1:] == (reader.height, reader.width, 3)
 
 
 @needs_decord

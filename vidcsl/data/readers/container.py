@@ -58,7 +58,7 @@ def _video_of(container: Any, source: Source) -> Any:
     if container.format.name.endswith(_STILL_IMAGE_FORMATS):
         raise VideoError(source.name, "it is a still image, not a video")
     stream = container.streams.best("video")
-    if stream is None:
+    if stream is None or stream.codec_context is None:
         raise VideoError(source.name, "it holds no video that can be decoded")
     stream.thread_type = "NONE"
     # A decoder that meets a fault says so, instead of painting over it.

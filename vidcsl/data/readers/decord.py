@@ -19,8 +19,9 @@ from vidcsl.errors import UserError, VideoError
 
 
 class DecordReader(Reader):
-    """A frame that decord would replace by a neighbour is an error, but what its decoder conceals
-    cannot be seen from here. Arguments and errors as for `PyavReader`.
+    """decord conceals damage, so PyAV decodes the same frames first to see whether there is any.
+
+    Arguments and errors as for `PyavReader`.
     """
 
     name = "decord"
@@ -36,11 +37,13 @@ class DecordReader(Reader):
         # files are decoded in order from the start.
         self._in_order = facts.container == "avi" or _rows_look_whole_when_padded(self.width)
         self._video = self._open()
-        self.num_frames = self._count() if self._in_order else len(self._video)
+        self._strict = PyavReader(source)
+        self.num_frames = self._strict.num_frames if self._in_order else len(self._video)
 
-    def _count(self) -> int:
-        with PyavReader(self.source) as reader:
-            return reader.num_frames
+    def close(self) -> None:
+        """Let go of the file."""
+        super().close()
+        self._strict.close()
 
     def _open(self) -> Any:
         with self._errors():
@@ -52,7 +55,13 @@ class DecordReader(Reader):
                 fault_tol=1e-9,
             )
 
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raise UserError where decord is not there or does not load."""
+        _import_decord()
+
     def _decode(self, indices: NDArray[np.int64]) -> Pixels:
+        self._strict.check(indices)
         if not self._in_order:
             # Where its jumps end in a doubt, a walk from the start may still give every frame.
             with suppress(VideoError), self._errors():

@@ -4,8 +4,9 @@ A packet is a frame, save for those that are so small that they may stand for "n
 they do in the packed streams of old codecs. Where there are such, only decoding can tell.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from vidcsl.data.readers.source import Source
@@ -13,19 +14,21 @@ from vidcsl.data.readers.source import Source
 _FRAMELESS_BYTES = 16
 # Their packets are whole pictures however small: a skipped picture takes a few bytes.
 _FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "libdav1d", "gif", "mjpeg")
-# Their headers list every packet; others name keyframes only, or nothing.
-_COMPLETE_INDEX = ("avi", "mov,mp4,m4a,3gp,3g2,mj2")
+# Their headers list every packet, and its place or that of the few bytes ahead of it; the headers
+# of others name keyframes only, or nothing.
+_COMPLETE_INDEX = {"avi": 8, "mov,mp4,m4a,3gp,3g2,mj2": 0}
 
 
 class Start(NamedTuple):
     """A keyframe's packet.
 
-    Its number, which is its frame's; its time; and the latest time of a packet before the next
-    keyframe, from which a jump back leads here.
+    Its number, which is its frame's; its time; its place in the file; and the latest time of a
+    packet before the next keyframe, from which a jump back leads here.
     """
 
     number: int
     time: int
+    place: int
     latest: int
 
 
@@ -35,31 +38,40 @@ class FrameIndex:
 
     Attributes:
         count: frames that its decoder puts out.
+        sizes: of the packets, in bytes.
         starts: the keyframes' packets, rising; none where packets and frames do not correspond.
         clock: the time stamp that `starts` speak of, "pts" (shown at) or "dts" (decoded at).
     """
 
     count: int
+    sizes: Sequence[int] = ()
     starts: tuple[Start, ...] = ()
     clock: str = "pts"
 
 
 def header_index(stream: Any, source: Source) -> FrameIndex | None:
     """The index that the file's header holds; None where it holds none, or none to be trusted."""
-    if stream.container.format.name not in _COMPLETE_INDEX:
+    container = stream.container.format.name
+    if container not in _COMPLETE_INDEX:
         return None
     entries = list(stream.index_entries)
+    sizes = [entry.size for entry in entries]
     # A header may promise more than there is, as that of a file cut short does.
     if (
         not entries
         or len(entries) != stream.frames
-        or min(entry.size for entry in entries) < _smallest_frame(stream)
+        or min(sizes) < _smallest_frame(stream)
         or max(entry.pos + entry.size for entry in entries) > source.size
         or any(entry.is_discard for entry in entries)
     ):
         return None
-    starts = _starts([e.timestamp for e in entries], [e.is_keyframe for e in entries])
-    return FrameIndex(len(entries), starts, clock="dts")
+    ahead = _COMPLETE_INDEX[container]
+    places = [entry.pos + ahead for entry in entries]
+    keys = [entry.is_keyframe for entry in entries]
+    if any(end > start for end, start in _neighbours(places, sizes)):
+        return FrameIndex(len(entries), sizes)  # damaged: packets overlap
+    starts = _starts([entry.timestamp for entry in entries], places, keys)
+    return FrameIndex(len(entries), sizes, starts, clock="dts")
 
 
 def packet_index(stream: Any) -> FrameIndex | None:
@@ -69,30 +81,44 @@ def packet_index(stream: Any) -> FrameIndex | None:
     """
     smallest, hidden = _smallest_frame(stream), stream.codec_context.name == "vp8"
     frames = 0
-    times, keys = [], []
+    sizes, times, places, keys = [], [], [], []
     for packet in stream.container.demux(stream):
         if not packet.size:  # the last "packet" tells the decoder to give out what it holds
             continue
         if packet.size < smallest:
             return None
+        sizes.append(packet.size)
         times.append(packet.pts)
+        places.append(packet.pos)
         keys.append(packet.is_keyframe)
         # VP8 has pictures that are only referred to; a bit of the first byte says so.
         frames += bytes(packet)[0] >> 4 & 1 if hidden else 1
     if not frames:
         return None
-    return FrameIndex(frames, _starts(times, keys) if frames == len(times) else ())
+    # An AVI file whose own index is not to be trusted is damaged: no jumps there.
+    whole = frames == len(times) and stream.container.format.name != "avi"
+    return FrameIndex(frames, sizes, _starts(times, places, keys) if whole else ())
 
 
-def _starts(times: Sequence[int | None], keys: Sequence[bool]) -> tuple[Start, ...]:
-    """The keyframes among packets; none where the times do not tell the packets apart."""
-    known = [time for time in times if time is not None]
-    if len(set(known)) < len(times):
-        return ()
+def _neighbours(places: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where each packet ends, and where the next one in the file starts."""
+    extents = sorted(zip(places, sizes, strict=True))
+    for (place, size), (after, _) in pairwise(extents):
+        yield place + size, after
+
+
+def _starts(
+    times: Sequence[int | None], places: Sequence[int | None], keys: Sequence[bool]
+) -> tuple[Start, ...]:
+    """The keyframes among packets; none where time and place do not tell the packets apart."""
     numbers = [number for number, key in enumerate(keys) if key]
+    known = [time for time in times if time is not None]
+    found = [place for place in places if place is not None]
+    if not numbers or len({*known}) < len(times) or len({*found}) < len(places):
+        return ()
     ends = [*numbers[1:], len(known)]
     return tuple(
-        Start(begin, known[begin], max(known[begin:end]))
+        Start(begin, known[begin], found[begin], max(known[begin:end]))
         for begin, end in zip(numbers, ends, strict=True)
     )
 

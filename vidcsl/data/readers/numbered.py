@@ -35,7 +35,7 @@ def after_jumps(stream: Any, wanted: Sequence[int], index: FrameIndex) -> Number
         UnprovenError: their numbers are in doubt. Frames that were given before may be wrong.
     """
     for start, numbers in _jumps(wanted, index.starts):
-        yield from _after(numbers, *_seek(stream, start, index))
+        yield from _after(numbers, index.sizes, *_seek(stream, start, index))
 
 
 def _jumps(wanted: Sequence[int], starts: Sequence[Start]) -> Iterator[tuple[Start, Sequence[int]]]:
@@ -57,20 +57,25 @@ def _seek(stream: Any, start: Start, index: FrameIndex) -> tuple[int, Iterator[A
     stream.container.seek(start.latest, stream=stream)
     packets = stream.container.demux(stream)
     first = next(packets, None)
-    # The jump may have ended at an earlier keyframe; its time says at which.
-    time = getattr(first, index.clock, None)
-    number = next((s.number for s in index.starts if s.time == time), None)
+    # The jump may have ended at an earlier keyframe; its time and place say at which.
+    found = getattr(first, index.clock, None), getattr(first, "pos", None)
+    number = next((s.number for s in index.starts if (s.time, s.place) == found), None)
     if number is None or number > start.number or not is_clean_start(first, stream):
         raise UnprovenError
     return number, chain([first], packets)
 
 
-def _after(wanted: Sequence[int], begun: int, packets: Iterator[Any]) -> Numbered:
+def _after(
+    wanted: Sequence[int], sizes: Sequence[int], begun: int, packets: Iterator[Any]
+) -> Numbered:
     """Frames after a jump: of all packets since, the k-th in time is the k-th frame."""
     numbers, number = set(wanted), begun
     times: list[int] = []
     for packet in packets:
         if packet.size:
+            at = begun + len(times)
+            if at >= len(sizes) or packet.size != sizes[at]:
+                raise UnprovenError
             if packet.pts is None or (times and packet.pts < times[0]):
                 raise UnprovenError
             insort(times, packet.pts)

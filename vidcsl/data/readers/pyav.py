@@ -6,7 +6,6 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from vidcsl.data.readers.container import (
@@ -19,12 +18,12 @@ from vidcsl.data.readers.container import (
 from vidcsl.data.readers.index import FrameIndex, header_index, packet_index
 from vidcsl.data.readers.numbered import Numbered, UnprovenError, after_jumps, in_order
 from vidcsl.data.readers.reader import Pixels, Reader, scaled_size
+from vidcsl.data.readers.scaling import Cutter, Scaler
 from vidcsl.data.readers.source import Source
 from vidcsl.errors import VideoError
 
 # Frames that had to be decoded to be counted are kept up to this size, and not decoded again.
 _KEPT_BYTES = 256 * 2**20
-_RGB_PLANES = (1, 2, 0)  # planar RGB comes as green, blue, red
 
 
 class PyavReader(Reader):
@@ -47,13 +46,15 @@ class PyavReader(Reader):
         super().__init__(source)
         self._video, self._moved = open_stream(source), False
         self._kept: list[Any] = []
-        self._scaler = VideoReformatter()  # kept, for it is costly to set up
         with reported(source):
             index = header_index(self._video, source) or packet_index(self._at_start())
             self._index = index or FrameIndex(self._count_by_decoding())
             first = self._first_frame()  # may open the file anew
             facts = facts_of(self._video, first)
+            self._turned = first is not None and first.rotation != 0
         self.num_frames, self.fps = self._index.count, facts.fps
+        if not self.num_frames:
+            raise VideoError(source.name, "no frame can be decoded")
         self.height, self.width = scaled_size(facts.height, facts.width, short_side=short_side)
 
     @property
@@ -61,6 +62,12 @@ class PyavReader(Reader):
         """Whether every frame has a time stamp, by which it can be found."""
         avi = self._video.container.format.name == "avi"
         return bool(self._index.starts) and not (avi and self._video.codec_context.has_b_frames)
+
+    def check(self, indices: NDArray[np.int64]) -> None:
+        """Decode frames, rising, and look at none; raises VideoError where one is damaged."""
+        with reported(self.source):
+            for _ in self._sound_frames(indices.tolist()):
+                pass
 
     def _at_start(self) -> Any:
         """The stream, about to be read from its start."""
@@ -88,19 +95,41 @@ class PyavReader(Reader):
         return self._kept[0] if self._kept else first_frame(self._at_start(), self.source)
 
     def _decode(self, indices: NDArray[np.int64]) -> Pixels:
-        wanted = indices.tolist()
-        rows = {number: row for row, number in enumerate(wanted)}
-        written = set()
+        scaler = Scaler(self.height, self.width)
         with reported(self.source):
-            # Planes, because FFmpeg writes them three times as fast as interleaved pixels.
-            frames = np.empty((3, len(wanted), self.height, self.width), dtype=np.uint8)
-            for number, frame in self._frames(wanted):
-                self._write(frame, frames[:, rows[number]])
-                written.add(number)
-        if len(written) < len(wanted):
+            frames = np.empty((3, len(indices), self.height, self.width), dtype=np.uint8)
+            row = dict(zip(indices.tolist(), range(len(indices)), strict=True))
+            for number, frame in self._sound_frames(list(row)):
+                scaler.write(frame, frames[:, row[number]])
+        return frames.transpose(1, 2, 3, 0)
+
+    def read_crops(
+        self, clips: NDArray[np.int64], boxes: NDArray[np.int64], *, size: int
+    ) -> Pixels:
+        """As every reader's, but cut out of the frames of the file, before they are scaled."""
+        if self._turned:
+            return super().read_crops(clips, boxes, size=size)
+        self._check_inside(clips)
+        sides = (self.height, self.width, self.height, self.width)
+        cutters = [Cutter(box / sides, size=size) for box in boxes]
+        with reported(self.source):
+            views = np.empty((len(clips), 3, clips.shape[1], size, size), dtype=np.uint8)
+            for number, frame in self._sound_frames(np.unique(clips).tolist()):
+                for view, place in np.argwhere(clips == number).tolist():
+                    cutters[view].write(frame, views[view, :, place])
+        return views
+
+    def _sound_frames(self, wanted: Sequence[int]) -> Numbered:
+        """All frames of rising numbers, some perhaps twice, or VideoError."""
+        found = set()
+        for number, frame in self._frames(wanted):
+            if frame.is_corrupt:
+                raise VideoError(self.source.name, f"frame {number} is damaged")
+            found.add(number)
+            yield number, frame
+        if len(found) < len(wanted):
             reason = f"frame {wanted[-1]} cannot be decoded, the file may be cut short"
             raise VideoError(self.source.name, reason)
-        return frames.transpose(1, 2, 3, 0)
 
     def _frames(self, wanted: Sequence[int]) -> Numbered:
         if self._kept:
@@ -114,21 +143,6 @@ class PyavReader(Reader):
                 return
             self._index = FrameIndex(self.num_frames)
         yield from in_order(self._at_start(), wanted)
-
-    def _write(self, frame: Any, into: Pixels) -> None:
-        """Scale a frame into planes [3, H, W]."""
-        if frame.is_corrupt:
-            raise VideoError(self.source.name, "a frame is damaged")
-        turns = frame.rotation // 90
-        height, width = (self.width, self.height) if turns % 2 else (self.height, self.width)
-        scaled = self._scaler.reformat(
-            frame, width=width, height=height, format="gbrp", interpolation="BILINEAR"
-        )
-        for plane, channel in zip(scaled.planes, _RGB_PLANES, strict=True):
-            rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)[
-                :, :width
-            ]
-            into[channel] = np.rot90(rows, turns) if turns else rows
 
     def close(self) -> None:
         """Let go of the file."""

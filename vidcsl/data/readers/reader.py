@@ -5,7 +5,9 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torchvision.transforms.v2.functional import resized_crop
 
 from vidcsl.data.readers.source import Source
 from vidcsl.errors import VideoError
@@ -41,6 +43,10 @@ class Reader(ABC):
     def __init__(self, source: Source, *, short_side: int | None = None) -> None:  # noqa: ARG002
         self.source = source
 
+    @classmethod  # noqa: B027  (most readers need nothing more)
+    def check_installed(cls) -> None:
+        """Raise UserError where the library that this reader needs does not load."""
+
     def read(self, indices: ArrayLike) -> Pixels:
         """Decode frames.
 
@@ -61,6 +67,29 @@ class Reader(ABC):
         unique, place = np.unique(wanted, return_inverse=True)
         frames = self._decode(unique)
         return frames if np.array_equal(unique, wanted) else frames[place]
+
+    def read_crops(
+        self, clips: NDArray[np.int64], boxes: NDArray[np.int64], *, size: int
+    ) -> Pixels:
+        """Decode the views of a video, each cut out of its frames and resized.
+
+        Args:
+            clips: frame numbers [V, T].
+            boxes: (top, left, height, width) of each view [V, 4], in pixels of what `read` returns.
+            size: side S of the result.
+
+        Returns:
+            RGB views [V, 3, T, S, S], uint8, contiguous.
+
+        Raises:
+            VideoError: as `read`.
+        """
+        frames = torch.from_numpy(self.read(clips.reshape(-1))).permute(0, 3, 1, 2)
+        views = [
+            resized_crop(view, *box, size=[size, size], antialias=True)
+            for view, box in zip(frames.unflatten(0, clips.shape), boxes.tolist(), strict=True)
+        ]
+        return torch.stack(views).transpose(1, 2).contiguous().numpy()
 
     @abstractmethod
     def _decode(self, indices: NDArray[np.int64]) -> Pixels:

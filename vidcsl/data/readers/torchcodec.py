@@ -15,7 +15,8 @@ from vidcsl.errors import UserError, VideoError
 class TorchcodecReader(Reader):
     """It numbers frames by their time stamps, so it is unsuited where these do not show the order.
 
-    Arguments and errors as for `PyavReader`, by which the file is looked at first.
+    Its decoder conceals damage, so PyAV decodes the same frames first to see whether there is any.
+    Arguments and errors as for `PyavReader`.
     """
 
     name = "torchcodec"
@@ -23,13 +24,12 @@ class TorchcodecReader(Reader):
     def __init__(self, source: Source, *, short_side: int | None = None) -> None:
         super().__init__(source)
         codec = _import_torchcodec()
-        with PyavReader(source) as exact:
-            self.num_frames, self.fps = exact.num_frames, exact.fps
-            self.height, self.width = scaled_size(exact.height, exact.width, short_side=short_side)
-            suited = exact.in_time_order
-        resize = [codec.transforms.Resize((self.height, self.width))] if short_side else []
-        if not suited:
+        self._strict = strict = PyavReader(source)
+        self.num_frames, self.fps = strict.num_frames, strict.fps
+        self.height, self.width = scaled_size(strict.height, strict.width, short_side=short_side)
+        if not strict.in_time_order:
             raise UnsuitedError(source.name, "its time stamps do not show the frames' order")
+        resize = [codec.transforms.Resize((self.height, self.width))] if short_side else []
         try:
             self._video = codec.decoders.VideoDecoder(
                 source.name if source.data is None else source.data,
@@ -43,7 +43,18 @@ class TorchcodecReader(Reader):
         if len(self._video) != self.num_frames:
             raise UnsuitedError(source.name, f"torchcodec counts {len(self._video)} frames")
 
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raise UserError where torchcodec is not there or does not load."""
+        _import_torchcodec()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        super().close()
+        self._strict.close()
+
     def _decode(self, indices: NDArray[np.int64]) -> Pixels:
+        self._strict.check(indices)
         try:
             frames = self._video.get_frames_at(indices.tolist()).data  # [T, 3, H, W]
         except (RuntimeError, ValueError, IndexError) as error:
