@@ -48,7 +48,7 @@ def test_rince_beyond_float32_is_an_error(tmp_path):
 
 def test_chunks_and_loss_reach_the_method(tmp_path):
     cfg = config(tmp_path, "TRAIN.CHUNK", "2", "LOSS.NAME", "hard_negative")
-    videos = VideoList((Video(Path("a.mp4")),), (), "list.csv")
+    videos = VideoList((Video(Path("a.mp4")),), ("a", "b", "c", "d"), "list.csv")
     world = World(rank=0, size=1, device=torch.device("cpu"))
     method = build_method(cfg, videos, world)
     assert method.encoder.chunk == 2 * cfg.DATA.CLIPS
