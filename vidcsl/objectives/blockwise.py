@@ -49,10 +49,11 @@ def blockwise_loss(
     """
     rows = block or max(BLOCK_ROWS, BLOCK_PAIRS // max(1, len(candidates)))
     rows = -(-rows // views) * views
+    alike = candidates is anchors
     with torch.autocast(anchors.device.type, enabled=False):
-        total, defined = _Walk.apply(
-            at_least_float32(anchors), at_least_float32(candidates), loss, pairs, rows
-        )
+        anchors = at_least_float32(anchors)
+        candidates = anchors if alike else at_least_float32(candidates)
+        total, defined = _Walk.apply(anchors, candidates, loss, pairs, rows)
     return total, defined
 
 
@@ -62,27 +63,32 @@ class _Walk(torch.autograd.Function):
         ctx: Any, anchors: Tensor, candidates: Tensor, loss: RowLoss, pairs: PairsOf, rows: int
     ) -> tuple[Tensor, Tensor]:
         wanted = any(ctx.needs_input_grad)
-        to_anchors, to_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
+        to_anchors = torch.zeros_like(anchors)
+        to_candidates = to_anchors if candidates is anchors else torch.zeros_like(candidates)
         total = anchors.new_zeros((), dtype=torch.float64)
-        defined = torch.empty(len(anchors), dtype=torch.bool, device=anchors.device)
+        defined = []
         for start in range(0, len(anchors), rows):
             here = slice(start, min(start + rows, len(anchors)))
             similarities = anchors[here] @ candidates.T
             of_block = pairs(similarities, here)
             with torch.set_grad_enabled(wanted):
-                losses, defined[here] = loss(similarities.requires_grad_(wanted), of_block)
+                losses, fine = loss(similarities.requires_grad_(wanted), of_block)
                 summed = losses.sum()
             total += summed.detach()
+            defined.append(fine)
             if wanted:
                 (gradient,) = torch.autograd.grad(summed, similarities)
-                torch.mm(gradient, candidates, out=to_anchors[here])
+                to_anchors[here].addmm_(gradient, candidates)
                 to_candidates.addmm_(gradient.T, anchors[here])
-        ctx.save_for_backward(to_anchors, to_candidates)
-        ctx.mark_non_differentiable(defined)
-        return total.to(anchors.dtype), defined
+        # Where candidates are the anchors, one gradient holds what both roles give.
+        ctx.save_for_backward(*dict.fromkeys((to_anchors, to_candidates)))
+        joined = torch.cat(defined)
+        ctx.mark_non_differentiable(joined)
+        return total.to(anchors.dtype), joined
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        both = zip(ctx.saved_tensors, ctx.needs_input_grad[:2], strict=True)
-        return (*(g * gradients[0] if needed else None for g, needed in both), None, None, None)
+        (upstream,), (to_anchors, *rest) = gradients[:1], ctx.saved_tensors
+        to_candidates = rest[0] * upstream if rest and ctx.needs_input_grad[1] else None
+        return to_anchors * upstream, to_candidates, None, None, None

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidcsl.objectives.masks import as_numbers
+
 RowLoss = Callable[[Tensor, "Pairs"], tuple[Tensor, Tensor]]
 """`(similarities [b, M], pairs) -> (loss [b], defined [b])`: an entry of LOSSES, options bound."""
 
@@ -36,23 +38,9 @@ class Pairs:
     ignored: Tensor
     weights: Tensor | None = None
 
-    def kept(self) -> Tensor:
-        """Bool `[b, M]`: positives and negatives."""
-        return ~self.ignored if self.weights is None else ~self.ignored & (self.weights > 0)
-
     def negatives(self) -> Tensor:
         """Bool `[b, M]`."""
-        return self.kept() & ~self.positives
-
-    def mass(self, chosen: Tensor) -> Tensor:
-        """Sum of the weights of the `chosen` (bool `[b, M]`) in each row, `[b]`."""
-        if self.weights is None:
-            return chosen.sum(dim=1)
-        return torch.where(chosen, self.weights, 0.0).sum(dim=1)
-
-    def defined(self) -> Tensor:
-        """Bool `[b]`: whether the row has at least one positive and one negative."""
-        return (self.mass(self.positives) > 0) & (self.mass(self.negatives()) > 0)
+        return ~(self.positives | self.ignored)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -80,10 +68,8 @@ def nt_xent(similarities: Tensor, pairs: Pairs, *, temperature: float) -> tuple[
         Loss `[b]`, 0 where it is undefined, and bool `[b]`: where it is defined, that is, where
         the anchor has at least one positive and at least one negative left.
     """
-    defined = pairs.defined()
-    partition = _logsumexp(similarities, pairs.kept(), pairs.weights, 1 / temperature)
-    mean_positive = _mean_positive(similarities, pairs) / temperature
-    return torch.where(defined, partition - mean_positive, 0.0), defined
+    row = _Row(similarities, pairs, 1 / temperature)
+    return row.where_defined(row.cross_entropy())
 
 
 def supcon_in(similarities: Tensor, pairs: Pairs, *, temperature: float) -> tuple[Tensor, Tensor]:
@@ -93,10 +79,8 @@ def supcon_in(similarities: Tensor, pairs: Pairs, *, temperature: float) -> tupl
 
     Khosla et al., 2020, equation 3: the nearest positives count most.
     """
-    defined = pairs.defined()
-    partition = _logsumexp(similarities, pairs.kept(), pairs.weights, 1 / temperature)
-    positive = _log_mean_positive(similarities, pairs, 1 / temperature)
-    return torch.where(defined, partition - positive, 0.0), defined
+    row = _Row(similarities, pairs, 1 / temperature)
+    return row.where_defined(row.log_sum(pairs.ignored) - row.log_mean_positive())
 
 
 def hard_negative(
@@ -116,18 +100,16 @@ def hard_negative(
         prior: share of the negatives that are of the anchor's class, in [0, 1).
         concentration: how much near negatives are preferred; 0: the debiased loss.
     """
-    defined = pairs.defined()
-    negatives, scale = pairs.negatives(), 1 / temperature
+    row, others = _Row(similarities, pairs, 1 / temperature), ~pairs.negatives()
     # All in logarithms: at a temperature of 0.01 the exponentials leave float32.
-    count = _or_one(pairs.mass(negatives)).to(similarities.dtype).log()
-    drawn = count + _logsumexp(similarities, negatives, pairs.weights, scale * (1 + concentration))
-    drawn = drawn - _logsumexp(similarities, negatives, pairs.weights, scale * concentration)
-    positive = _log_mean_positive(similarities, pairs, scale)
-    log_prior = math.log(prior) if prior else -math.inf
-    log_negative = _log_difference(drawn, count + positive + log_prior) - math.log1p(-prior)
-    log_negative = torch.maximum(log_negative, count - scale)
-    terms = -F.logsigmoid(similarities * scale - log_negative[:, None])
-    return torch.where(defined, _mean_positive(terms, pairs), 0.0), defined
+    count = _or_one(row.negative_mass).log()
+    drawn = row.log_sum(others, power=1 + concentration)
+    drawn = drawn + (count - row.log_sum(others, power=concentration))
+    same_class = count + row.log_mean_positive() + (math.log(prior) if prior else -math.inf)
+    log_negative = _log_difference(drawn, same_class) - math.log1p(-prior)
+    log_negative = torch.maximum(log_negative, count - row.scale)
+    terms = -F.logsigmoid(similarities * row.scale - log_negative[:, None])
+    return row.where_defined(row.mean_positive(terms))
 
 
 def debiased(
@@ -158,13 +140,10 @@ def rince(
         order: q in (0, 1].
         density: lambda > 0.
     """
-    defined = pairs.defined()
-    scale = 1 / temperature
-    attraction = _log_mean_positive(similarities, pairs, scale * order)
-    partition = _logsumexp(similarities, pairs.kept(), pairs.weights, scale)
-    repulsion = order * (partition + math.log(density))
-    loss = (repulsion.exp() - attraction.exp()) / order
-    return torch.where(defined, loss, 0.0), defined
+    row = _Row(similarities, pairs, 1 / temperature)
+    attraction = row.log_mean_positive(power=order)
+    repulsion = order * (row.log_sum(pairs.ignored) + math.log(density))
+    return row.where_defined((repulsion.exp() - attraction.exp()) / order)
 
 
 LOSSES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
@@ -176,66 +155,104 @@ LOSSES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 }
 
 
-class _LogSumExp(torch.autograd.Function):
-    """log sum_j w_j exp(scale s_j) over the chosen of each row, and its softmax as gradient.
+class _Row:
+    """What the losses are made of: means and log-sums over the positives or others of each row."""
 
-    One exponential a pair serves both. A row with nothing chosen gives a huge negative number and
-    a finite gradient: losses leave such rows out without a NaN.
+    def __init__(self, similarities: Tensor, pairs: Pairs, scale: float) -> None:
+        self.similarities, self.pairs, self.scale = similarities, pairs, scale
+        self.positive = self._weighed(pairs.positives)  # [b, M]
+        self.positive_mass = self.positive.sum(dim=1)  # [b]
+        self.negative_mass = self._weighed(pairs.negatives()).sum(dim=1)
+
+    def where_defined(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss, 0 where a row has no positive or no negative; and where it has both."""
+        defined = (self.positive_mass > 0) & (self.negative_mass > 0)
+        return torch.where(defined, loss, 0.0), defined
+
+    def mean_positive(self, values: Tensor) -> Tensor:
+        """Weighted mean of `values` `[b, M]` over the positives, `[b]`; 0 where there is none."""
+        return (values * self.positive).sum(dim=1) / _or_one(self.positive_mass)
+
+    def cross_entropy(self) -> Tensor:
+        """log of the sum over all kept of exp(s / t), less the mean of s / t over the positives."""
+        target = self.positive / _or_one(self.positive_mass)[:, None]
+        return self._less_target(self.pairs.ignored, self.scale, target)
+
+    def log_sum(self, left_out: Tensor, *, power: float = 1.0) -> Tensor:
+        """log of the sum of exp(s / t)^power over all but the `left_out` (bool `[b, M]`), `[b]`."""
+        return self._less_target(left_out, power * self.scale, None)
+
+    def log_mean_positive(self, *, power: float = 1.0) -> Tensor:
+        """log of the mean of exp(s / t)^power over the positives, `[b]`."""
+        total = self.log_sum(~self.pairs.positives, power=power)
+        return total - _or_one(self.positive_mass).log()
+
+    def _less_target(self, left_out: Tensor, scale: float, target: Tensor | None) -> Tensor:
+        weights = self.pairs.weights
+        less: Tensor = _LogSumLessTarget.apply(self.similarities, left_out, weights, scale, target)
+        return less
+
+    def _weighed(self, chosen: Tensor) -> Tensor:
+        ones = as_numbers(chosen, self.similarities.dtype)
+        return ones if self.pairs.weights is None else ones * self.pairs.weights
+
+
+class _LogSumLessTarget(torch.autograd.Function):
+    """log sum_j w_j exp(scale s_j) over each row but the left out, less sum_j target_j scale s_j.
+
+    The gradient, softmax less target, is made along with it: one exponential a pair serves both. A
+    row with all left out gives a huge negative number and a finite gradient, so that losses can
+    leave such rows out without a NaN.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, similarities: Tensor, chosen: Tensor, weights: Tensor | None, scale: float
+        ctx: Any,
+        similarities: Tensor,
+        left_out: Tensor,
+        weights: Tensor | None,
+        scale: float,
+        target: Tensor | None,
     ) -> Tensor:
         logits = similarities * scale
         if weights is not None:
-            logits += weights.log()
-        logits.masked_fill_(~chosen, torch.finfo(logits.dtype).min / 4)
-        share = torch.softmax(logits, dim=1)
-        ctx.save_for_backward(share)
+            logits += weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
+            left_out = left_out | (weights <= 0)
+        logits.add_(as_numbers(left_out, logits.dtype), alpha=_lowest(logits))
+        peak = logits.amax(dim=1)
+        gradient = torch.softmax(logits, dim=1, out=logits)
+        result = peak - gradient.amax(dim=1).log()
+        if target is not None:
+            result -= (similarities * target).sum(dim=1) * scale
+            gradient -= target
+        ctx.save_for_backward(gradient)
         ctx.scale = scale
-        return logits.amax(dim=1) - share.amax(dim=1).log()
+        return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        (share,) = ctx.saved_tensors
-        return share * (gradients[0] * ctx.scale)[:, None], None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * (gradients[0] * ctx.scale)[:, None], None, None, None, None
 
 
-def _logsumexp(
-    similarities: Tensor, chosen: Tensor, weights: Tensor | None, scale: float
-) -> Tensor:
-    result: Tensor = _LogSumExp.apply(similarities, chosen, weights, scale)
-    return result
-
-
-def _mean_positive(values: Tensor, pairs: Pairs) -> Tensor:
-    """Weighted mean over the positives of each row, `[b]`; 0 where there is none."""
-    chosen = torch.where(pairs.positives, values, 0.0)
-    if pairs.weights is not None:
-        chosen = chosen * pairs.weights
-    return chosen.sum(dim=1) / _or_one(pairs.mass(pairs.positives))
-
-
-def _log_mean_positive(similarities: Tensor, pairs: Pairs, scale: float) -> Tensor:
-    """log of the weighted mean of exp(scale s) over the positives of each row, `[b]`."""
-    mass = _or_one(pairs.mass(pairs.positives)).to(similarities.dtype)
-    return _logsumexp(similarities, pairs.positives, pairs.weights, scale) - mass.log()
+def _lowest(tensor: Tensor) -> float:
+    """A number below all logits, with room to add a few of it: stands for minus infinity."""
+    return torch.finfo(tensor.dtype).min / 4
 
 
 def _or_one(mass: Tensor) -> Tensor:
     """1 in place of 0, for rows that are left out anyway."""
-    return torch.where(mass > 0, mass, 1)
+    return torch.where(mass > 0, mass, 1.0)
 
 
 def _log_difference(more: Tensor, less: Tensor) -> Tensor:
-    """log(exp(more) - exp(less)); the smallest number where that is not positive."""
+    """log(exp(more) - exp(less)); the lowest number where that is not positive."""
     gap = less - more
     positive = gap < 0
     # The gradient of the other branch must be finite too, so it never sees a gap of 0 or more.
     difference = more + torch.log(-torch.expm1(torch.where(positive, gap, -1.0)))
-    return torch.where(positive, difference, torch.finfo(more.dtype).min / 4)
+    return torch.where(positive, difference, _lowest(more))
 
 
 def alignment(embeddings: Tensor, others: Tensor) -> Tensor:

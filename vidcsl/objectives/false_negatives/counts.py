@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from vidcsl.objectives.false_negatives.samples import Samples
+from vidcsl.objectives.masks import count
 
 
 def detection_counts(
@@ -17,14 +18,14 @@ def detection_counts(
     judged, recall = right / false_negatives.
     """
     same_class = anchors.same(candidates, "labels") & negatives
-    known = (candidates.labels >= 0).expand_as(flagged) & (anchors.labels >= 0)[:, None]
+    labelled = anchors.labels >= 0
     pairs = {
-        "negatives": negatives,
-        "removed": flagged,
-        "judged": flagged & known,
-        "right": flagged & same_class,
-        "false_negatives": same_class,
+        "negatives": count(negatives),
+        "removed": count(flagged),
+        "judged": torch.where(labelled, count(flagged & (candidates.labels >= 0)), 0),
+        "right": count(flagged & same_class),
+        "false_negatives": count(same_class),
     }
-    place = torch.where(anchors.labels >= 0, anchors.labels, classes)
+    place = torch.where(labelled, anchors.labels, classes)
     empty = place.new_zeros(classes + 1)
-    return {name: empty.index_add(0, place, mask.sum(dim=1)) for name, mask in pairs.items()}
+    return {name: empty.index_add(0, place, of_row) for name, of_row in pairs.items()}

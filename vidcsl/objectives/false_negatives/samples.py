@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidcsl.objectives.masks import equal
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -43,4 +45,5 @@ class Samples:
     def same(self, other: "Samples", field: str) -> Tensor:
         """Bool `[N, M]`: known and equal in `field`."""
         mine, theirs = getattr(self, field), getattr(other, field)
-        return (mine[:, None] == theirs[None, :]) & (mine[:, None] >= 0)
+        known = torch.where(mine >= 0, mine, torch.iinfo(mine.dtype).min)  # else equal to none
+        return equal(known, theirs)
