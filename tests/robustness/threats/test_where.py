@@ -1,0 +1,101 @@
+"""Which frames and which pixels may change."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from vidcsl.errors import UserError
+from vidcsl.robustness.threats import L2, Linf
+from vidcsl.robustness.threats.regions import choose_region
+
+
+class Weighted:
+    """A goal that is linear in the clips: their gradient is the same everywhere."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights, self.looks = weights, 0
+
+    def goal_at(self, clips: Tensor) -> Tensor:
+        self.looks += 1
+        return (clips * self.weights).flatten(1).sum(1)
+
+    def gradient_at(self, clips: Tensor) -> Tensor:
+        return self.weights.expand_as(clips)
+
+
+def frames_of(mask: Tensor) -> list[list[int]]:
+    return [row.nonzero()[:, 0].tolist() for row in mask[:, 0, :, 0, 0]]
+
+
+def test_salient_and_searched_frames_are_those_that_count():
+    weights = torch.zeros(2, 3, 5, 4, 4)
+    weights[0, :, 1], weights[0, :, 3], weights[1, :, 4], weights[1, :, 0] = 1.0, -2.0, 3.0, 2.0
+    clips = torch.full((2, 3, 5, 4, 4), 0.5)
+    for rule in ("saliency", "greedy"):
+        for threat in (Linf(0.1, frames=f"{rule}:1"), L2(0.5, frames=f"{rule}:1")):
+            assert frames_of(threat.mask(clips, [0, 1], Weighted(weights))) == [[3], [4]]
+        both = Linf(0.1, frames=f"{rule}:2").mask(clips, [0, 1], Weighted(weights))
+        assert frames_of(both) == [[1, 3], [0, 4]]
+
+
+def test_search_sees_what_saliency_cannot():
+    """A frame with the larger gradient, but white already: nothing can be added there."""
+    weights = torch.zeros(1, 3, 2, 4, 4)
+    weights[:, :, 0], weights[:, :, 1] = 2.0, 1.0
+    clips = torch.full((1, 3, 2, 4, 4), 0.5)
+    clips[:, :, 0] = 1.0
+    saliency, greedy = (Linf(0.2, frames=f"{rule}:1") for rule in ("saliency", "greedy"))
+    assert frames_of(saliency.mask(clips, [0], Weighted(weights))) == [[0]]
+    assert frames_of(greedy.mask(clips, [0], Weighted(weights))) == [[1]]
+
+
+def test_a_search_needs_a_model_and_enough_frames():
+    clips = torch.rand(1, 3, 2, 4, 4)
+    with pytest.raises(UserError, match="chosen by a model"):
+        Linf(0.1, frames="saliency:1").mask(clips, [0])
+    with pytest.raises(UserError, match="2 frames"):
+        Linf(0.1, frames="greedy:3").mask(clips, [0], Weighted(clips))
+
+
+@pytest.mark.parametrize("name", ["patch", "moving_patch", "border"])
+@pytest.mark.parametrize("ratio", [0.1, 0.2, 0.5])
+def test_regions_have_the_area_that_is_asked_for(name, ratio):
+    masks = choose_region(f"{name}:{ratio}", (6, 48, 64), range(5))
+    assert masks.shape == (5, 1, 6, 48, 64)
+    shares = masks.float().mean(dim=(1, 3, 4))  # of each frame
+    assert (abs(shares - ratio) < 0.04).all()
+    again = choose_region(f"{name}:{ratio}", (6, 48, 64), [3])
+    assert torch.equal(again[0], masks[3])
+
+
+def test_a_patch_is_one_square_a_moving_one_moves_and_a_border_surrounds():
+    patch = choose_region("patch:0.1", (6, 40, 40), range(8))[:, 0]
+    assert torch.equal(patch, patch[:, :1].expand_as(patch))
+    places = {tuple(frame.nonzero()[0].tolist()) for frame in patch[:, 0]}
+    assert len(places) > 4
+    for frame in patch[:, 0]:
+        rows, columns = frame.any(1), frame.any(0)
+        assert rows.sum() == columns.sum() == 13  # sqrt(0.1 * 1600) = 12.6
+        assert torch.equal(frame, rows[:, None] & columns)
+    moving = choose_region("moving_patch:0.1", (6, 40, 40), range(8))[:, 0]
+    assert (moving[:, 0] != moving[:, -1]).flatten(1).any(1).all()
+    starts = torch.stack([torch.stack([f.nonzero()[0] for f in clip]) for clip in moving])
+    assert (starts.diff(dim=1).diff(dim=1).abs() <= 2).all()  # evenly, but for rounding
+    border = choose_region("border:0.2", (2, 40, 40), [0])[0, 0, 0]
+    assert border[0].all()
+    assert border[:, 0].all()
+    assert border[-1].all()
+    assert not border[20, 20]
+
+
+def test_regions_of_images():
+    images = torch.rand(3, 3, 20, 20)
+    mask = Linf(0.5, region="patch:0.25").mask(images, range(3))
+    assert mask.shape == (3, 1, 20, 20)
+    assert (mask.sum(dim=(1, 2, 3)) == 100).all()
+
+
+@pytest.mark.parametrize("region", ["patch", "patch:0", "patch:1", "patch:2", "hole:0.1", ""])
+def test_regions_that_mean_nothing(region):
+    with pytest.raises(UserError, match="region"):
+        Linf(0.1, region=region)
