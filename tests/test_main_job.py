@@ -88,6 +88,9 @@ def test_everything_is_written(finished):
     assert {"config.yaml", "log.jsonl", "results.json", "report.html", "environment.json"} <= names
     results = json.loads((finished / "results.json").read_text())
     assert set(results["clean"]["retrieval"]) == {"R@1", "R@5", "R@10", "R@20"}
+    by_class = results["false_negatives"]["by_class"]
+    assert {shares["precision"] for shares in by_class.values()} - {None} == {1}
+    assert "<h3>Where the classes lie</h3>" in (finished / "report.html").read_text()
     for name in ("linear_top1", "linear_clip_top1", "knn_top1"):
         assert 0 <= results["clean"][name] <= 1
     curve = results["attacks"]["pgd_linf"]
@@ -116,24 +119,30 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(data, config, fin
         assert (losses(out) == losses(finished)) is same
 
 
-def test_sigterm_saves_and_resume_continues_bit_for_bit(
-    data, config, finished, tmp_path, monkeypatch
-):
-    out, step = tmp_path / "run", Trainer._step
+def stop_after(steps, monkeypatch, words):
+    """Train until SIGTERM comes after so many steps."""
+    step = Trainer._step
 
     def killed(self, batch):
         done = step(self, batch)
-        if self._global_step == 2:  # in the middle of the first epoch
+        if self._global_step == steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return done
 
-    monkeypatch.setattr(Trainer, "_step", killed)
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", *arguments(data, config, out)])
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_step", killed)
+        with pytest.raises(SystemExit) as stopped:
+            main(["train", *words])
     assert stopped.value.code == 128 + signal.SIGTERM
+
+
+def test_sigterm_saves_and_resume_continues_bit_for_bit(
+    data, config, finished, tmp_path, monkeypatch
+):
+    out, words = tmp_path / "run", arguments(data, config, tmp_path / "run")
+    stop_after(2, monkeypatch, words)
     assert load_newest(out / "checkpoints")["position"] == {"epoch": 0, "step": 2}
-    monkeypatch.undo()
-    assert main(["train", *arguments(data, config, out), "--resume"]) == 0
+    assert main(["train", *words, "--resume"]) == 0
     assert losses(out) == losses(finished)
     first, second = weights(out), weights(finished)
     assert all(torch.equal(first[name], second[name]) for name in second)
@@ -219,6 +228,38 @@ def test_attacks_through_random_preprocessing(data, config, finished, tmp_path):
     results = json.loads((out / "results.json").read_text())
     assert list(results["attacks"]) == ["pgd_linf_frames_random_crop"]
     assert results["attack_settings"]["pgd_linf_frames_random_crop"]["clips"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "detector", "treatment", "judge", "voters"),
+    [
+        ("moco_v2", "glofnd", "weight", "online", 1),
+        ("simclr", "clusters", "eliminate", "momentum", 0),
+        ("byol", "none", "eliminate", "online", 0),
+        ("swav", "none", "eliminate", "online", 0),
+    ],
+)
+def test_the_state_of_any_method_survives_a_stop(
+    data, config, tmp_path, monkeypatch, name, detector, treatment, judge, voters
+):
+    words = ["METHOD.NAME", name, "METHOD.QUEUE", 20, "FALSE_NEGATIVES.DETECTOR", detector]
+    words += ["FALSE_NEGATIVES.TREATMENT", treatment, "FALSE_NEGATIVES.JUDGE", judge]
+    words += ["FALSE_NEGATIVES.VOTERS", voters, "FALSE_NEGATIVES.START", 0.3]
+    words += ["FALSE_NEGATIVES.CLUSTERS", "[4, 2]", "FALSE_NEGATIVES.CEILING", 0.4]
+    words += ["FALSE_NEGATIVES.RAMP", 0]
+    words += ["METHOD.PROTOTYPES", 6, "DATA.TEST_LIST", "", "REPORT.ENABLED", "false"]
+    runs = {run: arguments(data, config, tmp_path / run, *words) for run in ("whole", "stopped")}
+    assert main(["train", *runs["whole"]]) == 0
+    stop_after(4, monkeypatch, runs["stopped"])  # in the second epoch
+    assert main(["train", *runs["stopped"], "--resume"]) == 0
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
+    one, other = (weights(tmp_path / run) for run in runs)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    results = [json.loads((tmp_path / run / "results.json").read_text()) for run in runs]
+    assert results[0]["false_negatives"] == results[1]["false_negatives"]
+    if detector != "none":
+        assert results[0]["false_negatives"]["removed"] > 0
+        assert set(results[0]["false_negatives"]["by_class"]) == {"sway", "bob", "rise", "blink"}
 
 
 def test_methods_by_name(data, config, tmp_path):

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from vidcsl.evaluation.features import Features
-from vidcsl.evaluation.geometry import describe_geometry, effective_rank
+from vidcsl.evaluation.geometry import describe_geometry, project
+from vidcsl.objectives.geometry import class_margins, effective_rank
 
 
 def made(values, labels):
@@ -23,6 +24,7 @@ def test_against_loops():
     assert described["other_class_similarity"] == pytest.approx(sum(other) / len(other), abs=1e-5)
     assert sum(described["histogram"]["same_class"]) == len(same)
     assert sum(described["histogram"]["other_class"]) == len(other)
+    assert described["margin"] == pytest.approx(float(class_margins(z[:, 0], labels).mean()))
     wanted = float((z[:, 0] - z[:, 2]).square().sum(1).mean())
     assert described["alignment"] == pytest.approx(wanted, abs=1e-5)
 
@@ -32,13 +34,30 @@ def test_compact_classes_show():
     described = describe_geometry(made(centres[:, None], torch.arange(20) % 4))
     assert described["same_class_similarity"] == pytest.approx(1)
     assert described["other_class_similarity"] == pytest.approx(0)
+    assert described["margin"] == pytest.approx(1)
     assert "alignment" not in described  # one view has no positive pair
 
 
 def test_effective_rank_counts_directions():
     line = torch.linspace(-1, 1, 50)[:, None] * torch.randn(1, 8)
-    assert effective_rank(line) == pytest.approx(1, abs=1e-3)
-    assert effective_rank(torch.cat([torch.eye(8), -torch.eye(8)])) == pytest.approx(8, abs=1e-3)
+    assert float(effective_rank(line)) == pytest.approx(1, abs=1e-3)
+    both = torch.cat([torch.eye(8), -torch.eye(8)])
+    assert float(effective_rank(both)) == pytest.approx(8, abs=1e-3)
+
+
+def test_a_projection_shows_the_two_widest_directions():
+    generator = torch.Generator().manual_seed(2)
+    flat = torch.zeros(40, 6)
+    flat[:, [1, 4]] = torch.randn(40, 2, generator=generator) * torch.tensor([0.1, 0.3])
+    flat[:, 0] = 5.0  # features of nearly one direction: the sphere is flat there
+    projection = project(made(flat[:, None], torch.zeros(40).long()))
+    assert projection.shown > 0.99
+    for column, wanted in enumerate((4, 1)):
+        pair = torch.stack([projection.points[:, column], flat[:, wanted]])
+        assert torch.corrcoef(pair)[0, 1] > 0.99  # and not its opposite
+    one = project(made(torch.randn(1, 1, 3), torch.zeros(1).long()))
+    assert one.points.shape == (1, 2)
+    assert one.points.isfinite().all()
 
 
 def test_unlabelled_videos_give_no_class_figures():

@@ -61,6 +61,7 @@ def results() -> dict[str, Any]:
             "uniformity": -2.914,
             "same_class_similarity": 0.318,
             "other_class_similarity": 0.104,
+            "margin": 0.087,
             "effective_rank": 37.42,
             "histogram": _histogram(),
         },
@@ -71,6 +72,10 @@ def results() -> dict[str, Any]:
             "recall": 0.118,
             "removed": 0.0566,
             "chance": 0.199,
+            "by_class": {
+                name: {"removed": 0.05 + 0.01 * i, "precision": 0.5 - 0.1 * i, "recall": None}
+                for i, name in enumerate(CLASSES)
+            },
         },
         "attacks": {
             "pgd_linf": dict(zip(keys, linf, strict=True)),
@@ -116,6 +121,7 @@ def write_run(folder: Path, content: dict[str, Any] | None = None) -> Path:
     }
     (folder / "environment.json").write_text(json.dumps(environment))
     write_attack(folder / "artifacts" / "attack_pgd_linf.npz")
+    write_projection(folder / "artifacts" / "projection.npz", classes=CLASSES, videos=40)
     return folder
 
 
@@ -135,6 +141,10 @@ def log_lines(epochs: int = 40, steps: int = 8) -> list[dict[str, Any]]:
                 "loss": 1.8 + 2.6 * math.exp(-4 * share) + 0.07 * rng.standard_normal(),
                 "alignment": 0.4 + 0.9 * math.exp(-5 * share),
                 "uniformity": -3.1 + 1.6 * math.exp(-5 * share),
+                "margin": -0.1 + 0.2 * share,
+                "effective_rank": 20 + 15 * share,
+                "same_class_similarity": 0.4 - 0.1 * share,
+                "other_class_similarity": 0.3 - 0.2 * share,
                 "lr": 0.01 * (1 + math.cos(math.pi * share)),
                 "clips_per_second": 96 + 4 * rng.standard_normal(),
                 "data_wait": 0.04,
@@ -167,6 +177,16 @@ def write_attack(path: Path, *, frames: int = 16, size: int = 64, eps: float = 0
         adversarial_prediction="JumpingJack",
         eps=f"{eps:g}/255",
     )
+
+
+def write_projection(path: Path, *, classes: list[str], videos: int) -> None:
+    """Points of `videos` videos of each class, in a loose heap of their own."""
+    rng = np.random.default_rng(5)
+    angles = 2 * np.pi * np.arange(len(classes)) / len(classes)
+    centres = 0.4 * np.stack([np.cos(angles), np.sin(angles)], 1)
+    points = centres.repeat(videos, 0) + 0.15 * rng.standard_normal((len(classes) * videos, 2))
+    labels = np.array(classes).repeat(videos)
+    np.savez(path, points=points.astype(np.float32), labels=labels, shown=np.float32(0.34))
 
 
 def _histogram() -> dict[str, list[float]]:

@@ -47,8 +47,16 @@ def test_removal_curves_need_a_removal() -> None:
 
 def test_side_curves_appear_where_logged() -> None:
     names = [name for name, _, _ in curves.side_curves(_training())]
-    assert names == ["alignment", "uniformity", "lr", "clips_per_second"]
+    geometry = ["alignment", "uniformity", "margin", "effective_rank"]
+    assert names == [*geometry, "lr", "clips_per_second"]
     assert curves.side_curves([{"epoch": 0, "loss": 1.0}]) == []
+
+
+def test_class_similarities_stand_in_one_chart() -> None:
+    chart = curves.class_similarity_curves(_training())
+    assert chart is not None
+    assert [line.label for line in chart.series] == ["same class", "other class"]
+    assert curves.class_similarity_curves([{"epoch": 0, "loss": 1.0}]) is None
 
 
 def _attack(**changes: object) -> curves.Chart:

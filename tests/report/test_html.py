@@ -175,6 +175,16 @@ def test_nothing_removed_is_no_precision(tmp_path: Path) -> None:
     assert "Removal precision" not in page.text
 
 
+def test_removal_by_class_is_a_table(run: Path) -> None:
+    page = _page(run)
+    for i, name in enumerate(CLASSES):
+        assert page.row(name) == [_per_cent(0.05 + 0.01 * i), _per_cent(0.5 - 0.1 * i), "–"]
+    unremoved = {name: {"removed": 0.0, "precision": None, "recall": 0.0} for name in CLASSES}
+    nothing = {"detector": "none", "treatment": "eliminate", "by_class": unremoved}
+    (run / "results.json").write_text(json.dumps({**results(), "false_negatives": nothing}))
+    assert "Removal by class" not in _page(run).text
+
+
 def test_the_page_fetches_nothing(run: Path) -> None:
     page = _page(run)
     text = (run / "report.html").read_text(encoding="utf-8")
@@ -227,7 +237,8 @@ def test_figures_have_words_for_those_who_cannot_see_them(run: Path) -> None:
             assert attributes["aria-label"]
         if tag == "img":
             assert attributes["alt"]
-    assert sum(tag == "svg" for tag, _ in page.tags) == 9
+    charts, panels = 12, len(CLASSES)
+    assert sum(tag == "svg" for tag, _ in page.tags) == charts + panels
 
 
 def test_damaged_videos_and_notes_are_listed_once(run: Path) -> None:

@@ -1,5 +1,6 @@
 """How features lie on the unit sphere: the paper's explanation of fragility, in numbers."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidcsl.evaluation.features import Features
+from vidcsl.objectives.geometry import class_margins, effective_rank
 from vidcsl.objectives.losses import alignment, uniformity
 
 BINS = 50
 
 
 def describe_geometry(features: Features) -> dict[str, Any]:
-    """Alignment, uniformity, class similarities, effective rank and a histogram of similarities.
+    """Alignment, uniformity, class similarities and margin, effective rank, and a histogram.
 
     All on unit vectors. Positive pairs are the first and last view of a video; pairs of videos
     are taken between their first views. Class figures only where labels are known.
@@ -22,7 +24,7 @@ def describe_geometry(features: Features) -> dict[str, Any]:
     first, last = views[:, 0], views[:, -1]
     described: dict[str, Any] = {
         "uniformity": float(uniformity(first)),
-        "effective_rank": effective_rank(first),
+        "effective_rank": float(effective_rank(first)),
     }
     if views.shape[1] > 1:
         described["alignment"] = float(alignment(first, last))
@@ -32,14 +34,30 @@ def describe_geometry(features: Features) -> dict[str, Any]:
     return described
 
 
-def effective_rank(vectors: Tensor) -> float:
-    """Exponential of the entropy of the covariance's spectrum, from 1 to D.
+@dataclass(frozen=True)
+class Projection:
+    """The features of n videos on the plane that shows most of them.
 
-    Roy & Vetterli, "The effective rank", EUSIPCO 2007.
+    Args:
+        points: float32 `[n, 2]`, along the first two principal directions of the unit features.
+        shown: share of the features' variance that lies in this plane.
     """
-    spectrum = torch.linalg.svdvals(vectors - vectors.mean(dim=0)).square()
-    share = spectrum / spectrum.sum().clamp(min=1e-12)
-    return float(torch.exp(torch.special.entr(share).sum()))
+
+    points: Tensor
+    shown: float
+
+
+def project(features: Features) -> Projection:
+    """The videos' first views on their two principal directions; labels have no part in it."""
+    first = F.normalize(features.values[:, 0], dim=1)
+    centred = first - first.mean(dim=0)
+    _, lengths, directions = torch.linalg.svd(centred, full_matrices=False)
+    energy = lengths.square()
+    plane = directions[:2]
+    # A direction and its opposite are alike: its largest part decides, so that runs compare.
+    largest = plane.gather(1, plane.abs().argmax(dim=1, keepdim=True))
+    points = F.pad(centred @ (plane * largest.sign()).T, (0, 2 - len(plane)))
+    return Projection(points, float(energy[:2].sum() / energy.sum().clamp(min=1e-12)))
 
 
 def _class_similarity(vectors: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -55,4 +73,8 @@ def _class_similarity(vectors: Tensor, labels: Tensor) -> dict[str, Any]:
     means = {
         f"{name}_similarity": float(values.mean()) for name, values in groups.items() if len(values)
     }
+    margins = class_margins(vectors, labels)
+    judged = margins[~margins.isnan()]
+    if len(judged):
+        means["margin"] = float(judged.mean())
     return {**means, "histogram": histogram}

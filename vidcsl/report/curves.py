@@ -57,6 +57,8 @@ def side_curves(lines: Sequence[Line]) -> list[tuple[str, str, Chart]]:
     titles = {
         "alignment": "Alignment",
         "uniformity": "Uniformity",
+        "margin": "Margin between classes",
+        "effective_rank": "Effective rank",
         "lr": "Learning rate",
         "clips_per_second": "Clips per second",
     }
@@ -76,6 +78,25 @@ def side_curves(lines: Sequence[Line]) -> list[tuple[str, str, Chart]]:
         for name, (x, y) in curves.items()
         if any_number(y)
     ]
+
+
+def class_similarity_curves(lines: Sequence[Line]) -> Chart | None:
+    """Mean similarity of pairs of one class and of pairs of two over epochs."""
+    names = {
+        "same_class_similarity": ("same class", "a"),
+        "other_class_similarity": ("other class", "b"),
+    }
+    drawn = {name: _curve(lines, name) for name in names}
+    drawn = {name: curve for name, curve in drawn.items() if any_number(curve[1])}
+    if not drawn:
+        return None
+    values = [value for _, y in drawn.values() for value in y]
+    return Chart(
+        "Mean cosine similarity of two videos of one class and of two classes over epochs.",
+        linear_axis("epoch", next(iter(drawn.values()))[0]),
+        linear_axis("cosine similarity", values),
+        [Series(names[name][0], *curve, tone=names[name][1]) for name, curve in drawn.items()],
+    )
 
 
 def attack_curve(

@@ -13,7 +13,7 @@ _FORM: dict[str, Any] = {
     "training": {"damaged_videos": list},
     "clean": {"retrieval": dict},
     "geometry": {"histogram": {"edges": list, "same_class": list, "other_class": list}},
-    "false_negatives": {},
+    "false_negatives": {"by_class": {"*": dict}},
     "attacks": {"*": dict},
     "survival": {"*": dict},
     "attack_settings": {"*": dict},

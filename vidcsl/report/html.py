@@ -11,6 +11,7 @@ from markupsafe import Markup
 from vidcsl.errors import UserError
 from vidcsl.report import curves, pictures, summary
 from vidcsl.report.files import read_log, read_mapping, read_results, read_text
+from vidcsl.report.projection import read_projection
 from vidcsl.report.summary import Tree, number, percent
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -66,6 +67,8 @@ def render(run_dir: Path) -> str:
         **_learning(results, lines),
         attacks=_attacks(results),
         histogram=curves.similarity_histogram(results["geometry"].get("histogram", {})),
+        projection=read_projection(run_dir / "artifacts" / "projection.npz"),
+        removal_by_class=_removal_by_class(results["false_negatives"]),
         pictures=[
             pictures.read_attack_picture(path)
             for path in sorted((run_dir / "artifacts").glob("attack_*.npz"))
@@ -90,8 +93,19 @@ def _learning(results: Tree, lines: list[dict[str, Any]]) -> dict[str, Any]:
         "loss": curves.loss_curve(training),
         "removal": curves.false_negative_curves(training, results["false_negatives"]),
         "sides": curves.side_curves(training),
+        "similarity": curves.class_similarity_curves(training),
         "data_wait": sum(waits) / len(waits) if waits else None,
     }
+
+
+def _removal_by_class(removal: Tree) -> list[tuple[str, list[float | None]]]:
+    """Removed share, precision and recall of each class that lost a pair."""
+    columns = ("removed", "precision", "recall")
+    rows = [
+        (name, [number(shares.get(column)) for column in columns])
+        for name, shares in removal.get("by_class", {}).items()
+    ]
+    return [row for row in rows if row[1][0]]
 
 
 def _attacks(results: Tree) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
-from vidcsl.evaluation.geometry import describe_geometry
+from vidcsl.evaluation.geometry import describe_geometry, project
 from vidcsl.evaluation.linear import LinearProbe, video_accuracy
 from vidcsl.evaluation.neighbours import knn_accuracy, retrieval_recall
 from vidcsl.models.heads import Classifier
@@ -55,6 +55,7 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
     gallery = job.features(train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1)
     queries = job.features(test, clips=cfg.EVALUATE.TEST_VIEWS, crops=crops)
     job.store({"geometry": describe_geometry(queries)})
+    _keep_projection(queries, train.classes, job)
     clean: dict[str, Any] = {
         "test_videos": len(queries),
         "views": f"{cfg.EVALUATE.TEST_VIEWS} clips x {crops} crops",
@@ -79,6 +80,18 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
     attack_targets(targets, test, job)
     models = {suffix: Classifier(job.method.encoder, head).eval() for suffix, head in heads.items()}  # type: ignore[arg-type]
     corrupt_clips(models, test, job)
+
+
+def _keep_projection(queries: Features, classes: tuple[str, ...], job: Job) -> None:
+    """`artifacts/projection.npz`: what the report draws of the features."""
+    if job.world.is_main:
+        projection = project(queries)
+        np.savez(
+            job.folder.artifacts / "projection.npz",
+            points=projection.points.numpy(),
+            labels=np.array([classes[label] for label in queries.labels.tolist()]),
+            shown=np.float32(projection.shown),
+        )
 
 
 def _describe_data(train: VideoList, test: VideoList) -> dict[str, Any]:
