@@ -3,12 +3,13 @@
 A module has `HELP` (one line), `add_arguments(parser)` and `run(args)`.
 """
 
-from vidcsl.commands import compare, evaluate, prepare, report, train
+from vidcsl.commands import compare, evaluate, prepare, report, show, train
 
 COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "prepare": prepare,
+    "show": show,
     "report": report,
     "compare": compare,
 }
