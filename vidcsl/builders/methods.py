@@ -9,10 +9,11 @@ from torch import nn
 
 from vidcsl.builders.false_negatives import build_detector, build_treatment, require_labels
 from vidcsl.builders.losses import build_loss
+from vidcsl.builders.models import build_encoder
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.errors import UserError
-from vidcsl.models import ENCODERS, Encoder
+from vidcsl.models import Encoder
 from vidcsl.models.heads import Norms, projector
 from vidcsl.objectives import CONTRASTIVE, Method
 from vidcsl.objectives.byol import BYOL
@@ -21,15 +22,6 @@ from vidcsl.objectives.queue import KeyQueue, check_queue
 from vidcsl.objectives.supervised import Supervised
 from vidcsl.objectives.swav import SwAV
 from vidcsl.seeding import seed_of
-
-
-def build_encoder(cfg: CfgNode) -> Encoder:
-    """An encoder with fresh weights that depend on the seed alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_of(cfg.SEED, "encoder"))
-        return ENCODERS[cfg.MODEL.NAME](
-            clip_frames=cfg.DATA.FRAMES, frame_size=cfg.MODEL.FRAME_SIZE, width=cfg.MODEL.WIDTH
-        )
 
 
 def build_method(cfg: CfgNode, videos: VideoList, world: World) -> Method:

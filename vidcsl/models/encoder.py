@@ -3,21 +3,34 @@
 import torch
 from torch import Tensor, nn
 
+from vidcsl.errors import UserError
 from vidcsl.models.chunks import in_chunks
 
-# Statistics of Kinetics-400 in torchvision's video weights.
-MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+# Mean and standard deviation of RGB, in units of [0, 1] pixels.
+NORMALISATIONS: dict[str, Statistics] = {
+    # of Kinetics-400, in torchvision's video weights
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # of PySlowFast, and of the MViT that torchvision took from it
+    "pyslowfast": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "symmetric": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 
 
 class Encoder(nn.Module):
     """A backbone behind the contract that pretraining, evaluation, attacks and corruptions rely on.
 
     Args:
-        backbone: module from normalised clips `[N, 3, T, S, S]` to features `[N, feature_dim]`.
+        backbone: module from normalised clips `[N, 3, T, S, S]` to features `[N, feature_dim]`. Its
+            `tokens(clips) -> [N, L, C]`, if it has one, gives what it pools these from.
         feature_dim: length of a feature vector.
         clip_frames: frames T of a clip.
         frame_size: side S of the square frames, pixels.
-        mean, std: per RGB channel, in units of [0, 1] pixels.
+        normalisation: a name in `NORMALISATIONS`.
 
     In training mode, clips pass `chunk` at a time where that is not 0: see `chunks`.
     """
@@ -33,14 +46,21 @@ class Encoder(nn.Module):
         feature_dim: int,
         clip_frames: int,
         frame_size: int,
-        mean: tuple[float, float, float] = MEAN,
-        std: tuple[float, float, float] = STD,
+        normalisation: str = "kinetics",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.feature_dim, self.clip_frames, self.frame_size = feature_dim, clip_frames, frame_size
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, 3, 1, 1, 1), persistent=False)
+        self.normalise_by(normalisation)
+
+    def normalise_by(self, name: str) -> None:
+        """Normalise by the statistics of this name from now on."""
+        self.normalisation = name
+        mean, std = NORMALISATIONS[name]
+        self.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1, 1))
+        self.std.copy_(torch.tensor(std).view(1, 3, 1, 1, 1))
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features `[N, D]` of clips `[N, 3, T, S, S]` with pixels in [0, 1]."""
@@ -48,9 +68,37 @@ class Encoder(nn.Module):
             return in_chunks(self._features, clips, size=self.chunk)
         return self._features(clips)
 
+    def tokens(self, clips: Tensor) -> Tensor:
+        """What the features are pooled from, one vector a place in space and time: `[N, L, C]`.
+
+        Raises:
+            UserError: the backbone has none.
+        """
+        if not hasattr(self.backbone, "tokens"):
+            raise UserError(f"{type(self.backbone).__name__} gives no tokens, only pooled features")
+        tokens: Tensor = self.backbone.tokens(self._normalised(clips))  # type: ignore[operator]
+        return tokens
+
     def _features(self, clips: Tensor) -> Tensor:
-        normalised = (clips - self.mean) / self.std
-        features: Tensor = self.backbone(
-            normalised.contiguous(memory_format=torch.channels_last_3d)
-        )
+        features: Tensor = self.backbone(self._normalised(clips))
         return features
+
+    def _normalised(self, clips: Tensor) -> Tensor:
+        normalised = (clips - self.mean) / self.std
+        # Channels last is the faster layout of 3-D convolutions, on CPU and GPU.
+        return normalised.contiguous(memory_format=torch.channels_last_3d)
+
+
+def published_or(value: int, published: int) -> int:
+    """A size that was asked for; 0 is the published one."""
+    return value or published
+
+
+def shallow(blocks: tuple[int, ...], depth: int) -> tuple[int, ...]:
+    """Blocks of each stage, of none more than `depth`; 0: as published."""
+    return tuple(min(count, depth) for count in blocks) if depth else blocks
+
+
+def flat(maps: Tensor) -> Tensor:
+    """Feature maps `[N, C, T, H, W]` as tokens `[N, T * H * W, C]`."""
+    return maps.flatten(2).transpose(1, 2)

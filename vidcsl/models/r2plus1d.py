@@ -3,72 +3,68 @@
 Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018.
 """
 
-from itertools import pairwise
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D
+from torchvision.models.video.resnet import Conv2Plus1D
 
-from vidcsl.models.encoder import Encoder
+from vidcsl.models.encoder import Encoder, published_or, shallow
+from vidcsl.models.video_resnet import VideoResNet, as_encoder
 
+WIDTH = 64  # of the published networks
 STEM_RATIO = 45 / 64  # middle channels of the published stem over its output channels
+STRIDES = ((1, 1), (2, 2), (2, 2), (2, 2))
 
 
-class R2Plus1D(nn.Module):
-    """The network without its classifier; parameter names are torchvision's.
-
-    Args:
-        blocks: residual blocks of the four stages.
-        width: channels of the first stage, doubled by each later one. At 64 this is
-            torchvision's `r2plus1d_18` (with blocks 2, 2, 2, 2) and loads its weights.
-    """
-
-    def __init__(self, *, blocks: tuple[int, int, int, int], width: int = 64) -> None:
-        super().__init__()
-        self.stem = _stem(width)
-        widths = [width, width, 2 * width, 4 * width, 8 * width]  # the stem's, then the stages'
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            _stage(before, after, depth=depth, stride=1 if before == after else 2)
-            for (before, after), depth in zip(pairwise(widths), blocks, strict=True)
-        )
-        self.feature_dim = widths[-1]
-        _initialise(self)
-
-    def forward(self, clips: Tensor) -> Tensor:
-        """Features `[N, 8 * width]` of normalised clips `[N, 3, T, H, W]`."""
-        maps = self.stem(clips)
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            maps = stage(maps)  # [N, C, T, H, W]
-        return maps.mean(dim=(2, 3, 4))
+def r2plus1d_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
+    """R(2+1)D-18; `width` below 64 or `depth` below 2 give a slim network."""
+    return _build((2, 2, 2, 2), clip_frames, frame_size, width, depth)
 
 
-def r2plus1d_18(*, clip_frames: int, frame_size: int, width: int = 64) -> Encoder:
-    """R(2+1)D-18; `width` below 64 gives a slim network of the same structure."""
-    return _encoder((2, 2, 2, 2), clip_frames=clip_frames, frame_size=frame_size, width=width)
+def r2plus1d_34(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
+    """R(2+1)D-34; `width` below 64 or `depth` below 6 give a slim network."""
+    return _build((3, 4, 6, 3), clip_frames, frame_size, width, depth)
 
 
-def r2plus1d_34(*, clip_frames: int, frame_size: int, width: int = 64) -> Encoder:
-    """R(2+1)D-34; `width` below 64 gives a slim network of the same structure."""
-    return _encoder((3, 4, 6, 3), clip_frames=clip_frames, frame_size=frame_size, width=width)
-
-
-def _encoder(
-    blocks: tuple[int, int, int, int], *, clip_frames: int, frame_size: int, width: int
+def r2plus1d_34_mmaction2(
+    *, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0
 ) -> Encoder:
-    backbone = R2Plus1D(blocks=blocks, width=width)
-    # Channels last is the faster layout of 3-D convolutions, on CPU and GPU.
-    backbone = backbone.to(memory_format=torch.channels_last_3d)
-    return Encoder(
-        backbone,
-        feature_dim=backbone.feature_dim,
-        clip_frames=clip_frames,
-        frame_size=frame_size,
+    """R(2+1)D-34 as mmaction2 builds it, another network than torchvision's.
+
+    It pools after its stem, splits its shortcuts too, and counts the middle channels of every
+    convolution by itself (23 of them in the stem).
+    """
+    width = published_or(width, WIDTH)
+    backbone = VideoResNet(
+        stem=nn.Sequential(
+            *_stem(width, middle=_middle(3, width, area=9)),
+            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+        ),
+        convs=(_OwnMiddle,) * 4,
+        blocks=shallow((3, 4, 6, 3), depth),
+        width=width,
+        strides=STRIDES,
+        shortcut=_split_shortcut,
+    )
+    return as_encoder(
+        backbone, clip_frames=clip_frames, frame_size=frame_size, normalisation="imagenet"
     )
 
 
-def _stem(width: int) -> nn.Sequential:
-    middle = max(1, round(width * STEM_RATIO))
+def _build(
+    blocks: tuple[int, ...], clip_frames: int, frame_size: int, width: int, depth: int
+) -> Encoder:
+    width = published_or(width, WIDTH)
+    backbone = VideoResNet(
+        stem=_stem(width, middle=max(1, round(width * STEM_RATIO))),
+        convs=(_Conv2Plus1D,) * 4,
+        blocks=shallow(blocks, depth),
+        width=width,
+        strides=STRIDES,
+    )
+    return as_encoder(backbone, clip_frames=clip_frames, frame_size=frame_size)
+
+
+def _stem(width: int, *, middle: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv3d(3, middle, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
         nn.BatchNorm3d(middle),
@@ -79,18 +75,21 @@ def _stem(width: int) -> nn.Sequential:
     )
 
 
-def _stage(inplanes: int, planes: int, *, depth: int, stride: int) -> nn.Sequential:
-    first = _block(inplanes, planes, stride=stride)
-    return nn.Sequential(first, *(_block(planes, planes, stride=1) for _ in range(depth - 1)))
+def _middle(inplanes: int, planes: int, *, area: int) -> int:
+    """Middle channels that keep the parameters of a full convolution, 3 deep and `area` wide."""
+    return max(1, 3 * inplanes * planes * area // (inplanes * area + 3 * planes))
 
 
-def _block(inplanes: int, planes: int, *, stride: int) -> BasicBlock:
-    shortcut = None
-    if stride != 1 or inplanes != planes:
-        shortcut = nn.Sequential(
-            nn.Conv3d(inplanes, planes, 1, stride=stride, bias=False), nn.BatchNorm3d(planes)
-        )
-    return BasicBlock(inplanes, planes, _Conv2Plus1D, stride, shortcut)
+def _split_shortcut(inplanes: int, planes: int, stride: tuple[int, int, int]) -> nn.Sequential:
+    middle = _middle(inplanes, planes, area=1)
+    time, space, _ = stride
+    split = nn.Sequential(
+        nn.Conv3d(inplanes, middle, 1, stride=(1, space, space), bias=False),
+        nn.BatchNorm3d(middle),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(middle, planes, 1, stride=(time, 1, 1), bias=False),
+    )
+    return nn.Sequential(split, nn.BatchNorm3d(planes))
 
 
 class _Conv2Plus1D(Conv2Plus1D):
@@ -104,6 +103,15 @@ class _Conv2Plus1D(Conv2Plus1D):
             padding=(padding, 0, 0),
             bias=False,
         )
+
+
+class _OwnMiddle(_Conv2Plus1D):
+    def __init__(
+        self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1, padding: int = 1
+    ) -> None:
+        del midplanes  # torchvision counts them once a block
+        own = _middle(in_planes, out_planes, area=9)
+        super().__init__(in_planes, out_planes, own, stride, padding)
 
 
 class _TemporalConv(nn.Conv3d):
@@ -121,13 +129,3 @@ class _TemporalConv(nn.Conv3d):
         before_and_after = int(self.padding[0])
         padded = F.pad(input, (0, 0, 0, 0, before_and_after, before_and_after))
         return F.conv3d(padded, self.weight, self.bias, self.stride)
-
-
-def _initialise(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, BasicBlock):
-            # Each block starts as its shortcut (Goyal et al., 2017). Otherwise a fresh network is
-            # so steep that contrastive losses hardly fall: gradient norms of 500, not of 20.
-            nn.init.zeros_(module.conv2[1].weight)

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch import nn
+
+from tests.engine.worlds import run_in_world
+from vidcsl.engine.batchnorm import synchronise
+from vidcsl.errors import UserError
+from vidcsl.models.dual_norm import NormSet, norms_in_use, with_norm_sets
+from vidcsl.models.r3d import r3d_18
+
+
+def dual():
+    return with_norm_sets(r3d_18(clip_frames=4, frame_size=24, width=4, depth=1)).eval()
+
+
+def test_each_set_has_its_own_statistics_and_weights():
+    encoder = dual()
+    clips = torch.rand(2, 3, 4, 24, 24)
+    clean = encoder(clips)
+    with norms_in_use(encoder, "adversarial"):
+        torch.testing.assert_close(encoder(clips), clean)  # copies, at the start
+        encoder.train()
+        encoder(clips * 3)
+        encoder.eval()
+        assert not torch.allclose(encoder(clips), clean, atol=1e-4)
+    torch.testing.assert_close(encoder(clips), clean)
+    keys = encoder.state_dict()
+    assert "backbone.stem.1.norms.clean.running_mean" in keys
+    assert "backbone.stem.1.norms.adversarial.weight" in keys
+
+
+def test_checkpoints_hold_all_sets():
+    one, other = dual(), dual()
+    nn.init.normal_(one.backbone.layer4[0].conv1[0].weight)
+    clips = torch.rand(2, 3, 4, 24, 24)
+    with norms_in_use(one, "adversarial"):
+        one.train()
+        one(clips)
+        one.eval()
+        wanted = one(clips)
+    other.load_state_dict(one.state_dict(), strict=True)
+    with norms_in_use(other, "adversarial"):
+        torch.testing.assert_close(other(clips), wanted)
+
+
+def test_blocks_nest_and_end_also_after_an_error():
+    norm = with_norm_sets(nn.Sequential(nn.BatchNorm1d(3)), ("a", "b", "c"))
+    with norms_in_use(norm, "b"):
+        with pytest.raises(RuntimeError), norms_in_use(norm, "c"):
+            raise RuntimeError
+        assert norm[0].active == "b"
+    assert norm[0].active == "a"
+    with pytest.raises(UserError, match="a, b, c"), norms_in_use(norm, "d"):
+        pass
+
+
+def trained(world):
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(8, 3, generator=generator)
+    share = batch if world.size == 1 else batch[4 * world.rank :][:4]
+    network = with_norm_sets(nn.Sequential(nn.BatchNorm1d(3)))
+    network = synchronise(network, world)
+    with norms_in_use(network, "adversarial"):
+        network(share)
+    norms = network[0].norms
+    return norms["adversarial"].running_mean, norms["clean"].running_mean
+
+
+def test_two_processes_normalise_each_set_over_the_joined_batch():
+    adversarial, clean = run_in_world(trained, 2)[0]
+    wanted = 0.1 * torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).mean(dim=0)
+    torch.testing.assert_close(adversarial, wanted)
+    assert torch.equal(clean, torch.zeros(3))
+    assert isinstance(with_norm_sets(nn.Sequential(nn.BatchNorm1d(3)))[0], NormSet)

@@ -1,0 +1,55 @@
+"""`vidcsl show models`: parameters and FLOPs of encoders, by fvcore."""
+
+import argparse
+
+from vidcsl import builders
+from vidcsl.config import default_config, load_config
+from vidcsl.models import ENCODERS, Encoder
+from vidcsl.models.cost import cost_of
+
+HELP = "encoders, their parameters and the FLOPs of one clip"
+
+# The clips that the weights of these encoders are published for, where they are not 16 x 112.
+CLIPS = {
+    "r2plus1d_34_mmaction2": (8, 224),
+    "s3d": (16, 224),
+    "slow_r50": (8, 224),
+    "swin3d_t": (32, 224),
+    "swin3d_s": (32, 224),
+    "swin3d_b": (32, 224),
+    "frames": (8, 224),
+    **dict.fromkeys(("mvit_v2_s", "video_vit_s", "video_vit_b", "video_vit_l"), (16, 224)),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which encoders: some by name, that of a config, or all at their published size."""
+    parser.add_argument("names", nargs="*", choices=[[], *ENCODERS], help="encoders; none: all")
+    parser.add_argument("--cfg", help="instead of them: the encoder of this config")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print a line for each encoder, as soon as it is counted."""
+    print(f"{'encoder':24} {'clip':>12} {'features':>8} {'parameters':>11} {'FLOPs':>9}")
+    if args.cfg:
+        cfg = load_config(args.cfg)
+        print(_line(cfg.MODEL.NAME, builders.build_encoder(cfg)), flush=True)
+    for name in () if args.cfg else args.names or ENCODERS:
+        print(_line(name, published(name)), flush=True)
+
+
+def published(name: str) -> Encoder:
+    """An encoder for the clips that its weights are published for."""
+    cfg = default_config()
+    cfg.MODEL.NAME = name
+    cfg.DATA.FRAMES, cfg.MODEL.FRAME_SIZE = CLIPS.get(name, (16, 112))
+    return builders.build_encoder(cfg)
+
+
+def _line(name: str, encoder: Encoder) -> str:
+    cost, size = cost_of(encoder), encoder.frame_size
+    clip = f"{encoder.clip_frames}x{size}x{size}"
+    return (
+        f"{name:24} {clip:>12} {encoder.feature_dim:8} {cost.parameters / 1e6:9.2f} M "
+        f"{cost.flops / 1e9:7.2f} G"
+    )

@@ -1,0 +1,73 @@
+"""Several sets of BatchNorms in one network: clean and adversarial clips have other statistics.
+
+Xie et al., "Adversarial Examples Improve Image Recognition", CVPR 2020; in contrastive pretraining
+Jiang et al., "Robust Pre-Training by Adversarial Contrastive Learning", NeurIPS 2020.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from vidcsl.errors import UserError
+
+CLEAN, ADVERSARIAL = "clean", "adversarial"
+
+
+class NormSet(nn.Module):
+    """BatchNorms of one place, by name, of which one is in use."""
+
+    def __init__(self, norm: _BatchNorm, names: Sequence[str]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleDict({name: deepcopy(norm) for name in names})
+        self.active = names[0]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps normalised by the BatchNorm in use."""
+        normalised: Tensor = self.norms[self.active](maps)
+        return normalised
+
+
+def with_norm_sets(module: nn.Module, names: Sequence[str] = (CLEAN, ADVERSARIAL)) -> nn.Module:
+    """`module` with every BatchNorm copied once for each name, in place; the first is in use.
+
+    Raises:
+        UserError: there is no BatchNorm in it.
+    """
+    if not any(isinstance(each, _BatchNorm) for each in module.modules()):
+        raise UserError(
+            f"{type(module).__name__} has no BatchNorm to be doubled; set MODEL.DUAL_NORM to false"
+        )
+    _replace(module, names)
+    return module
+
+
+@contextmanager
+def norms_in_use(module: nn.Module, name: str) -> Iterator[None]:
+    """Within the block the BatchNorms of this name are in use; without any, nothing changes.
+
+    Raises:
+        UserError: there is no set of this name.
+    """
+    sets = [each for each in module.modules() if isinstance(each, NormSet)]
+    unknown = [each for each in sets if name not in each.norms]
+    if unknown:
+        raise UserError(f"no BatchNorms are named {name!r}: {', '.join(unknown[0].norms)}")
+    before = [each.active for each in sets]
+    for each in sets:
+        each.active = name
+    try:
+        yield
+    finally:
+        for each, active in zip(sets, before, strict=True):
+            each.active = active
+
+
+def _replace(module: nn.Module, names: Sequence[str]) -> None:
+    for child_name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            setattr(module, child_name, NormSet(child, names))
+        else:
+            _replace(child, names)

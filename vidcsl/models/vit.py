@@ -1,0 +1,238 @@
+"""Video transformers on tubelets, with attention joint over space and time or divided.
+
+Arnab et al., "ViViT", ICCV 2021 (tubelets); Bertasius et al., "Is Space-Time Attention All You Need
+for Video Understanding?", ICML 2021 (divided attention); Tong et al., "VideoMAE", 2022; Assran et
+al., "V-JEPA 2", 2025 (rotary positions). Blocks are timm's.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from timm.layers import AttentionRope, trunc_normal_  # type: ignore[attr-defined]
+from timm.models.eva import EvaBlock
+from torch import Tensor, nn
+
+from vidcsl.errors import UserError
+from vidcsl.models.encoder import Encoder, flat, published_or
+from vidcsl.models.positions import Grid, interpolated, rotary_table, sine_table
+
+HEAD_DIM = 64  # of the published sizes
+PUBLISHED_CLIP = (16, 224)  # frames and pixels for which VideoMAE numbers its tokens
+ATTENTIONS = ("joint", "divided")
+POSITIONS = ("learned", "sine", "rotary")
+POOLINGS = ("mean", "tokens", "class")
+
+
+class VideoTransformer(nn.Module):
+    """A transformer whose tokens are tubelets: a few frames deep, a patch wide.
+
+    Clips may be of another length and size than it was made for: learned and sine positions are
+    interpolated, rotary ones go on.
+
+    Args:
+        width, depth, heads: channels, blocks and attention heads.
+        tubelet: (frames, pixels) of a token.
+        grid: tokens along time, height and width of the clips it is made for.
+        attention: joint: every token with every other one; divided: over time, then over space.
+        positions: learned; sine: a fixed table; rotary: within the attention.
+        pooling: mean: of the tokens, normalised afterwards; tokens: the tokens are normalised, then
+            averaged; class: a token of its own, normalised.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        tubelet: tuple[int, int],
+        grid: Grid,
+        attention: str,
+        positions: str,
+        pooling: str,
+    ) -> None:
+        super().__init__()
+        frames, pixels = tubelet
+        kernel = (frames, pixels, pixels)
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, kernel, stride=kernel)})
+        self.tubelet, self.grid, self.head_dim = kernel, grid, width // heads
+        self.attention, self.positions, self.pooling = attention, positions, pooling
+        self.feature_dim = width
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if pooling == "class" else None
+        self.pos_embed = nn.Parameter(self._start(width)) if positions == "learned" else None
+        kind = {"joint": EvaBlock, "divided": DividedBlock}[attention]
+        make = partial(kind, width, heads, num_prefix_tokens=self.prefix, norm_layer=_norm)
+        extra = {"attn_type": "rope"} if attention == "joint" else {}
+        self.blocks = nn.ModuleList(make(**extra) for _ in range(depth))
+        self.norm = _norm(width) if pooling != "mean" else None
+        self.fc_norm = _norm(width) if pooling == "mean" else None
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            if isinstance(block, DividedBlock):
+                nn.init.zeros_(block.temporal_proj.weight)  # starts as attention over space
+
+    @property
+    def prefix(self) -> int:
+        """Tokens before those of the tubelets."""
+        return int(self.cls_token is not None)
+
+    def tokens(self, clips: Tensor) -> Tensor:
+        """A class token, if there is one, and a vector a tubelet: `[N, L, width]`."""
+        maps = self.patch_embed["proj"](clips)  # [N, C, T', H', W']
+        grid: Grid = tuple(maps.shape[2:])
+        tokens = flat(maps)
+        table = self._table(grid, tokens)
+        if table is not None:
+            tokens = tokens + table[:, self.prefix :]
+        if self.cls_token is not None:
+            own = self.cls_token if table is None else self.cls_token + table[:, :1]
+            tokens = torch.cat([own.expand(len(tokens), -1, -1), tokens], dim=1)
+        for block in self.blocks:
+            tokens = self._through(block, tokens, grid)
+        return tokens if self.norm is None else self.norm(tokens)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features `[N, width]` of normalised clips `[N, 3, T, H, W]`."""
+        tokens = self.tokens(clips)
+        if self.cls_token is not None:
+            return tokens[:, 0]
+        pooled = tokens.mean(dim=1)
+        return pooled if self.fc_norm is None else self.fc_norm(pooled)
+
+    def _through(self, block: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
+        if self.attention == "divided":
+            through: Tensor = block(tokens, grid, ropes=self._ropes(grid, tokens.device))
+            return through
+        rope = None
+        if self.positions == "rotary":
+            rope = rotary_table(grid, self.head_dim).to(tokens.device)
+        attended: Tensor = block(tokens, rope=rope)
+        return attended
+
+    def _ropes(self, grid: Grid, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        if self.positions != "rotary":
+            return None, None
+        time, height, width = grid
+        grids: Sequence[Grid] = ((time, 1, 1), (1, height, width))
+        first, second = (rotary_table(each, self.head_dim).to(device) for each in grids)
+        return first, second
+
+    def _start(self, width: int) -> Tensor:
+        tokens = self.grid[0] * self.grid[1] * self.grid[2]
+        return trunc_normal_(torch.zeros(1, self.prefix + tokens, width), std=0.02)
+
+    def _table(self, grid: Grid, like: Tensor) -> Tensor | None:
+        """Positions `[1, prefix + L, width]` to be added for this grid."""
+        if self.pos_embed is not None:
+            own, rest = self.pos_embed[:, : self.prefix], self.pos_embed[:, self.prefix :]
+            return torch.cat([own, interpolated(rest, self.grid, grid)], dim=1)
+        if self.positions == "rotary":
+            return None
+        frames, pixels = PUBLISHED_CLIP
+        times, heights, widths = self.tubelet
+        numbered = (max(1, frames // times), pixels // heights, pixels // widths)
+        table = sine_table(numbered, self.feature_dim)[None].to(like)
+        own = table.new_zeros(1, self.prefix, self.feature_dim)
+        return torch.cat([own, interpolated(table, numbered, grid)], dim=1)
+
+
+class DividedBlock(nn.Module):
+    """Attention over time at each place, over space in each frame, and a perceptron.
+
+    A class token takes no part in time; in space every frame sees it, and its answers are averaged.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, *, num_prefix_tokens: int, norm_layer: type[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.prefix = num_prefix_tokens
+        self.temporal_norm = norm_layer(dim)
+        self.temporal_attn = AttentionRope(dim, num_heads, num_prefix_tokens=0)
+        self.temporal_proj = nn.Linear(dim, dim)
+        # The rest is named as in an undivided block: weights of image transformers fit.
+        self.norm1 = norm_layer(dim)
+        self.attn = AttentionRope(dim, num_heads, num_prefix_tokens=num_prefix_tokens)
+        self.norm2 = norm_layer(dim)
+        self.mlp = nn.Module()
+        self.mlp.fc1, self.mlp.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+
+    def forward(
+        self, tokens: Tensor, grid: Grid, *, ropes: tuple[Tensor | None, Tensor | None]
+    ) -> Tensor:
+        """Tokens `[N, prefix + L, width]` of a grid with L places."""
+        batch, time = len(tokens), grid[0]
+        own, rest = tokens[:, : self.prefix], tokens[:, self.prefix :]
+        tubes = rest.unflatten(1, (time, -1)).transpose(1, 2).flatten(0, 1)  # [N * places, T, C]
+        moved = self.temporal_attn(self.temporal_norm(tubes), rope=ropes[0])
+        tubes = tubes + self.temporal_proj(moved)
+        frames = tubes.unflatten(0, (batch, -1)).transpose(1, 2).flatten(0, 1)  # [N * T, places, C]
+        seen = torch.cat([own.repeat_interleave(time, dim=0), frames], dim=1)
+        attended = self.attn(self.norm1(seen), rope=ropes[1]).unflatten(0, (batch, time))
+        own = own + attended[:, :, : self.prefix].mean(dim=1)
+        rest = frames.reshape(batch, -1, rest.shape[2]) + attended[:, :, self.prefix :].flatten(
+            1, 2
+        )
+        joined = torch.cat([own, rest], dim=1)
+        hidden = nn.functional.gelu(self.mlp.fc1(self.norm2(joined)))  # type: ignore[operator]
+        through: Tensor = joined + self.mlp.fc2(hidden)  # type: ignore[operator]
+        return through
+
+
+def video_vit(
+    *,
+    clip_frames: int,
+    frame_size: int,
+    published: tuple[int, int],
+    width: int = 0,
+    depth: int = 0,
+    heads: int = 0,
+    tubelet: Sequence[int] = (2, 16),
+    attention: str = "joint",
+    positions: str = "sine",
+    pooling: str = "mean",
+) -> Encoder:
+    """A video transformer of the `published` (width, depth) or a slim one of another.
+
+    `heads` 0 gives heads of 64 channels. See `VideoTransformer`.
+
+    Raises:
+        UserError: the clip cannot be cut into tubelets, or the width into heads.
+    """
+    if len(tubelet) != 2:
+        raise UserError(f"MODEL.TUBELET needs two values (frames, pixels), not {list(tubelet)}")
+    frames, pixels = tubelet
+    if clip_frames % frames or frame_size % pixels:
+        raise UserError(
+            f"clips of DATA.FRAMES {clip_frames} and MODEL.FRAME_SIZE {frame_size} cannot be cut "
+            f"into tubelets of {frames} frames and {pixels} x {pixels} pixels (MODEL.TUBELET)"
+        )
+    width, depth = published_or(width, published[0]), published_or(depth, published[1])
+    heads = heads or max(1, width // HEAD_DIM)
+    if width % heads or (width // heads) % 2:
+        raise UserError(f"MODEL.WIDTH {width} cannot be cut into {heads} heads of even size")
+    backbone = VideoTransformer(
+        width=width,
+        depth=depth,
+        heads=heads,
+        tubelet=(frames, pixels),
+        grid=(clip_frames // frames, frame_size // pixels, frame_size // pixels),
+        attention=attention,
+        positions=positions,
+        pooling=pooling,
+    )
+    return Encoder(
+        backbone,
+        feature_dim=width,
+        clip_frames=clip_frames,
+        frame_size=frame_size,
+        normalisation="imagenet",
+    )
+
+
+_norm = partial(nn.LayerNorm, eps=1e-6)
