@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from vidcsl.errors import UserError
 from vidcsl.robustness.corruptions import SUITES
 from vidcsl.robustness.scores import (
+    bootstrap_intervals,
     category_scores,
     gamma_absolute,
     gamma_relative,
@@ -129,3 +131,42 @@ def test_wilson_interval_by_reference():
     assert wilson_interval(0.5, 0) == (0.0, 1.0)
     narrow = wilson_interval(0.5, 20, confidence=0.5)
     assert 0.2993 < narrow[0] < narrow[1] < 0.7007
+
+
+def test_corruptions_outside_the_published_twelve_do_not_count():
+    with_rates = {"C": C | {"h264_bit_rate": [0.0] * 5, "motion_blur_ssv2": [1.0] * 5}}
+    assert robustness_scores(0.5, with_rates) == robustness_scores(0.5, {"C": C})
+    alone = robustness_scores(0.5, {"C": {"h264_bit_rate": [0.0] * 5}})
+    assert alone["mPC"] is None
+    assert alone["over"] == {}
+
+
+def test_a_suite_of_our_own_is_named_as_such():
+    scores = robustness_scores(0.5, {"V": {"snow": [0.3] * 5}})
+    assert scores["over"]["mPC"]["suite"] == scores["over"]["gamma"]["suite"] == "V"
+    assert scores["mPC"] == pytest.approx(0.3)
+
+
+def test_bootstrap_intervals_cover_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(60):
+        clean = rng.random(80) < 0.7
+        share = np.where(clean, 0.5, 0.1) * (rng.random(80) < 0.9)
+        truth = (0.7 * 0.5 + 0.3 * 0.1) * 0.9
+        low, high = bootstrap_intervals(clean, {"all": share}, resamples=300)["all"]["accuracy"]
+        assert low <= share.mean() <= high
+        hits += low <= truth <= high
+    assert hits >= 52
+
+
+def test_bootstrap_draws_a_video_with_all_its_answers():
+    clean = np.array([True] * 30 + [False] * 30)
+    share = np.where(clean, 0.8, 0.0)
+    interval = bootstrap_intervals(clean, {"all": share})["all"]
+    assert interval["gamma_r"] == pytest.approx([0.8, 0.8])
+    assert interval["accuracy"][1] - interval["accuracy"][0] > 0.15
+    assert bootstrap_intervals(np.zeros(4, bool), {"all": np.zeros(4)})["all"].keys() == {
+        "accuracy",
+        "gamma_a",
+    }

@@ -1,6 +1,6 @@
 """From decoded, padded frames to clips: random views to learn from, fixed crops to evaluate on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,7 @@ class TrainAugmentation:
         blur_probability: of a Gaussian blur; one number or one for each view.
         blur_sigma: smallest and largest standard deviation of the blur, pixels.
         solarise_probability: of inverting bright pixels; one number or one for each view.
+        corrupt: what is done to the finished clips in the end, `(clips, seeds) -> clips`.
 
     Raises:
         UserError: an option is out of its range.
@@ -54,6 +55,7 @@ class TrainAugmentation:
     blur_probability: float | Sequence[float] = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarise_probability: float | Sequence[float] = 0.0
+    corrupt: Callable[[Tensor, Sequence[int]], Tensor] | None = None
 
     def __post_init__(self) -> None:
         _check_size(self.size)
@@ -77,7 +79,8 @@ class TrainAugmentation:
             float32 in [0, 1] `[N, V, 3, T, S, S]`, on the frames' device.
         """
         samples, views = frames.shape[:2]
-        draws = _draws(seeds, views)
+        own = _own_seeds(seeds, views)
+        draws = clip_draws(own)
         boxes = (
             torch.tensor([[0, 0, self.size, self.size]]).expand(samples * views, 4)
             if self.cropped
@@ -86,7 +89,10 @@ class TrainAugmentation:
         clips = crop_resize(
             frames.flatten(0, 1), boxes, size=self.size, flip=draws.flip < self.flip
         )
-        return self._colour_(clips, draws, samples, views).unflatten(0, (samples, views))
+        clips = self._colour_(clips, draws, samples, views)
+        if self.corrupt is not None:
+            clips = self.corrupt(clips, own)
+        return clips.unflatten(0, (samples, views))
 
     def boxes(self, sizes: Tensor, seeds: Tensor, views: int) -> Tensor:
         """What is cut out of each view, (top, left, height, width), for a reader that cuts.
@@ -99,7 +105,7 @@ class TrainAugmentation:
         Returns:
             int64 `[N, V, 4]` on the CPU.
         """
-        boxes = self._boxes(_draws(seeds, views), sizes.repeat_interleave(views, 0))
+        boxes = self._boxes(clip_draws(_own_seeds(seeds, views)), sizes.repeat_interleave(views, 0))
         return boxes.unflatten(0, (len(seeds), views))
 
     def _boxes(self, draws: ClipDraws, sizes: Tensor) -> Tensor:
@@ -169,10 +175,8 @@ class EvalCrop:
         return torch.stack(cropped, 1).unflatten(0, (samples, views)).flatten(1, 2)
 
 
-def _draws(seeds: Tensor, views: int) -> ClipDraws:
-    return clip_draws(
-        [seed_of(seed, view, "augment") for seed in seeds.tolist() for view in range(views)]
-    )
+def _own_seeds(seeds: Tensor, views: int) -> list[int]:
+    return [seed_of(seed, view, "augment") for seed in seeds.tolist() for view in range(views)]
 
 
 def _per_view(name: str, probability: float | Sequence[float], views: int) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fvcore.common.config import CfgNode
 
 from vidcsl.augment.pipeline import EvalCrop, TrainAugmentation
+from vidcsl.builders.corruptions import build_random_corruption
 from vidcsl.errors import UserError
 
 
@@ -23,6 +24,7 @@ def build_augmentation(cfg: CfgNode) -> TrainAugmentation:
         blur_probability=_per_view(options.BLUR_PROBABILITY, cfg),
         blur_sigma=_pair("AUGMENT.BLUR_SIGMA", options.BLUR_SIGMA),
         solarise_probability=_per_view(options.SOLARISE_PROBABILITY, cfg),
+        corrupt=build_random_corruption(cfg),
     )
 
 

@@ -3,11 +3,12 @@
 A module has `HELP` (one line), `add_arguments(parser)` and `run(args)`.
 """
 
-from vidcsl.commands import compare, evaluate, prepare, report, show, train
+from vidcsl.commands import compare, corrupt, evaluate, prepare, report, show, train
 
 COMMANDS = {
     "train": train,
     "evaluate": evaluate,
+    "corrupt": corrupt,
     "prepare": prepare,
     "show": show,
     "report": report,

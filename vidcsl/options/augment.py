@@ -19,5 +19,12 @@ AUGMENT: dict[str, Option] = {
     "AUGMENT.GRAY_PROBABILITY": Option(0.2, "of dropping colour", minimum=0, maximum=1),
     "AUGMENT.BLUR_PROBABILITY": Option([0.0], "of Gaussian blur: one value, or one for each view"),
     "AUGMENT.BLUR_SIGMA": Option([0.1, 2.0], "range of the blur's sigma, pixels"),
+    "AUGMENT.CORRUPTIONS": Option(
+        ["P"], "corruptions to train with, as in CORRUPT.NAMES; equally likely"
+    ),
+    "AUGMENT.CORRUPTION_PROBABILITY": Option(
+        0.0, "of corrupting a clip in one of these ways", minimum=0, maximum=1
+    ),
+    "AUGMENT.CORRUPTION_SEVERITIES": Option([1, 2, 3], "severities from 1 to 5, equally likely"),
     "AUGMENT.SOLARISE_PROBABILITY": Option([0.0], "of solarising: one value, or one for each view"),
 }

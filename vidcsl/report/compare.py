@@ -88,7 +88,7 @@ def _removal(runs: Sequence[Results]) -> str:
 def _mean_corrupted(run: Results) -> float | None:
     """Mean accuracy over all corruptions that were run, of whichever suite."""
     corruptions = run.get("corruptions", {})
-    rows = [row for suite in ("P", "C") for row in corruptions.get(suite, {}).values()]
+    rows = [row for suite in ("P", "C", "V") for row in corruptions.get(suite, {}).values()]
     return fmean(fmean(row) for row in rows) if rows else None
 
 

@@ -17,7 +17,11 @@ _FORM: dict[str, Any] = {
     "attacks": {"*": dict},
     "survival": {"*": dict},
     "attack_settings": {"*": dict},
-    "corruptions": {"P": {"*": list}, "C": {"*": list}, "scores": {"over": {"*": dict}}},
+    "corruptions": {
+        **{suite: {"*": list} for suite in ("P", "C", "V")},
+        "scores": {"over": {"*": dict}, "suites": {"*": {"*": {"interval": {"*": list}}}}},
+        "repeated_frames": {"*": list},
+    },
     "cost": {"seconds": dict},
 }
 

@@ -15,7 +15,11 @@ from vidcsl.report.projection import read_projection
 from vidcsl.report.summary import Tree, number, percent
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_SUITES = {"P": "Suite P (UCF101-P)", "C": "Suite C (Mini Kinetics-C)"}
+_SUITES = {
+    "P": "Suite P (UCF101-P)",
+    "C": "Suite C (Mini Kinetics-C)",
+    "V": "Suite V (vidcsl's own)",
+}
 
 
 def write_report(run_dir: Path) -> Path:

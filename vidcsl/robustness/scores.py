@@ -1,18 +1,24 @@
 """Robustness in a few numbers. Pure functions of accuracies in [0, 1]."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import NormalDist, fmean
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.corruptions.suites import SCORED, SUITES
+from vidcsl.seeding import numpy_generator
+
+Shares = TypeVar("Shares", float, NDArray[np.floating])
 
 # The accuracies of each corruption, one a severity.
 Accuracies = Mapping[str, Sequence[float]]
 
 
-def gamma_absolute(clean: float, perturbed: float) -> float:
+def gamma_absolute(clean: Shares, perturbed: Shares) -> Shares:
     """1 - (clean - perturbed): 1 where nothing is lost (Schiappa et al., CVPR 2023)."""
     return 1 - (clean - perturbed)
 
@@ -36,12 +42,13 @@ def robustness_scores(clean: float, suites: Mapping[str, Accuracies]) -> dict[st
     """The four published scores, and over what they were taken.
 
     The gammas belong to suite P, mPC and rPC to suite C. Where a score's own suite was not run,
-    the score is taken over the other one, and `over` says so: such a number must not be set
-    beside published ones.
+    the score is taken over another one, and `over` says so: such a number must not be set beside
+    published ones. Corruptions that a suite's scores do not count (bit rates in suite C) are
+    left out.
 
     Args:
         clean: clean accuracy of the same clips.
-        suites: `{"P": {"jpeg": [accuracy at each severity], ...}, "C": {...}}`, either may lack.
+        suites: `{"P": {"jpeg": [accuracy at each severity], ...}, "C": {...}}`, any may lack.
 
     Returns:
         `gamma_a`, `gamma_r`, `mPC`, `rPC` (None where undefined), and `over`:
@@ -51,12 +58,11 @@ def robustness_scores(clean: float, suites: Mapping[str, Accuracies]) -> dict[st
     Raises:
         UserError: an accuracy outside [0, 1], a corruption with none, or an unknown name.
     """
-    run = {suite: accuracies for suite, accuracies in suites.items() if accuracies}
-    _check(clean, run)
+    _check(clean, suites)
+    run = {suite: counted for suite in suites if (counted := scored(suites[suite], suite=suite))}
     if not run:
         return dict.fromkeys(("gamma_a", "gamma_r", "mPC", "rPC")) | {"over": {}}
-    gamma_suite = "P" if "P" in run else "C"
-    mean_suite = "C" if "C" in run else "P"
+    gamma_suite, mean_suite = (_first(order, run) for order in ("PCV", "CPV"))
     perturbed = mean_performance(run[gamma_suite])
     return {
         "gamma_a": gamma_absolute(clean, perturbed),
@@ -70,6 +76,19 @@ def robustness_scores(clean: float, suites: Mapping[str, Accuracies]) -> dict[st
     }
 
 
+def scored(accuracies: Accuracies, *, suite: str) -> dict[str, Sequence[float]]:
+    """Those of a suite's corruptions that its scores count."""
+    return {name: row for name, row in accuracies.items() if SUITES[suite][name].scored}
+
+
+def by_category(names: Iterable[str], *, suite: str) -> dict[str, list[str]]:
+    """A suite's corruptions by category (noise, blur, ...)."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        members[SUITES[suite][name].category].append(name)
+    return dict(members)
+
+
 def category_scores(
     clean: float, accuracies: Accuracies, *, suite: str
 ) -> dict[str, dict[str, float | None]]:
@@ -79,18 +98,65 @@ def category_scores(
         `{category: {"accuracy", "gamma_a", "gamma_r"}}`.
     """
     _check(clean, {suite: accuracies})
-    members: dict[str, dict[str, Sequence[float]]] = defaultdict(dict)
-    for name, severities in accuracies.items():
-        members[SUITES[suite][name].category][name] = severities
-    means = {category: mean_performance(group) for category, group in members.items()}
+    groups = by_category(accuracies, suite=suite)
     return {
-        category: {
-            "accuracy": mean,
-            "gamma_a": gamma_absolute(clean, mean),
-            "gamma_r": gamma_relative(clean, mean),
-        }
-        for category, mean in means.items()
+        category: mean_scores(clean, mean_performance({name: accuracies[name] for name in names}))
+        for category, names in groups.items()
     }
+
+
+def mean_scores(clean: float, accuracy: float) -> dict[str, float | None]:
+    """A mean accuracy under corruption with its gammas."""
+    return {
+        "accuracy": accuracy,
+        "gamma_a": gamma_absolute(clean, accuracy),
+        "gamma_r": gamma_relative(clean, accuracy),
+    }
+
+
+def bootstrap_intervals(
+    clean: NDArray[np.bool_],
+    corrupted: Mapping[str, NDArray[np.floating]],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+) -> dict[str, dict[str, list[float]]]:
+    """Where the scores of means over corruptions lie, were other videos drawn (Efron, 1979).
+
+    All of a video's answers are drawn together, as they depend on each other: an interval from
+    the number of answers alone would be far too narrow.
+
+    Args:
+        clean: which videos are right without corruption, `[videos]`.
+        corrupted: by name of the mean, the share of conditions under which each video is right.
+        confidence: share of the resamples inside the interval.
+        resamples: lists of as many videos, drawn with replacement by a fixed seed.
+
+    Returns:
+        `{name: {"accuracy": [low, high], "gamma_a": ..., "gamma_r": ...}}`; a score that is not
+        defined in any resample is left out.
+    """
+    count = len(clean)
+    draws = numpy_generator(0, "bootstrap").multinomial(
+        count, np.full(count, 1 / count), size=resamples
+    )
+    plain = draws @ clean / count  # [resamples]
+    edges = [50 * (1 - confidence), 50 * (1 + confidence)]
+    intervals: dict[str, dict[str, list[float]]] = {}
+    for name, share in corrupted.items():
+        accuracy = draws @ share / count
+        defined = plain > 0
+        scores = {
+            "accuracy": accuracy,
+            "gamma_a": gamma_absolute(plain, accuracy),
+            "gamma_r": 1 - (plain - accuracy)[defined] / plain[defined],
+        }
+        intervals[name] = {
+            key: np.percentile(values, edges).tolist()
+            for key, values in scores.items()
+            if len(values)
+        }
+    return intervals
 
 
 def wilson_interval(
@@ -109,6 +175,10 @@ def wilson_interval(
     variance = accuracy * (1 - accuracy) / count + z**2 / (4 * count**2)
     reach = shrink * z * variance**0.5
     return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def _first(order: str, run: Collection[str]) -> str:
+    return next(suite for suite in order if suite in run)
 
 
 def _coverage(suite: str, accuracies: Accuracies) -> dict[str, str | int]:

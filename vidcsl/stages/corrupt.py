@@ -1,27 +1,174 @@
-"""Corruptions of the test clips, from a config to a table and scores."""
+"""Corruptions of the test clips, from a config to a table and scores, for one model or several."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fvcore.common.config import CfgNode
+from torch import nn
 
 from vidcsl import builders
+from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
+from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_weights, weights_digest
+from vidcsl.engine.distributed import World
+from vidcsl.engine.ledger import Ledger
+from vidcsl.engine.run_folder import RunFolder, write_atomically
+from vidcsl.errors import UserError
 from vidcsl.models.heads import Classifier
-from vidcsl.robustness.corruption_table import corruption_table
-from vidcsl.robustness.scores import robustness_scores
+from vidcsl.objectives.supervised import Supervised
+from vidcsl.report.html import write_report
+from vidcsl.robustness.corruption_table import CorruptionTable, answered, corruption_table
+from vidcsl.robustness.scores import (
+    bootstrap_intervals,
+    by_category,
+    category_scores,
+    mean_performance,
+    mean_scores,
+    robustness_scores,
+    scored,
+)
 from vidcsl.stages.job import Job, subset
 
+INTERVALS = "95 %, bootstrap over videos, 1000 resamples"
 
-def corrupt_clips(models: dict[str, Classifier], test: VideoList, job: Job) -> None:
+
+def corrupt_clips(models: Mapping[str, nn.Module], test: VideoList, job: Job) -> None:
     """Accuracy of the first model under every corruption and severity, and the scores."""
-    names = builders.build_corruptions(job.cfg)
-    if not names or not models:
+    if builders.build_corruptions(job.cfg) and models:
+        model = next(iter(models.values()))  # the linear probe, where there is one
+        job.store({"corruptions": corruption_results(model, test, job)})
+
+
+def corruption_results(model: nn.Module, test: VideoList, job: Job) -> dict[str, Any]:
+    """The section "corruptions" of the results. What was answered before is not asked again."""
+    cfg, names = job.cfg, builders.build_corruptions(job.cfg)
+    chosen = subset(test, cfg.CORRUPT.MAX_CLIPS)
+    ledger = Ledger(
+        job.folder.answers,
+        settings=job.settings(
+            test,
+            weights_digest(model),
+            evaluation="corruptions",
+            batch=cfg.EVALUATE.BATCH,  # sums over other batches are rounded in another way
+            seed=cfg.SEED,
+        ),
+        rank=job.world.rank,
+    )
+    # What the main process knows, so that all share the rest in the same way.
+    known = job.world.share(answered(ledger, names) | set(ledger.answers("unreadable")))
+    left = sum(video not in known for video in chosen)
+    with job.timed("corruptions"), job.bar("corruptions", left) as advance:
+        clips = job.clips(test, chosen, answered=known)
+        table = corruption_table(
+            model, clips, names, world=job.world, ledger=ledger, advance=advance
+        ).over(chosen)
+    if job.world.is_main:
+        missing = sorted({*chosen} - {*table.videos})
+        ledger.record("unreadable", missing, [True] * len(missing))
+    return summarise(table)
+
+
+def summarise(table: CorruptionTable) -> dict[str, Any]:
+    """Accuracies, scores by suite and category with intervals, and the frames not recovered."""
+    clean = float(table.right_when_clean().mean())
+    suites = table.accuracies()
+    return {
+        "clean": clean,
+        "clips": len(table.videos),
+        **suites,
+        "scores": {
+            **robustness_scores(clean, suites),
+            "intervals": INTERVALS,
+            "suites": {
+                suite: _suite_scores(table, clean, counted, suite)
+                for suite, accuracies in suites.items()
+                if (counted := scored(accuracies, suite=suite))
+            },
+        },
+        "repeated_frames": table.repeated(),
+    }
+
+
+def _suite_scores(
+    table: CorruptionTable, clean: float, accuracies: Mapping[str, Sequence[float]], suite: str
+) -> dict[str, Any]:
+    groups = {"all": list(accuracies), **by_category(accuracies, suite=suite)}
+    shares = {
+        group: np.mean([table.right(f"{suite}/{name}").mean(axis=1) for name in names], axis=0)
+        for group, names in groups.items()
+    }
+    intervals = bootstrap_intervals(table.right_when_clean(), shares)
+    means = {
+        "all": mean_scores(clean, mean_performance(accuracies)),
+        **category_scores(clean, accuracies, suite=suite),
+    }
+    return {group: {**means[group], "interval": intervals[group]} for group in groups}
+
+
+def corrupt_checkpoints(
+    cfg: CfgNode, world: World, *, checkpoints: Sequence[Path]
+) -> dict[str, dict[str, Any]]:
+    """Corrupt the test clips for each checkpoint, the run's newest where none is named.
+
+    With one checkpoint the results and the report of the run's folder are brought up to date; with
+    several all sections are stored together in `corruptions.json`.
+
+    Returns:
+        The section of each, by the checkpoint's path.
+    """
+    builders.check(cfg)
+    if not builders.build_corruptions(cfg):
+        raise UserError("CORRUPT.NAMES is empty: name corruptions, suites (P, C, V) or all")
+    folder = RunFolder(builders.output_dir(cfg))
+    documents = _documents(folder, checkpoints)
+    train, test = builders.build_lists(cfg, world)
+    if test is None:
+        raise UserError("DATA.TEST_LIST is not set: there is nothing to corrupt")
+    if world.is_main:
+        folder.create()
+        if not folder.config.exists():
+            folder.write_config(dump_config(cfg))
+    world.barrier()
+    found: dict[str, dict[str, Any]] = {}
+    for source, document in documents.items():
+        method = builders.build_method(cfg, train, world)
+        load_weights(method, document["method"], source=source)
+        job = Job(cfg, method.eval(), train, world, folder)
+        found[source] = corruption_results(_classifier(job), test, job)
+        _store(found, folder, job)
+    return found
+
+
+def _documents(folder: RunFolder, checkpoints: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    if checkpoints:
+        return {str(path): load_checkpoint(path) for path in checkpoints}
+    newest = load_newest(folder.checkpoints)
+    if newest is None:
+        raise UserError(f"no checkpoint in {folder.checkpoints}: train first or give --checkpoint")
+    return {f"the newest of {folder.checkpoints}": newest}
+
+
+def _classifier(job: Job) -> nn.Module:
+    """The encoder with its linear probe, or with its own head where probes are switched off."""
+    if job.cfg.EVALUATE.LINEAR:
+        gallery = job.features(job.train, clips=job.cfg.EVALUATE.TRAIN_VIEWS, crops=1)
+        head = job.linear_probe(gallery).as_layer()
+    elif isinstance(job.method, Supervised):
+        head = job.method.head
+    else:
+        raise UserError("EVALUATE.LINEAR is false and the method has no head of its own: set it")
+    return Classifier(job.method.encoder, head).to(job.world.device).eval()  # type: ignore[arg-type]
+
+
+def _store(found: Mapping[str, Any], folder: RunFolder, job: Job) -> None:
+    if not job.world.is_main:
         return
-    chosen = subset(test, job.cfg.CORRUPT.MAX_CLIPS)
-    model = next(iter(models.values()))  # the linear probe, where there is one
-    with job.timed("corruptions"), job.bar("corruptions", len(chosen)) as advance:
-        table, clean, clips = corruption_table(
-            model, job.clips(test, chosen), names, world=job.world, advance=advance
-        )
-    suites: dict[str, dict[str, list[float]]] = {}
-    for full_name, accuracies in table.items():
-        suite, _, name = full_name.partition("/")
-        suites.setdefault(suite, {})[name] = accuracies
-    scores = robustness_scores(clean, suites)
-    job.store({"corruptions": {"clean": clean, "clips": clips, **suites, "scores": scores}})
+    if len(found) > 1:
+        write_atomically(folder.path / "corruptions.json", json.dumps(found, indent=2) + "\n")
+        return
+    job.store({"name": job.cfg.NAME, "corruptions": next(iter(found.values()))})
+    if job.cfg.REPORT.ENABLED:
+        write_report(folder.path)

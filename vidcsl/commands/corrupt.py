@@ -1,0 +1,41 @@
+"""`vidcsl corrupt`: models under corruption, or the corrupted test set as files."""
+
+import argparse
+from pathlib import Path
+
+from vidcsl.commands.arguments import add_config
+from vidcsl.config import load_config
+from vidcsl.engine import distributed
+from vidcsl.report.corruption_table import compare_corruptions
+from vidcsl.stages.corrupt import corrupt_checkpoints
+from vidcsl.stages.export import export_corrupted
+
+HELP = "models under corruption side by side, or the corrupted test set as files"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Config, checkpoints, and where to export to."""
+    add_config(parser)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        action="append",
+        default=[],
+        help="may be given several times, for a table; default: the newest in OUTPUT_DIR",
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="DIR", help="write the corrupted test videos here instead"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table, or where the lists of the exported videos are."""
+    cfg = load_config(args.cfg, args.overrides)
+    with distributed.start(cfg.DEVICE) as world:
+        if args.export:
+            lists = export_corrupted(cfg, world, folder=args.export)
+            text = f"{len(lists)} lists of videos in {args.export}, the first {lists[0]}"
+        else:
+            text = compare_corruptions(corrupt_checkpoints(cfg, world, checkpoints=args.checkpoint))
+        if world.is_main:
+            print(text)
