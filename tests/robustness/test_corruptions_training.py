@@ -22,7 +22,9 @@ def test_a_clip_is_corrupted_by_its_seed_alone():
 
 
 def test_probability_names_and_severities_are_kept_to():
-    change = RandomCorruption(names=["P/gaussian_noise", "C/contrast"], severities=[2], probability=0.5)
+    change = RandomCorruption(
+        names=["P/gaussian_noise", "C/contrast"], severities=[2], probability=0.5
+    )
     given = clips(40)
     changed = change(given, range(40))
     seen = []
