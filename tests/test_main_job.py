@@ -308,6 +308,7 @@ def test_a_damaged_test_video_stops_the_run_unless_allowed(data, config, tmp_pat
     assert main(["train", *again, "--resume"]) == 0
     results = json.loads((out / "results.json").read_text())
     assert results["clean"]["test_videos"] == len(rows)
+    assert results["data"]["left_out"] == [str(broken)]
 
 
 def test_mistakes_are_one_line(data, config, finished, tmp_path, capsys):

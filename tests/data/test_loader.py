@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tests.data.made_videos import video_list, write_numbered
 from vidcsl.data.dataset import ClipDataset, Sample
@@ -20,10 +22,6 @@ def sample_clips(num_frames, rng, *, policy="loop"):
     return fit_length(indices, num_frames, policy=policy)
 
 
-def kill_worker(num_frames, rng):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory):
     folder = tmp_path_factory.mktemp("loader")
@@ -31,9 +29,14 @@ def paths(tmp_path_factory):
     return [write_numbered(folder / f"{k}.mp4", frames=12 + k, size=sizes[k % 3]) for k in range(7)]
 
 
-def loader_of(paths, *, sampler=sample_clips, on_damage="replace", **options):
+def loader_of(paths, *, sampler=sample_clips, on_damage="replace", timeout=0.0, **options):
     data = ClipDataset(
-        videos=video_list(paths), sampler=sampler, short_side=40, seed=3, on_damage=on_damage
+        videos=video_list(paths),
+        sampler=sampler,
+        short_side=40,
+        seed=3,
+        on_damage=on_damage,
+        timeout=timeout,
     )
     settings = {"batch_size": 2, "shuffle": True, "drop_last": True} | options
     return build_loader(data, **settings)
@@ -232,7 +235,83 @@ def test_damage_is_reported_and_errors_stay_one_line(paths, tmp_path, workers):
     assert "\n" not in str(caught.value)
 
 
-def test_a_killed_worker_is_an_error(paths):
-    loader = loader_of(paths, workers=1, sampler=kill_worker)
-    with pytest.raises(RuntimeError, match="worker"):
+@pytest.fixture
+def impatient(monkeypatch):
+    """A dead worker is noticed at once, not after five seconds."""
+    method = _MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(method, "__defaults__", (0.2,))
+
+
+class Killer:
+    """A sampler that ends its process in videos of one length, as often as it is told to."""
+
+    def __init__(self, tmp_path, *, times, how, length=14):
+        self.notes, self.times, self.how, self.length = tmp_path, times, how, length
+
+    def __call__(self, num_frames, rng):
+        done = len(list(self.notes.glob("death*")))
+        if num_frames == self.length and done < self.times:
+            (self.notes / f"death{done}").touch()
+            self.how()
+        return sample_clips(num_frames, rng)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang():
+    """As a library does that never comes back: no signal of Python's is heard."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_dies_costs_no_batch(paths, reference, tmp_path, impatient, workers):
+    loader = loader_of(paths, workers=workers, sampler=Killer(tmp_path, times=1, how=die))
+    assert all_same(list(loader.epoch(0)), reference[0])
+    assert all_same(list(loader.epoch(1)), reference[1])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(("how", "cause"), [(die, "SIGKILL"), (hang, "it took too long")])
+def test_a_video_that_kills_twice_is_replaced_and_named(paths, tmp_path, impatient, how, cause):
+    sampler = Killer(tmp_path, times=9, how=how)
+    loader = loader_of(paths, workers=1, sampler=sampler, timeout=0.3, batch_size=7)
+    (batch,) = loader.epoch(0)
+    assert batch.damaged == (str(paths[2]),)
+    assert loader.dataset.given_up == {2: f"reading it ends the process ({cause})"}
+    assert len(list(tmp_path.iterdir())) == 2
+    assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+
+
+def test_workers_that_always_die_are_an_error(paths, tmp_path, impatient, monkeypatch):
+    monkeypatch.setattr("vidcsl.data.loader._MOST_DEATHS", 0)
+    loader = loader_of(paths, workers=1, sampler=Killer(tmp_path, times=99, how=die), batch_size=7)
+    with pytest.raises(UserError, match="workers died 1 times at one step"):
         list(loader.epoch(0))
+
+
+def sleep_in_the_third(num_frames, rng):
+    if num_frames == 14:
+        time.sleep(20)
+    return sample_clips(num_frames, rng)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_slow_video_is_given_up(paths, workers):
+    options = {"sampler": sleep_in_the_third, "timeout": 0.5, "batch_size": 7}
+    (batch,) = loader_of(paths, workers=workers, **options).epoch(0)
+    assert batch.damaged == (str(paths[2]),)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_videos_can_be_left_out(paths, tmp_path, workers):
+    missing = [tmp_path / f"missing{k}.mp4" for k in range(3)]
+    listed = [paths[0], *missing, paths[1], paths[2]]
+    options = {"shuffle": False, "drop_last": False, "on_damage": "leave_out"}
+    batches = list(loader_of(listed, workers=workers, **options).epoch(0))
+    # Of the three batches of two, one lost a video and one both.
+    assert [batch.indices.tolist() for batch in batches] == [[0], [4, 5]]
+    assert [batch.damaged for batch in batches] == [(), ()]

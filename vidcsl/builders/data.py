@@ -85,8 +85,7 @@ def build_test_loader(
         clips=clips,
         policy=cfg.DATA.SHORT_VIDEO,
     )
-    # A replacement is already in the list: evaluation then counts each video once.
-    on_damage: OnDamage = "replace" if cfg.DATA.ALLOW_DAMAGED_TEST else "error"
+    on_damage: OnDamage = "leave_out" if cfg.DATA.ALLOW_DAMAGED_TEST else "error"
     dataset = _build_dataset(cfg, videos, sampler=sampler, purpose="test", on_damage=on_damage)
     return _build_loader(cfg, dataset, world, batch_size=batch * world.size, training=False)
 
@@ -108,6 +107,7 @@ def _build_dataset(
         seed=cfg.SEED,
         purpose=purpose,
         on_damage=on_damage,
+        timeout=cfg.DATA.TIMEOUT,
         crops=crops,
         crop_size=cfg.MODEL.FRAME_SIZE,
         cache=Path(cfg.DATA.CACHE) if cfg.DATA.CACHE else None,

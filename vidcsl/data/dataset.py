@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from vidcsl.data.cache import open_cached
 from vidcsl.data.lists import Video, VideoList
 from vidcsl.data.readers import Reader, open_reader
+from vidcsl.data.watch import Desk, time_limit
 from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator, sample_seed
 
@@ -23,7 +24,7 @@ ClipSampler = Callable[[int, np.random.Generator], NDArray[np.int64]]
 Cropper = Callable[[Tensor, Tensor, int], Tensor]
 """(sizes [N, 2], seeds [N], views V) -> boxes [N, V, 4], see `TrainAugmentation.boxes`."""
 
-OnDamage = Literal["replace", "error"]
+OnDamage = Literal["replace", "leave_out", "error"]
 
 MAX_ATTEMPTS = 10
 
@@ -65,7 +66,9 @@ class ClipDataset(Dataset[Sample]):
         seed: of the run.
         purpose: keeps the random choices of training and evaluation apart.
         on_damage: "replace" reads another video, drawn at random but reproducibly, in place of one
-            that cannot be read, and reports it in the sample; "error" raises.
+            that cannot be read, and reports it in the sample; "error" raises, and so does
+            "leave_out", by which the loader goes on without the video.
+        timeout: seconds after which reading a video is given up; 0: never.
         crops: boxes that are cut out of the views where they are decoded; None: whole frames.
         crop_size: side of what is cut out, pixels.
         cache: folder in which decoded frames are kept, see `vidcsl.data.cache`; None: nowhere.
@@ -81,6 +84,7 @@ class ClipDataset(Dataset[Sample]):
         seed: int,
         purpose: str = "train",
         on_damage: OnDamage = "replace",
+        timeout: float = 0.0,
         crops: Cropper | None = None,
         crop_size: int = 0,
         cache: Path | None = None,
@@ -92,6 +96,9 @@ class ClipDataset(Dataset[Sample]):
         self.seed = seed
         self.purpose = purpose
         self.on_damage = on_damage
+        self.timeout = timeout
+        self.desk = Desk(0)  # the loader gives one that its workers share
+        self.given_up: dict[int, str] = {}  # videos that cost a worker's life, and how
         self.crops, self.crop_size = crops, crop_size
         self.cache = cache
 
@@ -102,11 +109,11 @@ class ClipDataset(Dataset[Sample]):
         """The sample of `(epoch, index)`.
 
         Raises:
-            VideoError: the video cannot be read, and `on_damage` is "error".
+            VideoError: the video cannot be read, and `on_damage` is not "replace".
             UserError: it and all its replacements cannot be read, or the sampler refuses it.
         """
         epoch, index = key
-        if self.on_damage == "error":
+        if self.on_damage != "replace":
             return self._read(epoch, index, position=index)
         damaged: list[VideoError] = []
         for position in self._positions(epoch, index):
@@ -131,9 +138,15 @@ class ClipDataset(Dataset[Sample]):
         self, epoch: int, index: int, *, position: int, damaged: tuple[str, ...] = ()
     ) -> Sample:
         video = self.videos.videos[position]
+        if position in self.given_up:
+            raise VideoError(video.path, self.given_up[position])
         rng = numpy_generator(self.seed, epoch, index, f"{self.purpose}/sampling")
-        # Opened here and not kept: a decoder opened in one process hangs in another.
-        with self._open(video) as reader:
+        with (
+            self.desk.holding(position),
+            time_limit(self.timeout, str(video.path)),
+            # Opened here and not kept: a decoder opened in one process hangs in another.
+            self._open(video) as reader,
+        ):
             clips = self._sampled(reader.num_frames, rng, path=str(video.path))  # [V, T]
             frames = self._views(reader, clips, sample_seed(self.seed, epoch, position))
         height, width = frames.shape[-2:]
@@ -167,5 +180,7 @@ class ClipDataset(Dataset[Sample]):
     def _sampled(self, num_frames: int, rng: np.random.Generator, *, path: str) -> NDArray:
         try:
             return self.sampler(num_frames, rng)
+        except VideoError:
+            raise  # the time is over
         except UserError as error:
             raise UserError(f"{path}: {error}") from error

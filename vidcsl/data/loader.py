@@ -1,7 +1,13 @@
 """Batches of clips: the same ones whatever the number of workers, ranks or restarts."""
 
+import signal
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidcsl.data.dataset import ClipDataset, Sample
-from vidcsl.errors import UserError
+from vidcsl.data.watch import NOTHING, Desk
+from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator, torch_generator
 
 Key = tuple[int, int]
@@ -158,6 +165,10 @@ class EpochSampler(Sampler[list[Key]]):
 class ClipLoader:
     """Gives the batches of any epoch, from any step on, by workers that live as long as it does.
 
+    A worker that dies, of a decoder's crash or by a signal, costs no batch: all are started anew at
+    the step that is due. A video that was in a dead worker's hand twice is not read again; the data
+    set then treats it like any other that cannot be read.
+
     Attributes:
         steps: batches of a whole epoch, on this rank.
     """
@@ -168,28 +179,81 @@ class ClipLoader:
         self.dataset = dataset
         self.steps = len(sampler)
         self._sampler = sampler
-        self._loader = DataLoader(
-            _Guarded(dataset),
-            batch_sampler=sampler,
-            collate_fn=_collate_or_error,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
+        self._workers, self._pin_memory = workers, pin_memory
+        self._deaths: Counter[int] = Counter()
+        dataset.desk = Desk(workers)
+        self._loader = self._make()
+
+    def _make(self) -> DataLoader:
+        return DataLoader(
+            _Guarded(self.dataset),
+            batch_sampler=self._sampler,
+            collate_fn=partial(_collate, leave_out=self.dataset.on_damage == "leave_out"),
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            pin_memory=self._pin_memory,
             # Without one of its own, a DataLoader draws from the global generator.
-            generator=torch_generator(sampler.seed, "loader"),
+            generator=torch_generator(self._sampler.seed, "loader"),
         )
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `start_step` on. One epoch at a time.
 
         Raises:
-            UserError: as `ClipDataset` does, from whichever process.
+            UserError: as `ClipDataset` does, from whichever process; or workers keep dying.
         """
-        self._sampler.epoch, self._sampler.start_step = epoch, start_step
-        for batch in self._loader:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        step, deaths = start_step, 0
+        self._sampler.epoch = epoch
+        while True:
+            self._sampler.start_step = step
+            try:
+                for batch in self._started():
+                    step, deaths = step + 1, 0
+                    if isinstance(batch, UserError):
+                        raise batch
+                    if batch is not None:
+                        yield batch
+                return
+            except (RuntimeError, OSError, EOFError, UnpicklingError):
+                if not self._bury():
+                    raise
+                deaths += 1
+                if deaths > _MOST_DEATHS:
+                    raise UserError(
+                        f"the loader's workers died {deaths} times at one step; is there too "
+                        "little memory for DATA.WORKERS?"
+                    ) from None
+                self._loader = self._make()
+
+    def _started(self) -> Iterator[Any]:
+        # DataLoader would raise a worker's death wherever this process happens to be; `next` finds
+        # out by itself.
+        before = signal.getsignal(signal.SIGCHLD)
+        batches = iter(self._loader)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+        return batches
+
+    def _bury(self) -> bool:
+        """Note what the dead workers had in hand; False where none is dead."""
+        workers = getattr(self._loader._iterator, "_workers", [])
+        dead = [k for k, worker in enumerate(workers) if not worker.is_alive()]
+        for k in dead:
+            video, code = self.dataset.desk.held_by(k), workers[k].exitcode
+            self._deaths[video] += 1
+            if video != NOTHING and self._deaths[video] > 1:
+                self.dataset.given_up[video] = f"reading it ends the process ({_cause(code)})"
+        self.dataset.desk.clear()
+        return bool(dead)
+
+
+_MOST_DEATHS = 8
+
+
+def _cause(code: int | None) -> str:
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return "it took too long" if code == 1 else f"exit code {code}"
 
 
 def build_loader(
@@ -229,7 +293,14 @@ class _Guarded(Dataset["Sample | UserError"]):
             return error
 
 
-def _collate_or_error(samples: list[Sample | UserError]) -> Batch | UserError:
+def _collate(samples: list[Sample | UserError], *, leave_out: bool) -> Batch | UserError | None:
+    """A batch, the first error, or None where all videos were left out."""
     readable = [sample for sample in samples if isinstance(sample, Sample)]
-    errors = [sample for sample in samples if isinstance(sample, UserError)]
-    return errors[0] if errors else collate(readable)
+    errors = [
+        sample
+        for sample in samples
+        if isinstance(sample, UserError) and not (leave_out and isinstance(sample, VideoError))
+    ]
+    if errors:
+        return errors[0]
+    return collate(readable) if readable else None

@@ -93,7 +93,10 @@ def extract_features(
         parts.append(tuple(each.cpu().numpy() for each in (features, *ids)))
         bar.advance(len(batch))
     bar.close()
-    return _join([part for each in world.collect(parts) for part in each])
+    everywhere = [part for each in world.collect(parts) for part in each]
+    if not everywhere:
+        raise UserError(f"{title}: not one video can be read")
+    return _join(everywhere)
 
 
 def _join(parts: list[tuple[np.ndarray, ...]]) -> Features:

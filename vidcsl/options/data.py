@@ -35,7 +35,12 @@ DATA: dict[str, Option] = {
         minimum=0,
         maximum=1,
     ),
-    "DATA.ALLOW_DAMAGED_TEST": Option(False, "skip unreadable test videos instead of stopping"),
+    "DATA.ALLOW_DAMAGED_TEST": Option(
+        False, "leave unreadable videos out of evaluation, and name them, instead of stopping"
+    ),
+    "DATA.TIMEOUT": Option(
+        60.0, "seconds after which a video counts as unreadable; 0: never", minimum=0
+    ),
     "SYNTHETIC.ENABLED": Option(False, "render a labelled set into DATA.ROOT and train on that"),
     "SYNTHETIC.CLASSES": Option(8, "motions (labels)", minimum=2),
     "SYNTHETIC.SOURCES": Option(15, "source videos of each class", minimum=3),

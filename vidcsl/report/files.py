@@ -9,7 +9,7 @@ from vidcsl.report.summary import Tree, number
 
 # What holds what in results.json, as far as the page relies on it; "*" stands for any other key.
 _FORM: dict[str, Any] = {
-    "data": {"classes": list},
+    "data": {"classes": list, "left_out": list},
     "training": {"damaged_videos": list},
     "clean": {"retrieval": dict},
     "geometry": {"histogram": {"edges": list, "same_class": list, "other_class": list}},

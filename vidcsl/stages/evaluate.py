@@ -50,10 +50,12 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
     cfg, train = job.cfg, job.train
     if any(video.label < 0 for video in test.videos):
         raise UserError(f"evaluation needs labels; some videos of {test.source} have none")
-    job.store({"data": _describe_data(train, test)})
+    data = _describe_data(train, test)
+    job.store({"data": data})
     crops = cfg.EVALUATE.CROPS
     gallery = job.features(train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1)
     queries = job.features(test, clips=cfg.EVALUATE.TEST_VIEWS, crops=crops)
+    job.store({"data": {**data, "left_out": _left_out(test, queries)}})
     job.store({"geometry": describe_geometry(queries)})
     _keep_projection(queries, train.classes, job)
     clean: dict[str, Any] = {
@@ -103,6 +105,12 @@ def _describe_data(train: VideoList, test: VideoList) -> dict[str, Any]:
         # The best that can be had without looking: always the most frequent class.
         "chance": float(counts.max() / counts.sum()),
     }
+
+
+def _left_out(test: VideoList, queries: Features) -> list[str]:
+    """The test videos that could not be read."""
+    seen = set(queries.indices.tolist())
+    return [str(video.path) for k, video in enumerate(test.videos) if k not in seen]
 
 
 def _neighbour_results(cfg: CfgNode, gallery: Features, queries: Features) -> dict[str, Any]:
