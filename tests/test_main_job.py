@@ -376,3 +376,26 @@ def test_overrides_may_stand_anywhere(data, config, tmp_path, capsys):
     assert "SEED must be int" in fails(capsys, "train", *words)
     words = ["SEED", "x", "--cfg", str(config)]
     assert "SEED must be int" in fails(capsys, "train", *words)
+
+
+def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
+    data, config, finished, tmp_path, capsys
+):
+    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    out = tmp_path / "foreign"
+    words = arguments(data, config, out, "MODEL.DUAL_NORM", "true")
+    assert main(["evaluate", *words, "--weights", f"vidcsl:{checkpoint}"]) == 0
+    said = capsys.readouterr().err
+    assert "left out, heads and what else was trained beside it: projector." in said
+    assert "BatchNorms copied to every set" in said
+    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    assert mine["method"] == "vidcsl"
+    assert mine["clean"] == theirs["clean"]
+    assert mine["attacks"] == theirs["attacks"]
+    assert mine["corruptions"] == theirs["corruptions"]
+    assert "BatchNorms copied" in (out / "log.jsonl").read_text()
+    assert "BatchNorms copied" in (out / "report.html").read_text()
+    both = ["--weights", f"vidcsl:{checkpoint}", "--checkpoint", str(checkpoint)]
+    assert "--weights or --checkpoint" in fails(capsys, "evaluate", *words, *both)
+    wrong = ["--weights", f"pyslowfast:{checkpoint}"]
+    assert "fit slow_r50, not MODEL.NAME" in fails(capsys, "evaluate", *words, *wrong)

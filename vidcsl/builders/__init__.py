@@ -5,7 +5,7 @@ from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
 from vidcsl.builders.data import build_lists, build_test_loader, build_train_loader
 from vidcsl.builders.methods import build_method
-from vidcsl.builders.models import build_encoder
+from vidcsl.builders.models import build_encoder, load_weights_of
 from vidcsl.builders.run import check, output_dir, use_bfloat16
 from vidcsl.builders.targets import build_input, build_targets
 from vidcsl.builders.training import build_optimiser_of, build_schedule
@@ -26,6 +26,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check",
+    "load_weights_of",
     "output_dir",
     "use_bfloat16",
 ]

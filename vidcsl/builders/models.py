@@ -10,6 +10,7 @@ from fvcore.common.config import CfgNode
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS, Encoder
 from vidcsl.models.dual_norm import with_norm_sets
+from vidcsl.models.pretrained import load_pretrained, parse_weights
 from vidcsl.options import OPTIONS
 from vidcsl.seeding import seed_of
 
@@ -30,6 +31,8 @@ _SHAPES = {
 def build_encoder(cfg: CfgNode) -> Encoder:
     """An encoder with fresh weights that depend on the seed alone.
 
+    It normalises as MODEL.WEIGHTS want it, if there are any; `load_weights_of` loads them.
+
     Raises:
         UserError: it does not take an option that was set, or clips of this shape.
     """
@@ -39,11 +42,40 @@ def build_encoder(cfg: CfgNode) -> Encoder:
         encoder = build(
             clip_frames=cfg.DATA.FRAMES, frame_size=cfg.MODEL.FRAME_SIZE, **_shape(cfg, build)
         )
-    if cfg.MODEL.NORMALISE != "auto":
-        encoder.normalise_by(cfg.MODEL.NORMALISE)
+    _normalise(encoder, cfg)
     if cfg.MODEL.DUAL_NORM:
         with_norm_sets(encoder)
     return encoder
+
+
+def load_weights_of(cfg: CfgNode, encoder: Encoder) -> list[str]:
+    """Load MODEL.WEIGHTS into `build_encoder`'s encoder; sentences on what was not one to one.
+
+    Raises:
+        UserError: they cannot be read, or do not fit.
+    """
+    return load_pretrained(
+        encoder,
+        parse_weights(cfg.MODEL.WEIGHTS),
+        name=cfg.MODEL.NAME,
+        strict=cfg.MODEL.WEIGHTS_STRICT,
+        bgr=_is_bgr(cfg),
+    )
+
+
+def _normalise(encoder: Encoder, cfg: CfgNode) -> None:
+    name, bgr = encoder.normalisation, False
+    if cfg.MODEL.WEIGHTS:
+        name, bgr = parse_weights(cfg.MODEL.WEIGHTS).layout.normalisation or name, _is_bgr(cfg)
+    if cfg.MODEL.NORMALISE != "auto":
+        name = cfg.MODEL.NORMALISE
+    encoder.normalise_by(name, bgr=bgr)
+
+
+def _is_bgr(cfg: CfgNode) -> bool:
+    if cfg.MODEL.CHANNELS != "auto":
+        return bool(cfg.MODEL.CHANNELS == "bgr")
+    return parse_weights(cfg.MODEL.WEIGHTS).layout.bgr
 
 
 def encoder_options(name: str) -> list[str]:

@@ -9,3 +9,17 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="options that override the file's"
     )
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """`--weights FORMAT:PATH`."""
+    parser.add_argument(
+        "--weights",
+        metavar="FORMAT:PATH",
+        help="pretrained weights, as MODEL.WEIGHTS; formats: docs/models.md",
+    )
+
+
+def with_weights(args: argparse.Namespace) -> list[str]:
+    """The overrides, `--weights` among them."""
+    return [*args.overrides, *(["MODEL.WEIGHTS", args.weights] if args.weights else [])]

@@ -1,26 +1,33 @@
-"""`vidcsl evaluate`: the evaluations alone, from a checkpoint."""
+"""`vidcsl evaluate`: the evaluations alone, from a checkpoint or from foreign weights."""
 
 import argparse
 from pathlib import Path
 
-from vidcsl.commands.arguments import add_config
+from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
 from vidcsl.engine import distributed
-from vidcsl.stages.run import evaluate_checkpoint, headline
+from vidcsl.errors import UserError
+from vidcsl.stages.run import evaluate_checkpoint, evaluate_weights, headline
 
-HELP = "evaluate and report, from a checkpoint"
+HELP = "evaluate and report, from a checkpoint or foreign weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Config and checkpoint."""
+    """Config, and checkpoint or weights."""
     add_config(parser)
+    add_weights(parser)
     parser.add_argument("--checkpoint", type=Path, help="default: the newest in OUTPUT_DIR")
 
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate, and print the main numbers."""
-    cfg = load_config(args.cfg, args.overrides)
+    if args.weights and args.checkpoint:
+        raise UserError("give --weights or --checkpoint: both are what is to be evaluated")
+    cfg = load_config(args.cfg, with_weights(args))
     with distributed.start(cfg.DEVICE) as world:
-        folder = evaluate_checkpoint(cfg, world, checkpoint=args.checkpoint)
+        if args.weights:
+            folder = evaluate_weights(cfg, world)
+        else:
+            folder = evaluate_checkpoint(cfg, world, checkpoint=args.checkpoint)
         if world.is_main:
             print(headline(folder))

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from vidcsl.commands.arguments import add_config
+from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
 from vidcsl.engine import distributed
 from vidcsl.engine.train import Interrupted
@@ -15,12 +15,13 @@ HELP = "pretrain, evaluate and report"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Config and whether to continue."""
     add_config(parser)
+    add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
 
 
 def run(args: argparse.Namespace) -> None:
     """Train and evaluate; exit code 128 + signal number where a signal stopped it."""
-    cfg = load_config(args.cfg, args.overrides)
+    cfg = load_config(args.cfg, with_weights(args))
     with distributed.start(cfg.DEVICE) as world:
         try:
             folder = train_and_evaluate(cfg, world, resume=args.resume)

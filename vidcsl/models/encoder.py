@@ -55,12 +55,17 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.ones(1, 3, 1, 1, 1), persistent=False)
         self.normalise_by(normalisation)
 
-    def normalise_by(self, name: str) -> None:
-        """Normalise by the statistics of this name from now on."""
+    def normalise_by(self, name: str, *, bgr: bool = False) -> None:
+        """Normalise by the statistics of this name from now on.
+
+        Args:
+            name: in `NORMALISATIONS`.
+            bgr: they were laid over BGR pixels as they stand: red got the mean that is listed last.
+        """
         self.normalisation = name
-        mean, std = NORMALISATIONS[name]
-        self.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1, 1))
-        self.std.copy_(torch.tensor(std).view(1, 3, 1, 1, 1))
+        mean, std = (torch.tensor(each) for each in NORMALISATIONS[name])
+        self.mean.copy_((mean.flip(0) if bgr else mean).view(1, 3, 1, 1, 1))
+        self.std.copy_((std.flip(0) if bgr else std).view(1, 3, 1, 1, 1))
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features `[N, D]` of clips `[N, 3, T, S, S]` with pixels in [0, 1]."""

@@ -8,6 +8,8 @@ NAMES = (
     *("video_vit_s", "video_vit_b", "video_vit_l", "frames"),
 )
 
+_CHANNELS = ("auto", "rgb", "bgr")
+
 MODELS: dict[str, Option] = {
     "MODEL.NAME": Option("r2plus1d_18", "encoder", NAMES),
     "MODEL.WIDTH": Option(0, "channels of the first stage; 0: the published number", minimum=0),
@@ -37,5 +39,16 @@ MODELS: dict[str, Option] = {
         "auto",
         "pixel statistics; auto: those of MODEL.WEIGHTS' format, else those of the encoder",
         ("auto", "kinetics", "imagenet", "pyslowfast", "clip", "symmetric", "none"),
+    ),
+    "MODEL.WEIGHTS": Option(
+        "",
+        "FORMAT:PATH of pretrained weights, where training or an evaluation without checkpoint "
+        "starts; docs/models.md lists the formats",
+    ),
+    "MODEL.WEIGHTS_STRICT": Option(
+        True, "weights that do not fit wholly are an error, else a note"
+    ),
+    "MODEL.CHANNELS": Option(
+        "auto", "pixels that the weights were learned on; auto: as the format says", _CHANNELS
     ),
 }

@@ -4,7 +4,9 @@ from vidcsl.options.option import Option
 
 TRAINING: dict[str, Option] = {
     "TRAIN.ENABLED": Option(True, "pretrain; otherwise TRAIN.WEIGHTS or a finished run is needed"),
-    "TRAIN.WEIGHTS": Option("", "checkpoint to take the weights from before training"),
+    "TRAIN.WEIGHTS": Option(
+        "", "checkpoint of ours, of the whole method, to start from; others: MODEL.WEIGHTS"
+    ),
     "TRAIN.EPOCHS": Option(200, "passes over the training list", minimum=1),
     "TRAIN.BATCH": Option(64, "videos in a step, over all processes", minimum=2),
     "TRAIN.CHUNK": Option(

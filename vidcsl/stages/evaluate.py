@@ -36,7 +36,9 @@ def evaluate(
     """Run every evaluation that the config enables; each is on disk as soon as it is done."""
     job = Job(cfg, method, train, world, folder)
     job.method.eval()
-    job.store({"name": cfg.NAME, "seed": cfg.SEED, "method": cfg.METHOD.NAME})
+    trained = type(method) is not Method  # and not foreign weights as they came
+    name = cfg.METHOD.NAME if trained else cfg.MODEL.WEIGHTS.partition(":")[0]
+    job.store({"name": cfg.NAME, "seed": cfg.SEED, "method": name})
     if test is None:
         job.store({"data": {"train_videos": len(train), "classes": list(train.classes)}})
     else:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from fvcore.common.config import CfgNode
+from torch import nn
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
@@ -105,6 +107,7 @@ class Job:
             "videos": digest({"videos": listed}),
             "data": {key: self.cfg.DATA[key] for key in data},
             "frame_size": self.cfg.MODEL.FRAME_SIZE,
+            "normalisation": normalisation_of(self.method.encoder),
             **more,
         }
 
@@ -169,6 +172,12 @@ class Job:
         open_ = [block for block in blocks if any(video not in answered for video in block)]
         # Only the last block may be short, and it is last in its share: batches are blocks.
         return [video for block in open_[self.world.rank :: self.world.size] for video in block]
+
+
+def normalisation_of(encoder: nn.Module) -> list[float]:
+    """Mean and standard deviation within it, which are no weights; empty where it has none."""
+    statistics = [getattr(encoder, name, torch.zeros(0)) for name in ("mean", "std")]
+    return [round(value, 6) for each in statistics for value in each.flatten().tolist()]
 
 
 def subset(videos: Sized, most: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The main job from end to end, or its evaluations alone."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from vidcsl import builders
 from vidcsl.config import differing_keys, dump_config, load_config
 from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_weights
 from vidcsl.engine.distributed import World
+from vidcsl.engine.progress import Log
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.errors import UserError
+from vidcsl.objectives import Method
 from vidcsl.stages.evaluate import evaluate
 from vidcsl.stages.pretrain import pretrain
 
@@ -34,16 +37,16 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
     checkpoint = _open_folder(cfg, folder, world, resume=resume)
     train, test = builders.build_lists(cfg, world)
     method = builders.build_method(cfg, train, world)
-    if cfg.TRAIN.WEIGHTS:
-        load_weights(
-            method, load_checkpoint(Path(cfg.TRAIN.WEIGHTS))["method"], source=cfg.TRAIN.WEIGHTS
-        )
+    if checkpoint is None:
+        _load_start(cfg, method, world, folder)
     if cfg.TRAIN.ENABLED:
         pretrain(cfg, method, train, world, folder, checkpoint)
     elif checkpoint:
         load_weights(method, checkpoint["method"], source=f"the newest of {folder.checkpoints}")
-    elif not cfg.TRAIN.WEIGHTS:
-        raise UserError("TRAIN.ENABLED is false and there is no checkpoint: give TRAIN.WEIGHTS")
+    elif not (cfg.TRAIN.WEIGHTS or cfg.MODEL.WEIGHTS):
+        raise UserError(
+            "TRAIN.ENABLED is false and there is no checkpoint: give TRAIN.WEIGHTS or MODEL.WEIGHTS"
+        )
     evaluate(cfg, method, train, test, world, folder)
     return folder
 
@@ -65,6 +68,22 @@ def evaluate_checkpoint(cfg: CfgNode, world: World, *, checkpoint: Path | None) 
         folder.create()
         folder.write_config(dump_config(cfg))
         folder.write_environment()
+    evaluate(cfg, method, train, test, world, folder)
+    return folder
+
+
+def evaluate_weights(cfg: CfgNode, world: World) -> RunFolder:
+    """Evaluate the encoder that MODEL.WEIGHTS hold, without any training of ours."""
+    builders.check(cfg)
+    folder = RunFolder(builders.output_dir(cfg))
+    train, test = builders.build_lists(cfg, world)
+    method = Method(builders.build_encoder(cfg).to(world.device))
+    if world.is_main:
+        folder.create()
+        folder.write_config(dump_config(cfg))
+        folder.write_environment()
+    world.barrier()
+    _load_start(cfg, method, world, folder)
     evaluate(cfg, method, train, test, world, folder)
     return folder
 
@@ -100,6 +119,22 @@ def headline(folder: RunFolder) -> str:
     files = (folder.results, folder.report, folder.checkpoints, folder.log)
     lines += [f"  {path}" for path in files if path.exists()]
     return "\n".join(lines)
+
+
+def _load_start(cfg: CfgNode, method: Method, world: World, folder: RunFolder) -> None:
+    """The weights that a config starts from, if any; what was changed to fit is said and logged."""
+    if cfg.TRAIN.WEIGHTS:
+        document = load_checkpoint(Path(cfg.TRAIN.WEIGHTS))
+        load_weights(method, document["method"], source=cfg.TRAIN.WEIGHTS)
+    if not cfg.MODEL.WEIGHTS:
+        return
+    notes = builders.load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
+    if world.is_main:
+        log = Log(folder.log)
+        for note in notes:
+            print(f"vidcsl: {note}", file=sys.stderr)
+            log.write("note", text=note)
+        log.close()
 
 
 def _checks(results: dict[str, Any], attack: str) -> list[dict[str, Any]]:
