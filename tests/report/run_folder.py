@@ -21,6 +21,18 @@ FALSE_NEGATIVES:
 CLASSES = ["BenchPress", "BodyWeightSquats", "HandstandPushups", "JumpingJack", "Lunges"]
 DAMAGED = "Lunges/v_Lunges_g04_c02.avi"
 EPS_LINF = (0.1, 0.25, 0.5, 0.75, 1, 2, 4, 8)
+CHECKS = [
+    {
+        "name": "the model is deterministic",
+        "passed": True,
+        "seen": "two answers to the same clips differ by 0 of the largest logit",
+    },
+    {
+        "name": "more steps never help the model",
+        "passed": False,
+        "seen": "of 16 clips, 20 steps leave 8 right, 80 leave 11",
+    },
+]
 SUITE_P = {
     "gaussian_noise": [0.387, 0.354, 0.283, 0.217, 0.151],
     "defocus_blur": [0.392, 0.373, 0.321, 0.264, 0.222],
@@ -85,6 +97,24 @@ def results() -> dict[str, Any]:
         "attack_settings": {
             "pgd_linf": {"steps": 20, "restarts": 1, "frames": "all", "clips": 212, "clean": 0.340},
             "pgd_l2": {"steps": 20, "restarts": 1, "frames": "all", "clips": 212, "clean": 0.340},
+        },
+        "attack_classes": {
+            "pgd_linf": {
+                "clips": [40, 50, 42, 40, 40],
+                "clean": [10, 22, 14, 16, 10],
+                **{key: [round(36 * share)] * 5 for key, share in zip(keys, linf, strict=True)},
+                "mistaken_for": [3, 0, 1, 4, -1],
+            }
+        },
+        "attack_frames": {
+            "pgd_linf": {
+                key: [0.9 * eps + 0.02 * eps * (t % 3) for t in range(16)]
+                for key, eps in zip(keys, EPS_LINF, strict=True)
+            }
+        },
+        "attack_checks": {
+            "pgd_linf": {"eps": "0.25/255", "clips": 16, "checks": CHECKS},
+            "pgd_l2": {"eps": "0.5", "clips": 16, "checks": CHECKS[:1]},
         },
         "corruptions": {
             "clean": 0.401,

@@ -96,9 +96,7 @@ def _per_cent(share: float) -> str:
 
 
 def test_a_full_run_has_every_section(run: Path) -> None:
-    assert set(HEADINGS) | {"Learning", "What an attack looks like", "To run it again"} == set(
-        _page(run).headings
-    )
+    assert set(HEADINGS) | {"Learning", "To run it again"} == set(_page(run).headings)
 
 
 @pytest.mark.parametrize("heading", [h for h in HEADINGS if h != "Key figures"])
@@ -170,6 +168,37 @@ def test_attack_without_survival_or_settings(tmp_path: Path) -> None:
     assert page.row("0 (clean)")[0] == _per_cent(0.34)
 
 
+def test_a_failed_check_is_a_warning_and_a_passed_one_is_not(run: Path) -> None:
+    page = _page(run)
+    warnings = [attributes for _, attributes in page.tags if attributes.get("class") == "warning"]
+    assert len(warnings) == 1
+    assert "Not so: more steps never help the model. Seen: of 16 clips, 20 steps" in page.text
+    assert "1 of 2 checks of the attack passed (16 clips, ε = 0.25/255)" in page.text
+    assert "1 of 1 checks of the attack passed" in page.text
+
+
+def test_classes_have_their_shares_and_mistakes(run: Path) -> None:
+    page = _page(run)
+    rows = {row[0]: row[1:] for row in page.rows if len(row) == 9}
+    assert rows["JumpingJack"] == ["40", "40", "28", "12", "5", "0", "0", "Lunges"]
+    assert rows["Lunges"][-1] == "–"
+    assert "The perturbation over time" in page.text
+    many = results()
+    many["data"]["classes"] = many["data"]["classes"][:4]  # another list of classes: no table
+    (run / "results.json").write_text(json.dumps(many))
+    assert "Most often taken for" not in _page(run).text
+
+
+def test_clean_perturbed_and_difference_play_side_by_side(run: Path) -> None:
+    page = _page(run)
+    films = [attributes for tag, attributes in page.tags if tag == "video"]
+    assert len(films) == 1
+    assert str(films[0]["src"]).startswith("data:video/mp4;base64,")
+    assert films[0]["aria-label"] == "Clean, Perturbed, Difference × 200"
+    policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)
+    assert "media-src data:" in str(policy)
+
+
 def test_nothing_removed_is_no_precision(tmp_path: Path) -> None:
     page = _with(tmp_path, false_negatives={"detector": "none", "precision": None, "removed": 0.0})
     assert "Removal precision" not in page.text
@@ -199,8 +228,13 @@ def test_names_never_become_markup(tmp_path: Path) -> None:
     content = results()
     content["name"] = evil
     content["data"]["classes"] = [evil]
-    content["attacks"] = {evil: {"1/255": 0.1}}
-    content["attack_settings"] = {evil: {evil: evil}}
+    content["attacks"] |= {evil: {"1/255": 0.1}}
+    content["attack_settings"] |= {evil: {evil: evil}}
+    told = {"name": evil, "passed": False, "seen": evil}
+    content["attack_checks"] = {evil: {"eps": evil, "clips": 3, "checks": [told]}}
+    table = {"clips": [3], "clean": [2], evil: [1], "1/255": [1], "mistaken_for": [0]}
+    content["attack_classes"] = {evil: table}
+    content["attack_frames"] = {evil: {evil: [1.0], "1/255": [1.0, 2.0]}}
     content["corruptions"]["P"] = {evil: [0.1]}
     content["corruptions"]["scores"]["over"] = {
         "mPC": {"suite": evil, "corruptions": evil, "published": evil}
@@ -232,12 +266,12 @@ def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
 def test_figures_have_words_for_those_who_cannot_see_them(run: Path) -> None:
     page = _page(run)
     for tag, attributes in page.tags:
-        if tag in ("svg", "canvas"):
+        if tag == "svg":
             assert attributes["role"] == "img"
             assert attributes["aria-label"]
         if tag == "img":
             assert attributes["alt"]
-    charts, panels = 12, len(CLASSES)
+    charts, panels = 13, len(CLASSES)
     assert sum(tag == "svg" for tag, _ in page.tags) == charts + panels
 
 

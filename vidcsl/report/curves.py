@@ -159,6 +159,24 @@ def attack_curve(
     )
 
 
+def frame_curve(profiles: Tree) -> Chart | None:
+    """Size of the perturbation in each frame, a line a budget."""
+    lines = {eps: [number(value) for value in row] for eps, row in profiles.items()}
+    lines = {eps: row for eps, row in lines.items() if any_number(row)}
+    if not lines:
+        return None
+    longest = max(map(len, lines.values()))
+    return Chart(
+        "Root mean square of the perturbation in each frame of the clip, by budget.",
+        linear_axis("frame", [float(i) for i in range(longest)]),
+        linear_axis("RMS, 1/255", [value for row in lines.values() for value in row]),
+        [
+            Series(f"ε {eps}", [float(i) for i in range(len(row))], row, tone="abcd"[i % 4])
+            for i, (eps, row) in enumerate(lines.items())
+        ],
+    )
+
+
 def similarity_histogram(histogram: Tree) -> Chart | None:
     """Distribution of cosine similarity of same-class and of other-class pairs, as outlines."""
     edges = [value for value in map(number, histogram.get("edges", ())) if value is not None]

@@ -17,6 +17,9 @@ _FORM: dict[str, Any] = {
     "attacks": {"*": dict},
     "survival": {"*": dict},
     "attack_settings": {"*": dict},
+    "attack_classes": {"*": {"*": list}},
+    "attack_frames": {"*": {"*": list}},
+    "attack_checks": {"*": {"checks": list}},
     "corruptions": {
         **{suite: {"*": list} for suite in ("P", "C", "V")},
         "scores": {"over": {"*": dict}, "suites": {"*": {"*": {"interval": {"*": list}}}}},

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from vidcsl.errors import UserError
 from vidcsl.report import curves, pictures, summary
+from vidcsl.report.attacks import attack_sections
 from vidcsl.report.files import read_log, read_mapping, read_results, read_text
 from vidcsl.report.projection import read_projection
 from vidcsl.report.summary import Tree, number, percent
@@ -69,14 +70,16 @@ def render(run_dir: Path) -> str:
         headline=summary.headline(results),
         cards=summary.cards(results),
         **_learning(results, lines),
-        attacks=_attacks(results),
+        attacks=attack_sections(
+            results,
+            [
+                pictures.read_attack_picture(path)
+                for path in sorted((run_dir / "artifacts").glob("attack_*.npz"))
+            ],
+        ),
         histogram=curves.similarity_histogram(results["geometry"].get("histogram", {})),
         projection=read_projection(run_dir / "artifacts" / "projection.npz"),
         removal_by_class=_removal_by_class(results["false_negatives"]),
-        pictures=[
-            pictures.read_attack_picture(path)
-            for path in sorted((run_dir / "artifacts").glob("attack_*.npz"))
-        ],
         suites=_suites(results["corruptions"]),
         scores=summary.score_cards(results["corruptions"]),
         attack_title=summary.attack_title,
@@ -110,35 +113,6 @@ def _removal_by_class(removal: Tree) -> list[tuple[str, list[float | None]]]:
         for name, shares in removal.get("by_class", {}).items()
     ]
     return [row for row in rows if row[1][0]]
-
-
-def _attacks(results: Tree) -> list[dict[str, Any]]:
-    """For each attack its curve and the rows of its table, the clean clips first."""
-    return [_attack(results, name) for name in results["attacks"]]
-
-
-def _attack(results: Tree, name: str) -> dict[str, Any]:
-    accuracies, survival = results["attacks"][name], results["survival"].get(name, {})
-    clean = summary.clean_under_attack(results, name)
-    clips = summary.attacked_clips(results, name)
-    rows = [(0.0, "0 (clean)", clean, 1.0 if survival else None)] + [
-        (eps, key, value, survival.get(key)) for eps, key, value in summary.by_budget(accuracies)
-    ]
-    return {
-        "title": summary.attack_title(name),
-        "settings": results["attack_settings"].get(name, {}),
-        "clips": clips,
-        "chart": curves.attack_curve(
-            name,
-            accuracies,
-            survival,
-            clean=clean,
-            clips=clips,
-            chance=number(results["data"].get("chance")),
-        ),
-        "survival": bool(survival),
-        "rows": [(*row, summary.interval_text(row[2], clips)) for row in rows],
-    }
 
 
 def _suites(corruptions: Tree) -> list[dict[str, Any]]:

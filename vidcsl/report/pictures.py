@@ -1,20 +1,26 @@
-"""Pictures of a clip under attack: clean, perturbed and difference, as film strips in PNG."""
+"""A clip under attack, clean, perturbed and their difference: as one film, and as strips in PNG."""
 
 import base64
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from vidcsl.errors import UserError
+from vidcsl.report.player import player
 
 _PIXELS = 16 * 128 * 128  # of a strip: keeps the report small enough to mail
 _FEWEST_FRAMES = 4
+_PANEL = 224  # pixels of the film's panels, at least: browsers blur what they enlarge
+_GAP = 8
+_FPS = 8
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,14 @@ class Film:
 
 @dataclass(frozen=True)
 class AttackPicture:
-    """The strips of one attacked clip and what to say about them."""
+    """The film and the strips of one attacked clip, and what to say about them."""
 
     attack: str
     eps: str
     label: str
     clean_prediction: str
     adversarial_prediction: str
+    moving: Markup
     films: tuple[Film, ...]
     frames: tuple[int, ...]
     length: int
@@ -75,17 +82,39 @@ def _picture(
     largest = float(np.abs(np.nan_to_num(difference)).max(initial=0.0))
     factor = amplification(largest)
     kept = chosen_frames(count, height * width)
-    clean, difference = clean[list(kept)], difference[list(kept)]
+    pixels = clean / np.float32(255)
     rows = {
-        "Clean": clean / np.float32(255),
-        "Perturbed": clean / np.float32(255) + difference,
+        "Clean": pixels,
+        "Perturbed": pixels + difference,
         f"Difference × {factor:g}": 0.5 + factor * difference,
     }
-    films = tuple(Film(title, _strip_uri(frames)) for title, frames in rows.items())
+    shown = {title: _eight_bit(frames) for title, frames in rows.items()}
+    films = tuple(Film(title, _strip_uri(frames[list(kept)])) for title, frames in shown.items())
+    moving = player(_side_by_side(list(shown.values())), label=", ".join(shown), fps=_FPS)
     eps, label, before, after = words
     return AttackPicture(
-        attack, eps, label, before, after, films, kept, count, width, height, factor, largest
+        attack=attack,
+        eps=eps,
+        label=label,
+        clean_prediction=before,
+        adversarial_prediction=after,
+        moving=moving,
+        films=films,
+        frames=kept,
+        length=count,
+        width=width,
+        height=height,
+        factor=factor,
+        largest=largest,
     )
+
+
+def _side_by_side(rows: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Panels `[T, H, W, 3]` as one film, so that they never run apart; small ones enlarged."""
+    times = max(1, round(_PANEL / max(rows[0].shape[1:3])))
+    large = [row.repeat(times, axis=1).repeat(times, axis=2) for row in rows]
+    gap = np.full((*large[0].shape[:2], _GAP, 3), 128, np.uint8)
+    return np.concatenate([large[0], gap, large[1], gap, large[2]], axis=2)
 
 
 def chosen_frames(count: int, pixels: int) -> tuple[int, ...]:
@@ -118,8 +147,11 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
     )
 
 
-def _strip_uri(frames: NDArray[np.float32]) -> str:
-    """Frames `[T, H, W, 3]` in [0, 1], side by side, as a data URI."""
-    pixels = (np.nan_to_num(frames, nan=0.5).clip(0, 1) * 255).round().astype(np.uint8)
-    strip = np.ascontiguousarray(np.concatenate(list(pixels), axis=1))
+def _eight_bit(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return (np.nan_to_num(frames, nan=0.5).clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _strip_uri(frames: NDArray[np.uint8]) -> str:
+    """Frames `[T, H, W, 3]` side by side, as a data URI."""
+    strip = np.ascontiguousarray(np.concatenate(list(frames), axis=1))
     return "data:image/png;base64," + base64.b64encode(encode_png(strip)).decode()

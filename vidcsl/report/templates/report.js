@@ -17,31 +17,3 @@ for (const table of document.querySelectorAll("table")) {
     table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compare));
   }));
 }
-
-// Players: draw frame by frame out of the film strips below them.
-for (const player of document.querySelectorAll(".player")) {
-  const count = Number(player.dataset.frames);
-  const [width, height] = [Number(player.dataset.width), Number(player.dataset.height)];
-  const strips = [...player.parentElement.querySelectorAll(".strip img")];
-  const screens = [...player.querySelectorAll("canvas")].map((canvas) => canvas.getContext("2d"));
-  const [button, slider] = [player.querySelector("button"), player.querySelector("input")];
-  let timer = null;
-  const show = () => screens.forEach((screen, i) => {
-    screen.drawImage(strips[i], slider.value * width, 0, width, height, 0, 0, width, height);
-  });
-  const stop = () => {
-    clearInterval(timer);
-    timer = null;
-    button.textContent = "Play";
-  };
-  const play = () => {
-    timer = setInterval(() => {
-      slider.value = (Number(slider.value) + 1) % count;
-      show();
-    }, 125);
-    button.textContent = "Pause";
-  };
-  button.addEventListener("click", () => (timer === null ? play() : stop()));
-  slider.addEventListener("input", () => { stop(); show(); });
-  Promise.all(strips.map((strip) => strip.decode())).then(() => { player.hidden = false; show(); });
-}
