@@ -10,7 +10,7 @@ from vidcsl.robustness.attacks import APGD, GOALS, Adam, MomentumPGD, Problem, S
 from vidcsl.robustness.attacks.adam import unevenness
 from vidcsl.robustness.attacks.apgd import checkpoints
 from vidcsl.robustness.attacks.problem import Verdict
-from vidcsl.robustness.attacks.square import _block, share_at
+from vidcsl.robustness.attacks.square import _block, _reach, share_at
 from vidcsl.robustness.threats import L2, Flicker, Linf, Threat
 
 
@@ -97,8 +97,8 @@ def test_square_blocks_are_blocks_of_about_that_share_within_the_mask(share):
     with torch.no_grad():
         mask = problem.threat.mask(clips, range(300))
     problem = replace(problem, clips=clips, mask=mask)
-    generators = [torch.Generator().manual_seed(i) for i in range(300)]
-    blocks = _block(problem, clips, share, generators)
+    numbers = torch.rand(300, 4, generator=torch.Generator().manual_seed(0))
+    blocks = _block(problem, clips, share, numbers, _reach(problem, clips))
     assert not (blocks & ~mask).any()
     shares = blocks.flatten(1).sum(1) / mask.expand_as(blocks).flatten(1).sum(1)
     assert float(shares.mean()) == pytest.approx(share, rel=0.35)

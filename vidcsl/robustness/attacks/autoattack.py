@@ -1,18 +1,19 @@
 """AutoAttack (Croce & Hein 2020) for clips and images: four attacks, and the worst of them."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.apgd import APGD
 from vidcsl.robustness.attacks.fab import FAB, knows
-from vidcsl.robustness.attacks.goals import GOALS, Goal, Targeted, targeted_dlr, targeted_margin
+from vidcsl.robustness.attacks.goals import GOALS, Targeted, targeted_dlr, targeted_margin
 from vidcsl.robustness.attacks.problem import Problem, Worst
 from vidcsl.robustness.attacks.square import Square
 
-Stage = tuple[Goal, Callable[[Problem], Tensor]]
+Solver = Callable[[Problem], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,19 +44,42 @@ class AutoAttack:
         judge = problem.aim(GOALS["margin"])
         clean = problem.zero()
         worst = Worst(clean, judge.judge(clean))
-        for goal, solver in self._stages(problem):
-            rows = worst.standing()
-            if len(rows) == 0:
-                break
-            delta = solver(problem.take(rows).aim(goal))
-            worst.offer(rows, delta, judge.take(rows).judge(delta))
+        _attack_standing(problem, judge, worst, APGD(steps=self.steps))
+        ranks = list(range(1, min(self.targets, problem.classes() - 1) + 1))
+        _attack_targets(problem, judge, worst, ranks, targeted_dlr, APGD(steps=self.steps))
+        if knows(problem.threat):
+            _attack_targets(problem, judge, worst, ranks, targeted_margin, FAB(steps=self.steps))
+        _attack_standing(judge, judge, worst, Square(queries=self.queries))
         return worst.delta
 
-    def _stages(self, problem: Problem) -> Iterator[Stage]:
-        yield GOALS["cross_entropy"], APGD(steps=self.steps)
-        ranks = range(1, min(self.targets, problem.classes() - 1) + 1)
-        for rank in ranks:
-            yield Targeted(targeted_dlr, rank), APGD(steps=self.steps)
-        for rank in ranks if knows(problem.threat) else ():
-            yield Targeted(targeted_margin, rank), FAB(steps=self.steps)
-        yield GOALS["margin"], Square(queries=self.queries)
+
+def _attack_standing(problem: Problem, judge: Problem, worst: Worst, solver: Solver) -> None:
+    rows = worst.standing()
+    if len(rows):
+        delta = solver(problem.take(rows))
+        worst.offer(rows, delta, judge.take(rows).judge(delta))
+
+
+def _attack_targets(
+    problem: Problem,
+    judge: Problem,
+    worst: Worst,
+    ranks: Sequence[int],
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    solver: Solver,
+) -> None:
+    """Target after target; as clips fall, several targets at once fill the batch again."""
+    while len(rows := worst.standing()) and ranks:
+        room = 1 if problem.threat.shared else len(problem.rows) // len(rows)
+        now, ranks = ranks[:room], ranks[room:]
+        part = problem.take(rows)
+        aimed = [part.aim(Targeted(function, rank)) for rank in now]
+        every = part.take(torch.arange(len(rows), device=rows.device).repeat(len(now)))
+        reference = torch.cat([one.reference for one in aimed])
+        delta = solver(replace(every, goal=aimed[0].goal, reference=reference))
+        for one in delta.split(len(rows)):
+            # A clip keeps its first success, as if the targets had come one by one.
+            left = (~worst.fooled[rows]).nonzero()[:, 0]
+            if len(left):
+                still = rows[left]
+                worst.offer(still, one[left], judge.take(still).judge(one[left]))

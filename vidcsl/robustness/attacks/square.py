@@ -1,6 +1,5 @@
 """Square (Andriushchenko et al. 2020): random search with squares, which sees outputs alone."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.ascent import per_row
 from vidcsl.robustness.attacks.problem import Problem, Worst
-from vidcsl.robustness.threats import L2
+from vidcsl.robustness.threats import L2, Linf
 from vidcsl.robustness.threats.ball import draw, uniform
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
@@ -48,54 +47,88 @@ class Square:
         clean = problem.zero()
         unchanged = problem.judge(clean)
         worst = Worst(clean.clone(), unchanged.take(problem.rows))
-        generators = problem.generators("square")
+        dice = _Dice.throw(problem, self.queries)
+        rows, part = problem.rows, problem
         for query in range(self.queries):
-            rows = worst.standing() if self.stop_when_fooled else problem.rows
+            standing = worst.standing(rows) if self.stop_when_fooled else rows
+            if len(standing) < len(rows):
+                rows, part = standing, problem.take(standing)
             if len(rows) == 0:
                 break
-            part, mine = problem.take(rows), [generators[row] for row in rows.tolist()]
             if query == 0:  # whatever the stripes do, they are where the search begins
-                delta = part.project(_stripes(part, mine))
+                delta = part.project(_stripes(part, dice.stripes[rows]))
                 worst.put(rows, delta, part.judge(delta))
             else:
-                delta = self._proposal(part, worst.delta[rows], query, mine)
+                delta = self._proposal(part, worst.delta[rows], query, dice.of(rows, query))
                 worst.offer(rows, delta, part.judge(delta))
         worst.offer(problem.rows, clean, unchanged)
         return worst.delta
 
-    def _proposal(
-        self, part: Problem, delta: Tensor, query: int, generators: Sequence[torch.Generator]
-    ) -> Tensor:
+    def _proposal(self, part: Problem, delta: Tensor, query: int, dice: "_Throw") -> Tensor:
         share = share_at(query, self.queries, self.share)
         propose = _move if type(part.threat) is L2 else _paint
-        return part.project(propose(part, delta, share, generators))
+        return part.project(propose(part, delta, share, dice))
 
 
-def _stripes(part: Problem, generators: Sequence[torch.Generator]) -> Tensor:
+@dataclass(frozen=True)
+class _Throw:
+    """What is random in one query: blocks [2, R, 4] in [0, 1), colours [R, 3], -1 or 1.
+
+    `reach` [R, 3, 2] is where the pixels that may change begin, and how far they reach, along T, H
+    and W.
+    """
+
+    blocks: Tensor
+    colours: Tensor
+    reach: Tensor
+
+
+@dataclass(frozen=True)
+class _Dice:
+    """All that is random in a search, drawn at once: a call of a generator costs more than numbers.
+
+    `stripes` [R, 3, W] and `numbers` [R, queries, 11].
+    """
+
+    stripes: Tensor
+    numbers: Tensor
+    reach: Tensor
+
+    @classmethod
+    def throw(cls, problem: Problem, queries: int) -> "_Dice":
+        """For each row from its own seed."""
+        zero, generators = problem.zero(), problem.generators("square")
+        stripes = draw(uniform, (len(zero), 3, zero.shape[-1]), generators)
+        numbers = draw(uniform, (len(zero), queries, 11), generators)
+        return cls(stripes.to(zero), numbers.to(zero), _reach(problem, zero))
+
+    def of(self, rows: Tensor, query: int) -> _Throw:
+        """One query's numbers for these rows."""
+        numbers = self.numbers[rows, query]
+        blocks = numbers[:, :8].unflatten(1, (2, 4)).transpose(0, 1)
+        return _Throw(blocks, (numbers[:, 8:] - 0.5).sign(), self.reach[rows])
+
+
+def _stripes(part: Problem, numbers: Tensor) -> Tensor:
     """Vertical stripes of random colours, the same in all rows and frames, which spend eps."""
     zero = part.zero()
-    shape = (*zero.shape[:2], *[1] * (zero.ndim - 3), zero.shape[-1])
-    signs = draw(uniform, shape, generators).to(zero).sub(0.5).sign()
+    signs = (numbers - 0.5).sign().view(len(zero), 3, *[1] * (zero.ndim - 3), -1)
     return _spending(part, torch.where(part.mask, signs.expand_as(zero), 0.0))
 
 
-def _paint(
-    part: Problem, delta: Tensor, share: float, generators: Sequence[torch.Generator]
-) -> Tensor:
+def _paint(part: Problem, delta: Tensor, share: float, dice: _Throw) -> Tensor:
     """One block in one colour of full strength."""
-    block = _block(part, delta, share, generators)
-    colours = draw(uniform, (len(delta), 3), generators).to(delta).sub(0.5).sign()
-    colours = colours.view(-1, 3, *[1] * (delta.ndim - 2))
+    block = _block(part, delta, share, dice.blocks[0], dice.reach)
+    colours = dice.colours.view(-1, 3, *[1] * (delta.ndim - 2))
+    if type(part.threat) is Linf:
+        return torch.where(block, part.threat.eps * colours, delta)
     return torch.where(block, _spending(part, torch.where(block, colours, 0.0)), delta)
 
 
-def _move(
-    part: Problem, delta: Tensor, share: float, generators: Sequence[torch.Generator]
-) -> Tensor:
+def _move(part: Problem, delta: Tensor, share: float, dice: _Throw) -> Tensor:
     """One block takes the budget of another, for more of its own change and of one colour."""
-    block, other = (_block(part, delta, share, generators) for _ in range(2))
-    colours = draw(uniform, (len(delta), 3), generators).to(delta).sub(0.5).sign()
-    colours = colours.view(-1, 3, *[1] * (delta.ndim - 2))
+    block, other = (_block(part, delta, share, each, dice.reach) for each in dice.blocks)
+    colours = dice.colours.view(-1, 3, *[1] * (delta.ndim - 2))
     own = _unit(torch.where(block, delta, 0.0)) + _unit(torch.where(block, colours, 0.0))
     spent = torch.where(block | other, 0.0, delta).flatten(1).square().sum(dim=1)
     free = (part.threat.eps**2 - spent).clamp_min(0).sqrt()
@@ -115,33 +148,35 @@ def _spending(part: Problem, pattern: Tensor) -> Tensor:
     return per_row(strength, pattern) * pattern
 
 
-def _block(
-    part: Problem, delta: Tensor, share: float, generators: Sequence[torch.Generator]
-) -> Tensor:
+def _block(part: Problem, delta: Tensor, share: float, numbers: Tensor, reach: Tensor) -> Tensor:
     """A block somewhere within what may change, bool `[R, 1, T, H, W]` (of images without T).
 
     It lasts a random number of frames, and is as wide as the share of the pixels then asks for.
     """
-    shape = delta.shape if delta.ndim == 5 else (*delta.shape[:2], 1, *delta.shape[2:])
-    free = part.mask.expand(-1, 1, *delta.shape[2:]).reshape(len(delta), *shape[2:])
-    numbers = draw(uniform, (len(delta), 4), generators).to(delta)
-    bounds = [_bounds(free, axis) for axis in (1, 2, 3)]  # first and number, of T, H and W
-    counts = torch.stack([count for _, count in bounds], dim=1)
-    lasting = (numbers[:, 0] * counts[:, 0]).floor() + 1
-    side = (share * counts.prod(dim=1) / lasting).sqrt().round().clamp(min=1)
-    inside = torch.ones_like(free)
-    for axis, (first, count) in enumerate(bounds):
-        length = torch.minimum(lasting if axis == 0 else side, count)
-        begin = first + (numbers[:, axis + 1] * (count - length + 1)).floor()
-        position = torch.arange(free.shape[axis + 1], device=delta.device)
-        along = (position >= begin[:, None]) & (position < (begin + length)[:, None])
-        inside &= along.unflatten(1, [along.shape[1] if axis == each else 1 for each in range(3)])
-    return (inside & free).view(len(delta), 1, *delta.shape[2:])
+    first, counts = reach.unbind(2)  # [R, 3]
+    lasting = (numbers[:, :1] * counts[:, :1]).floor() + 1
+    side = (share * counts.prod(dim=1, keepdim=True) / lasting).sqrt().round().clamp(min=1)
+    lengths = torch.minimum(torch.cat([lasting, side, side], dim=1), counts)
+    begin = first + (numbers[:, 1:] * (counts - lengths + 1)).floor()
+    block = part.mask
+    for axis in range(-1, 1 - delta.ndim, -1):  # W, H and, of clips, T
+        position = torch.arange(delta.shape[axis], device=delta.device)
+        after, before = begin[:, axis, None], (begin + lengths)[:, axis, None]
+        along = (position >= after) & (position < before)
+        shape = [len(delta), *[1] * (delta.ndim - 1)]
+        shape[axis] = -1
+        block = block & along.view(shape)
+    return block
 
 
-def _bounds(free: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Where the free pixels of each row begin along an axis, and how far they reach."""
-    along = free.any(dim=[each for each in (3, 2, 1) if each != axis]).to(torch.float32)
-    first = along.argmax(dim=1)
-    last = along.shape[1] - 1 - along.flip(1).argmax(dim=1)
-    return first, last - first + 1
+def _reach(problem: Problem, zero: Tensor) -> Tensor:
+    """`[R, 3, 2]`: along T, H and W, where what may change begins and how far it reaches."""
+    free = problem.mask.expand(len(zero), 1, *zero.shape[2:])
+    free = free.reshape(len(zero), -1, *zero.shape[-2:])  # [R, T, H, W]
+    found = []
+    for axis in (1, 2, 3):
+        along = free.any(dim=[each for each in (3, 2, 1) if each != axis]).to(zero.dtype)
+        first = along.argmax(dim=1)
+        last = along.shape[1] - 1 - along.flip(1).argmax(dim=1)
+        found.append(torch.stack([first, last - first + 1], dim=1))
+    return torch.stack(found, dim=1).to(zero.dtype)
