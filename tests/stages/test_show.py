@@ -54,7 +54,7 @@ def alone():
 
 
 def test_the_sheet_shows_what_training_gets(arguments, captured, data):
-    assert main(["show", *arguments, "--samples", "2", "--epoch", "5"]) == 0
+    assert main(["show", "clips", *arguments, "--samples", "2", "--epoch", "5"]) == 0
     (samples,) = captured
     cfg, world = load_config(arguments[1], arguments[2:]), alone()
     videos = read_list(data / "train.csv", root=data)
@@ -77,7 +77,7 @@ def test_the_sheet_shows_what_training_gets(arguments, captured, data):
 
 
 def test_test_views_are_shown_in_order(arguments, captured):
-    assert main(["show", *arguments, "--part", "test", "--samples", "99"]) == 0
+    assert main(["show", "clips", *arguments, "--part", "test", "--samples", "99"]) == 0
     (samples,) = captured
     assert len(samples) == 6  # all that there are
     assert [view.numbers[0] for view in samples[0].views] == [0, 4, 9]
@@ -86,7 +86,7 @@ def test_test_views_are_shown_in_order(arguments, captured):
 
 def test_files(arguments, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["show", *arguments, "--samples", "2", "--out", str(out)]) == 0
+    assert main(["show", "clips", *arguments, "--samples", "2", "--out", str(out)]) == 0
     assert capsys.readouterr().out.split() == [str(out / "clips.png"), str(out / "clips.html")]
     with Image.open(out / "clips.png") as picture:
         assert picture.format == "PNG"
@@ -97,13 +97,13 @@ def test_files(arguments, tmp_path, capsys):
     assert page.count("<video ") == 2 * 2 * 2
     assert "shown, seed 3: train videos, epoch 0" in page
     before = [path.read_bytes() for path in sorted(out.iterdir())]
-    assert main(["show", *arguments, "--samples", "2", "--out", str(out)]) == 0
+    assert main(["show", "clips", *arguments, "--samples", "2", "--out", str(out)]) == 0
     assert [path.read_bytes() for path in sorted(out.iterdir())] == before
 
 
 def test_faults(arguments, data, capsys):
     def error(*words):
-        assert main(["show", *words]) == 2
+        assert main(["show", "clips", *words]) == 2
         return capsys.readouterr().err
 
     no_test = [word for word in arguments if "TEST_LIST" not in word and "test.csv" not in word]

@@ -1,12 +1,12 @@
-"""`vidcsl show`: what there is to choose from, and what it costs."""
+"""`vidcsl show`: what there is to choose from, what it costs, and what the model is fed."""
 
 import argparse
 
-from vidcsl.commands.show import models
+from vidcsl.commands.show import clips, models
 
-HELP = "show encoders and what they cost"
+HELP = "show encoders and what they cost, or the clips that a config feeds"
 
-THINGS = {"models": models}
+THINGS = {"clips": clips, "models": models}
 """Modules with `HELP`, `add_arguments(parser)` and `run(args)`, as those of `vidcsl.commands`."""
 
 

@@ -1,4 +1,4 @@
-"""`vidcsl show`: what the model is fed, as pictures; also `tools/visualize.py`."""
+"""`vidcsl show clips`: what the model is fed, as pictures; also `tools/visualize.py`."""
 
 import argparse
 from pathlib import Path
