@@ -8,6 +8,7 @@ import torch
 from vidcsl.errors import UserError
 from vidcsl.robustness.corruptions import SCORED, SEVERITIES, SUITES, corrupt, find, names
 from vidcsl.robustness.corruptions.codec import transcode
+from vidcsl.robustness.corruptions.tables import markdown
 
 MINI = Path(__file__).parents[3] / "shared" / "data" / "ucf101_10_mini" / "videos"
 
@@ -190,3 +191,23 @@ def test_wrong_shapes_and_seed_counts_are_refused():
 def test_a_missing_codec_is_named():
     with pytest.raises(UserError, match=r"no encoder 'libx267'.*vidcsl doctor"):
         transcode(np.zeros((2, 64, 64, 3), np.uint8), encoder="libx267", options={})
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_docs_hold_the_tables(suite):
+    assert markdown(suite) in (Path(__file__).parents[2] / "docs" / "corruptions.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["P/gaussian_noise", "P/defocus_blur", "P/jpeg", "C/bit_error"])
+def test_memory_layout_and_threads_change_nothing(name):
+    clips = moving_clips(count=2)
+    expected = corrupt(clips, name, severity=2, seeds=[1, 2])
+    strided = clips.transpose(2, 4).contiguous().transpose(2, 4)
+    assert not strided.is_contiguous()
+    assert torch.equal(corrupt(strided, name, severity=2, seeds=[1, 2]), expected)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        assert torch.equal(corrupt(clips, name, severity=2, seeds=[1, 2]), expected)
+    finally:
+        torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ from vidcsl.robustness.corruptions.training import RandomCorruption
 
 def build_corruptions(cfg: CfgNode) -> list[str]:
     """Full names ("P/jpeg") of those to test, whole suites spelt out, each once."""
-    return _full_names(cfg.CORRUPT.NAMES)
+    return full_names(cfg.CORRUPT.NAMES)
 
 
 def build_random_corruption(cfg: CfgNode) -> RandomCorruption | None:
@@ -23,7 +23,7 @@ def build_random_corruption(cfg: CfgNode) -> RandomCorruption | None:
     options = cfg.AUGMENT
     if not options.CORRUPTION_PROBABILITY:
         return None
-    chosen, severities = _full_names(options.CORRUPTIONS), options.CORRUPTION_SEVERITIES
+    chosen, severities = full_names(options.CORRUPTIONS), options.CORRUPTION_SEVERITIES
     if not chosen or not severities or not set(severities) <= set(SEVERITIES):
         raise UserError(
             "AUGMENT.CORRUPTION_PROBABILITY needs AUGMENT.CORRUPTIONS, and severities from 1 to 5 "
@@ -34,7 +34,8 @@ def build_random_corruption(cfg: CfgNode) -> RandomCorruption | None:
     )
 
 
-def _full_names(given: Sequence[str]) -> list[str]:
+def full_names(given: Sequence[str]) -> list[str]:
+    """Full names of corruptions, of whole suites (P, C, V: what their scores count) or of all."""
     suites = {"all": names(), **{suite: scored_names(suite) for suite in SUITES}}
     chosen = [suites[name] if name in suites else [find(name)[0]] for name in given]
     return list(dict.fromkeys(full for group in chosen for full in group))

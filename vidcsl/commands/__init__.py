@@ -3,7 +3,17 @@
 A module has `HELP` (one line), `add_arguments(parser)` and `run(args)`.
 """
 
-from vidcsl.commands import compare, corrupt, evaluate, prepare, report, show, train
+from vidcsl.commands import (
+    compare,
+    corrupt,
+    doctor,
+    evaluate,
+    gallery,
+    prepare,
+    report,
+    show,
+    train,
+)
 
 COMMANDS = {
     "train": train,
@@ -13,4 +23,6 @@ COMMANDS = {
     "show": show,
     "report": report,
     "compare": compare,
+    "gallery": gallery,
+    "doctor": doctor,
 }

@@ -13,14 +13,9 @@ from vidcsl.report import curves, pictures, summary
 from vidcsl.report.attacks import attack_sections
 from vidcsl.report.files import read_log, read_mapping, read_results, read_text
 from vidcsl.report.projection import read_projection
-from vidcsl.report.summary import Tree, number, percent
+from vidcsl.report.summary import SUITE_TITLES, Tree, number, percent
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_SUITES = {
-    "P": "Suite P (UCF101-P)",
-    "C": "Suite C (Mini Kinetics-C)",
-    "V": "Suite V (vidcsl's own)",
-}
 
 
 def write_report(run_dir: Path) -> Path:
@@ -117,16 +112,27 @@ def _removal_by_class(removal: Tree) -> list[tuple[str, list[float | None]]]:
 
 def _suites(corruptions: Tree) -> list[dict[str, Any]]:
     """For each suite that was run: its rows of (name, accuracies, mean)."""
-    suites = {key: corruptions.get(key) for key in _SUITES}
+    suites = {key: corruptions.get(key) for key in SUITE_TITLES}
     return [
         {
-            "title": _SUITES[key],
+            "title": SUITE_TITLES[key],
             "rows": [(name, values, _mean(values)) for name, values in suite.items()],
             "severities": max(len(values) for values in suite.values()),
+            "groups": _groups(corruptions.get("scores", {}).get("suites", {}).get(key, {})),
         }
         for key, suite in suites.items()
         if suite
     ]
+
+
+def _groups(groups: Tree) -> list[tuple[Any, ...]]:
+    """For a suite and each of its categories: accuracy, its interval in words, and the gammas."""
+    rows = []
+    for name, scores in groups.items():
+        low, high = (percent(edge) for edge in scores["interval"].get("accuracy", (None, None)))
+        gammas = scores.get("gamma_a"), scores.get("gamma_r")
+        rows.append((name, scores.get("accuracy"), f"{low} to {high}", *gammas))
+    return rows
 
 
 def _mean(values: list[Any]) -> float | None:

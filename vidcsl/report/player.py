@@ -40,7 +40,13 @@ def encode_mp4(frames: NDArray[np.uint8], *, fps: float = 12, quality: int = 18)
 
 
 def player(
-    frames: NDArray[np.uint8], *, label: str, fps: float = 12, width: int | None = None
+    frames: NDArray[np.uint8],
+    *,
+    label: str,
+    fps: float = 12,
+    width: int | None = None,
+    quality: int = 18,
+    autoplay: bool = True,
 ) -> Markup:
     """A `<video>` element that plays frames over and over, with nothing outside the page.
 
@@ -49,13 +55,15 @@ def player(
         label: what it shows, for those who cannot see it.
         fps: frames per second.
         width: on the page, in CSS pixels; by default that of the frames.
+        quality: see `encode_mp4`.
+        autoplay: whether it plays at once; a page with many films starts them by a script.
 
     A page that forbids outside content needs `media-src data:` in its policy.
     """
-    film = base64.b64encode(encode_mp4(frames, fps=fps)).decode()
+    film = base64.b64encode(encode_mp4(frames, fps=fps, quality=quality)).decode()
     width = width or frames.shape[2]
     height = round(width * frames.shape[1] / frames.shape[2])
     return Markup(
         '<video src="data:video/mp4;base64,{}" width="{}" height="{}" aria-label="{}" '
-        "autoplay loop muted playsinline controls></video>"
-    ).format(film, width, height, label)
+        "{} loop muted playsinline controls></video>"
+    ).format(film, width, height, label, Markup("autoplay" if autoplay else 'preload="none"'))

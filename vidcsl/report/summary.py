@@ -9,6 +9,11 @@ from typing import Any
 from markupsafe import Markup
 
 UNDEFINED = "undefined"
+SUITE_TITLES = {
+    "P": "Suite P (UCF101-P)",
+    "C": "Suite C (Mini Kinetics-C)",
+    "V": "Suite V (vidcsl's own)",
+}
 Tree = Mapping[str, Any]
 
 

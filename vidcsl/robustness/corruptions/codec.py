@@ -23,6 +23,16 @@ Frames = NDArray[np.uint8]
 
 # What decodes the stream of an encoder whose name is not the codec's own.
 DECODERS = {"libx264": "h264", "libx265": "hevc"}
+# Who needs which encoder, and the decoder that belongs to it.
+USED_BY = {
+    "mpeg2video": ("P/mpeg2",),
+    "mpeg4": ("P/mpeg4",),
+    "libx264": (
+        *("C/bit_error", "C/packet_loss", "C/h264", "C/h264_bit_rate", "C/h265_bit_rate"),
+        "V/nal_loss",
+    ),
+    "libx265": ("C/h265", "C/h265_bit_rate"),
+}
 FRAMES_PER_SECOND = 25
 # A macroblock. Below about 80 pixels x265 reads memory it never wrote, so that the same frames come
 # back different each time, and below 64 it can crash (seen with x265 in PyAV 18.1).

@@ -61,7 +61,7 @@ def plasma_fractal(size: int, *, decay: float, generator: np.random.Generator) -
 
     Args:
         size: a power of two, at least 2.
-        decay: by how much the random step shrinks each time the grid is halved.
+        decay: its square is by how much the random step shrinks each time the grid is halved.
         generator: draws the random steps.
     """
     cloud = torch.zeros(size, size)
@@ -83,7 +83,8 @@ def plasma_fractal(size: int, *, decay: float, generator: np.random.Generator) -
         cloud[half::step, ::step] = around(
             corners + corners.roll(-1, 0) + centres + centres.roll(1, 1)
         )
-        step, wobble = half, wobble / decay
+        # Squared, as the published code multiplies by its step size twice.
+        step, wobble = half, wobble / decay**2
     cloud -= cloud.min()
     return cloud / cloud.max()
 
