@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vidcsl import builders
 from vidcsl.config import load_config
-from vidcsl.engine.checkpoint import load_newest, load_weights
+from vidcsl.engine.checkpoint import load_newest, load_weights, weights_digest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.models.heads import Classifier
@@ -64,16 +64,18 @@ def load_case(path: Path, keep: Path, device: torch.device) -> Case:
     train, test = builders.build_lists(cfg, world)
     method = builders.build_method(cfg, train, world).eval()
     load_weights(method, load_newest(path / "checkpoints")["method"], source=str(path))
-    job = Job(cfg, method, train, world, folder)
-    probe = job.linear_probe(job.features(train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1))
-    stored = folder.path / "clips.pt"
+    stored = folder.path / f"case_{weights_digest(method.encoder)}.pt"
     if not stored.exists():
+        job = Job(cfg, method, train, world, folder)
+        probe = job.linear_probe(job.features(train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1))
         batches = list(job.clips(test, range(len(test))))
         parts = ([batch.clips for batch in batches], [batch.labels for batch in batches])
-        torch.save([torch.cat(part).cpu() for part in parts], stored)
-    clips, labels = (part.to(device) for part in torch.load(stored, weights_only=True))
-    model = Classifier(method.encoder, probe.as_layer().to(device)).eval()
-    return Case(path.parent.name, model, clips, labels)
+        torch.save([*(torch.cat(part).cpu() for part in parts), probe.weight, probe.bias], stored)
+    clips, labels, weight, bias = torch.load(stored, weights_only=True)
+    head = nn.Linear(weight.shape[1], weight.shape[0])
+    head.load_state_dict({"weight": weight, "bias": bias})
+    model = Classifier(method.encoder, head).to(device).eval()
+    return Case(path.parent.name, model, clips.to(device), labels.to(device))
 
 
 def _config(path: Path, scratch: Path) -> Any:

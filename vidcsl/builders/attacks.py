@@ -1,7 +1,7 @@
 """Attacks, by name and budget."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from fvcore.common.config import CfgNode
@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attack_curve import Attack
-from vidcsl.robustness.attacks import attack
+from vidcsl.robustness.attacks import PGD, attack
 from vidcsl.robustness.attacks.specs import Run, parse_run
-from vidcsl.robustness.threats import LEVEL, THREATS, Threat, check_frames
+from vidcsl.robustness.attacks.universal import UniversalAttack
+from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.threats import LEVEL, THREATS, Threat, Universal, check_frames
 
+SAME = ("all", "border")  # regions that are the same in every clip
 DEFAULTS = {"pgd": ("steps", "restarts"), "mifgsm": ("steps",)}  # solvers with ATTACK.STEPS ...
 
 
@@ -36,26 +39,52 @@ def build_attack_runs(cfg: CfgNode) -> list[Run]:
     return runs
 
 
-def build_attacks(cfg: CfgNode) -> dict[str, dict[str, Attack]]:
-    """`{"pgd_linf": {"0.25/255": attack, ...}, "pgd_l2": {...}}`, smallest budget first."""
+def build_attacks(
+    cfg: CfgNode, *, training: Callable[[], Iterable[Clips]] = tuple
+) -> dict[str, dict[str, Attack]]:
+    """`{"pgd_linf": {"0.25/255": attack, ...}, "pgd_l2": {...}}`, smallest budget first.
+
+    Args:
+        cfg: the config.
+        training: gives the clips on which universal perturbations are fitted.
+    """
     return {
         run.name: {
-            budget: partial(_attack, run=run, threat=threat, quantise=cfg.ATTACK.QUANTISE)
+            budget: _build_attack(run, threat, training, quantise=cfg.ATTACK.QUANTISE)
             for budget, threat in run.threats.items()
         }
         for run in build_attack_runs(cfg)
     }
 
 
+def _build_attack(
+    run: Run, threat: Threat, training: Callable[[], Iterable[Clips]], *, quantise: bool
+) -> Attack:
+    if isinstance(threat, Universal) and isinstance(run.solver, PGD):
+        return UniversalAttack(training, threat, run.goal, run.solver, quantise)
+    return partial(_attack, run=run, threat=threat, quantise=quantise)
+
+
 def _check(run: Run, cfg: CfgNode) -> None:
     """What does not fit clips of this length, or 8 bits, is told before anything runs."""
     for budget, threat in run.threats.items():
         check_frames(threat.frames, cfg.DATA.FRAMES)
+        if isinstance(threat, Universal) and not _can_be_fitted(run, threat, cfg):
+            raise UserError(
+                f"attack {run.words!r}: universal perturbations are fitted by pgd, on whole clips "
+                "(ATTACK.INPUT clip), in frames and a region that depend on no clip"
+            )
         if cfg.ATTACK.QUANTISE and threat.eps < LEVEL * (1 - 1e-6):
             raise UserError(
                 f"attack {run.words!r}: eps {budget} allows no change in 8 bits "
                 "(ATTACK.QUANTISE): use budgets from 1/255"
             )
+
+
+def _can_be_fitted(run: Run, threat: Universal, cfg: CfgNode) -> bool:
+    chosen = isinstance(threat.frames, str) and threat.frames.partition(":")[0]
+    same = chosen in (False, "all", "first") and threat.ball.region.partition(":")[0] in SAME
+    return type(run.solver) is PGD and cfg.ATTACK.INPUT == "clip" and same
 
 
 def _attack(

@@ -24,6 +24,9 @@ ATTACKS: dict[str, Option] = {
     ),
     "ATTACK.STEPS": Option(20, "steps of gradient attacks that say no other", minimum=1),
     "ATTACK.RESTARTS": Option(1, "their random starts", minimum=1),
+    "ATTACK.UNIVERSAL_CLIPS": Option(
+        256, "training clips on which universal perturbations are fitted; 0: all", minimum=0
+    ),
     "ATTACK.QUANTISE": Option(False, "only attacks that survive rounding to 8 bits count"),
     "ATTACK.TARGETS": Option(
         ["classifier"],

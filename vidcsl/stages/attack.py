@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def attack_targets(targets: Mapping[str, Target], test: VideoList, job: Job) -> 
     """Every attack on every target (by what is appended to the attack's name)."""
     chosen = subset(test, job.cfg.ATTACK.MAX_CLIPS)
     sections: dict[str, dict[str, Any]] = {}
-    attacks = builders.build_attacks(job.cfg)
+    attacks = builders.build_attacks(job.cfg, training=partial(_training_clips, job))
     for run in builders.build_attack_runs(job.cfg):
         for suffix, target in targets.items():
             name = run.name + suffix
@@ -35,6 +35,18 @@ def attack_targets(targets: Mapping[str, Target], test: VideoList, job: Job) -> 
             for section, found in campaign.result().items():
                 sections.setdefault(section, {})[campaign.name] = found
             job.store(sections)
+
+
+def _training_clips(job: Job) -> Iterator[Clips]:
+    """Labelled training clips, evenly chosen; the same for every process."""
+    labelled = [i for i, video in enumerate(job.train.videos) if video.label >= 0]
+    chosen = [labelled[i] for i in subset(labelled, job.cfg.ATTACK.UNIVERSAL_CLIPS)]
+    return _alone(job).clips(job.train, chosen)
+
+
+def _alone(job: Job) -> Job:
+    """The job as if this process were the only one."""
+    return replace(job, world=World(rank=0, size=1, device=job.world.device))
 
 
 @dataclass(frozen=True)
@@ -133,8 +145,7 @@ class _Campaign:
         return found
 
     def _trial(self, eps: str, videos: Sequence[int]) -> Trial:
-        alone = replace(self.job, world=World(rank=0, size=1, device=self.job.world.device))
-        clips = replace(self, job=alone)._clips(videos)
+        clips = replace(self, job=_alone(self.job))._clips(videos)
         return Trial(
             [(self.target(each.look).eval(), each) for each in clips],
             self.run.threats[eps],

@@ -1,0 +1,95 @@
+"""Universal perturbations: one delta, fitted on some clips, that is to fool the model on others."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vidcsl.engine.checkpoint import weights_digest
+from vidcsl.errors import UserError
+from vidcsl.robustness.attacks.goals import Goal
+from vidcsl.robustness.attacks.pgd import PGD
+from vidcsl.robustness.attacks.problem import Problem, frozen
+from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.threats import Universal, to_levels
+from vidcsl.seeding import seed_of
+
+
+def fit_universal(
+    model: nn.Module, batches: Sequence[Clips], *, threat: Universal, goal: Goal, solver: PGD
+) -> Tensor:
+    """One delta `[1, ...]` that raises the goal on all batches.
+
+    Steepest ascent, a step a batch, as stochastic PGD (Mummadi et al. 2019), with steps that shrink
+    linearly to nothing; a cyclic delta meets each clip at another moment in each pass.
+
+    Args:
+        model: clips -> logits.
+        batches: what it is fitted on, looked at `solver.steps` times.
+        threat: which delta is allowed.
+        goal: what is maximised, in the mean over a batch.
+        solver: its step size is that of the first step.
+
+    Raises:
+        UserError: there are no clips to fit it on.
+    """
+    if not batches:
+        raise UserError("a universal perturbation needs clips to be fitted on: there are none")
+    with torch.inference_mode(False), torch.no_grad(), frozen(model):
+        delta, total = None, solver.steps * len(batches)
+        for turn in range(total):
+            sweep, batch = divmod(turn, len(batches))
+            problem = _problem(model, batches[batch], threat, goal, sweep)
+            if delta is None:
+                delta = problem.start(0) if solver.random_start else problem.zero()
+            step = solver.size_of_step(threat.eps) * (1 - turn / total)
+            delta = problem.climb(delta, step, problem.differentiate(delta)[1])
+    assert delta is not None
+    return delta
+
+
+def _problem(model: nn.Module, batch: Clips, threat: Universal, goal: Goal, sweep: int) -> Problem:
+    seeds = [seed_of(seed, sweep, "universal") for seed in batch.seeds]
+    clips, labels = batch.clips.clone(), batch.labels.clone()
+    return Problem.of(model, threat, goal, clips, labels, seeds=seeds)
+
+
+@dataclass
+class UniversalAttack:
+    """An attack whose delta is fitted once for a model, on other clips than those it is tried on.
+
+    Args:
+        training: gives the clips to fit on.
+        quantise: the clips are rounded to 8 bits, and so is the delta.
+    """
+
+    training: Callable[[], Iterable[Clips]]
+    threat: Universal
+    goal: Goal
+    solver: PGD
+    quantise: bool = False
+    _fitted: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def __call__(
+        self,
+        model: nn.Module,
+        clips: Tensor,
+        labels: Tensor,  # noqa: ARG002
+        seeds: Sequence[int],
+        start: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """The clips with the delta, verified to keep its budget."""
+        key = weights_digest(model)
+        if key not in self._fitted:
+            batches = list(self.training())
+            options = {"threat": self.threat, "goal": self.goal, "solver": self.solver}
+            self._fitted[key] = fit_universal(model, batches, **options)  # type: ignore[arg-type]
+        delta = self._fitted[key]
+        if self.quantise:
+            clips = to_levels(clips)
+            adversarial = to_levels(self.threat.perturb(clips, self.threat.quantise(delta), seeds))
+        else:
+            adversarial = self.threat.perturb(clips, delta, seeds)
+        self.threat.verify(clips, adversarial, torch.ones_like(clips[:1], dtype=torch.bool))
+        return adversarial
