@@ -27,7 +27,10 @@ METHOD: {PROJECTOR_HIDDEN: 16, PROJECTOR_DIM: 8}
 FALSE_NEGATIVES: {DETECTOR: known_groups}
 TRAIN: {EPOCHS: 2, BATCH: 8, LOG_EVERY: 1, OPTIMISER: adamw, LR: 1.0e-3, LR_BATCH: 0}
 EVALUATE: {TRAIN_VIEWS: 2, TEST_VIEWS: 2, KNN_K: 3}
-ATTACK: {EPS_LINF: [1, 8], STEPS: 2}
+ATTACK:
+  RUNS: [pgd/linf, 'apgd-dlr:steps=2/flicker:eps=16', 'pgd/linf:universal=yes,eps=8']
+  EPS_LINF: [1, 8]
+  STEPS: 2
 CORRUPT: {NAMES: [gaussian_noise, C/contrast]}
 """
 
