@@ -379,6 +379,10 @@ def broken(function) -> nn.Module:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"clips": lambda c: c.numpy()}, "not ndarray"),
+        ({"clips": lambda c: c[0]}, "shape"),
+        ({"threat": lambda _: "linf"}, "such as Linf"),
+        ({"solver": lambda _: "pgd"}, "such as PGD"),
         ({"clips": lambda c: c.half()}, "float32 or float64"),
         ({"clips": lambda c: (255 * c).byte()}, "float32 or float64"),
         ({"clips": lambda c: c[0, 0]}, "shape"),
@@ -403,7 +407,8 @@ def broken(function) -> nn.Module:
 def test_wrong_inputs_say_so(model, clips, labels, change, message):
     model.eval()
     given = {"model": model, "clips": clips, "labels": labels, "seeds": None, "goal": "margin"}
+    given |= {"threat": Linf(eps=0.02), "solver": PGD(steps=2)}
     given |= {key: spoil(given[key]) for key, spoil in change.items()}
     positional = [given.pop(key) for key in ("model", "clips", "labels")]
     with pytest.raises(UserError, match=message):
-        attack(*positional, threat=Linf(eps=0.02), solver=PGD(steps=2), **given)
+        attack(*positional, **given)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from vidcsl import builders
@@ -41,6 +43,14 @@ def test_goal_options_and_budgets_in_the_words():
     assert run("fgsm/linf").solver == FGSM()
     shared = run("pgd/linf:universal=cyclic").threats["1/255"]
     assert shared == Universal(Linf(1 / 255), cyclic=True)
+
+
+def test_every_example_in_the_docs_means_something():
+    page = (Path(__file__).parents[3] / "docs" / "attacks.md").read_text()
+    examples = [line.strip()[2:] for line in page.splitlines() if line.startswith("    - ")]
+    assert len(examples) >= 5
+    for words in examples:
+        assert run(words).threats
 
 
 def test_other_words_other_files():

@@ -79,8 +79,9 @@ def attack(
         UserError: clips, labels, seeds, goal or model do not fit.
         BudgetExceeded: the solver left the threat (an error in the solver).
     """
-    labels = torch.full(clips.shape[:1], -1) if labels is None else labels
+    _check_parts(threat, solver)
     _check_clips(clips)
+    labels = torch.full(clips.shape[:1], -1) if labels is None else labels
     _check_labels(labels, clips)
     seeds = range(len(clips)) if seeds is None else [int(seed) for seed in seeds]
     if len(seeds) != len(clips):
@@ -118,12 +119,21 @@ def _warm(start: Tensor | None, clips: Tensor, threat: Threat) -> Tensor | None:
     return start.detach().to(clips) - clips
 
 
+def _check_parts(threat: Threat, solver: Solver) -> None:
+    if not hasattr(threat, "steepest_step"):
+        raise UserError(f"a threat is needed, such as Linf(4 / 255), not {threat!r}")
+    if not callable(solver):
+        raise UserError(f"a solver is needed, such as PGD(steps=20), not {solver!r}")
+
+
 def _check_clips(clips: Tensor) -> None:
+    if not isinstance(clips, Tensor):
+        raise UserError(f"attacks need a tensor of clips, not {type(clips).__name__}")
     if clips.dtype not in (torch.float32, torch.float64):
         raise UserError(
             f"attacks need float32 or float64 clips, not {clips.dtype}: eps is too fine"
         )
-    if clips.ndim not in (4, 5):
+    if clips.ndim not in (4, 5) or clips.shape[1] != 3:
         raise UserError(f"attacks need clips [N, 3, T, H, W], not shape {list(clips.shape)}")
     if not ((clips >= 0) & (clips <= 1)).all():
         low, high = clips.min().item(), clips.max().item()
