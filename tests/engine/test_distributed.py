@@ -14,6 +14,7 @@ from vidcsl.engine.batchnorm import synchronise
 from vidcsl.engine.distributed import World, start
 from vidcsl.engine.tally import Tally
 from vidcsl.errors import UserError
+from vidcsl.models.heads import Norms
 from vidcsl.models.r2plus1d import r2plus1d_18
 from vidcsl.objectives import METHODS, ClipBatch
 from vidcsl.objectives.false_negatives import DETECTORS
@@ -21,7 +22,6 @@ from vidcsl.objectives.false_negatives import DETECTORS
 CASES = [
     *((name, {}) for name in METHODS),
     *(("simclr", {"detector": name}) for name in DETECTORS if name != "none"),
-    ("simclr", {"detector": "labels", "treatment": "attract"}),
     ("simclr", {"detector": "fnc", "treatment": "weight", "voters": 1}),
     ("simclr", {"detector": "clusters", "judge": "momentum"}),
     ("moco_v2", {"detector": "known_groups"}),
@@ -40,12 +40,17 @@ class Encoder(nn.Module):
 
     feature_dim = 6
 
-    def __init__(self):
+    def __init__(self, norm=True):
         super().__init__()
-        self.conv, self.norm = nn.Conv3d(3, 6, 2), nn.BatchNorm3d(6)
+        self.conv = nn.Conv3d(3, 6, 2)
+        self.norm = nn.BatchNorm3d(6) if norm else nn.Identity()
 
     def forward(self, clips):
         return self.norm(self.conv(clips)).relu().mean(dim=(2, 3, 4))
+
+
+# For detectors: processes that share two cores take long to agree on the batch's statistics.
+UNNORMED = {"encoder": partial(Encoder, norm=False), "norms": Norms(hidden=False, last=False)}
 
 
 def shard(world, step, views):
@@ -61,7 +66,8 @@ def shard(world, step, views):
 
 def train(world, name, options):
     """Losses, shares, last gradients and the whole state after some steps."""
-    method = make_method(name, world=world, encoder=Encoder, **options).double()
+    rest = UNNORMED if "detector" in options else {"encoder": Encoder}
+    method = make_method(name, world=world, **options, **rest).double()
     method = synchronise(method, world).train()
     replica = method if world.size == 1 else DistributedDataParallel(method)
     learning = [p for p in method.parameters() if p.requires_grad]

@@ -18,7 +18,9 @@ def run_in_world(function: Callable[..., Any], size: int, *arguments: Any) -> li
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
+    # Forked from a server that has imported the slow part once, and never ran any of it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision", "sklearn.cluster", "vidcsl.models"])
     queue = context.Queue()
     processes = [
         context.Process(target=_process, args=(rank, function, size, port, queue, arguments))

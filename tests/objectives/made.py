@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from vidcsl.models.heads import projector
+from vidcsl.models.heads import Norms, projector
 from vidcsl.objectives import CONTRASTIVE, ClipBatch
 from vidcsl.objectives.byol import BYOL
 from vidcsl.objectives.ema import MomentumEncoder
@@ -18,6 +18,7 @@ from vidcsl.objectives.swav import SwAV
 VIDEOS = 64  # length of the training list
 DIM = 8
 TEMPERATURE = 0.2
+PUBLISHED = Norms()
 OPTIONS = {
     "adaptive": {"ceiling": 0.3, "start": 0.0, "ramp": 0.0},
     "fnc": {"count": 3, "threshold": 0.1},
@@ -58,7 +59,15 @@ def make_treatment(name):
 
 
 def make_method(
-    name, *, detector="none", treatment="eliminate", encoder=None, world=None, queue=16, **options
+    name,
+    *,
+    detector="none",
+    treatment="eliminate",
+    encoder=None,
+    norms=PUBLISHED,
+    world=None,
+    queue=16,
+    **options,
 ):
     """A method of any name on a tiny encoder, always with the same weights."""
     torch.manual_seed(0)
@@ -66,10 +75,10 @@ def make_method(
     width = getattr(encoder, "feature_dim", 16)
     if name == "supervised":
         return Supervised(encoder, feature_dim=width, classes=3, world=world)
-    head = projector(in_dim=width, hidden_dim=16, out_dim=DIM, layers=2)
+    head = projector(in_dim=width, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)
     if name == "swav":
         return SwAV(encoder, head, dim=DIM, prototypes=5, frozen=0.3, world=world)
-    predictor = projector(in_dim=DIM, hidden_dim=16, out_dim=DIM, layers=2)
+    predictor = projector(in_dim=DIM, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)
     teacher = MomentumEncoder(encoder, head, momentum=0.9)
     if name == "byol":
         return BYOL(encoder, head, predictor=predictor, teacher=teacher, world=world)

@@ -100,7 +100,6 @@ class ContrastiveMethod(Method):
         contrast = self.contrast(batch)
         described = self.describe(contrast.anchors.unflatten(0, (-1, learning)), batch)
         scores = self._scores(contrast, learning)
-        self._learn(contrast, scores, batch)
         counts: dict[str, Tensor] = {}
 
         def pairs(similarities: Tensor, rows: slice) -> Pairs:
@@ -119,6 +118,7 @@ class ContrastiveMethod(Method):
         total, defined = blockwise_loss(
             contrast.anchors, contrast.candidates, loss=self.loss, pairs=pairs, views=learning
         )
+        self.detector.learn(Observation(batch.videos, contrast.support, batch.progress))
         # Rows are weighted alike over all processes, however many are defined on each.
         everyones = self.world.total(defined.sum()).clamp(min=1)
         return {
@@ -150,41 +150,16 @@ class ContrastiveMethod(Method):
             raise UserError("a batch of one video has no negatives: set TRAIN.BATCH to at least 2")
 
     @torch.no_grad()
-    def _scores(self, contrast: Contrast, views: int) -> Callable[[Tensor | None, slice], Tensor]:
-        """`(similarities of the rows, if at hand, rows) -> [b, M]` that the detector looks at."""
+    def _scores(self, contrast: Contrast, views: int) -> Callable[[Tensor, slice], Tensor]:
+        """`(similarities of the rows, rows) -> [b, M]`, what the detector looks at."""
         if self.judge == "online" and not self.voters:
-            return lambda similarities, rows: pooled(
-                contrast.anchors[rows].detach() @ contrast.candidates.detach().T
-                if similarities is None
-                else similarities,
-                views=views,
-                aggregate=self.aggregate,
+            return lambda similarities, _rows: pooled(
+                similarities, views=views, aggregate=self.aggregate
             )
         support = SupportScores(
             contrast.support, contrast.voted_on, views=views, aggregate=self.aggregate
         )
         return lambda _similarities, rows: support(rows)
-
-    @torch.no_grad()
-    def _learn(
-        self,
-        contrast: Contrast,
-        scores: Callable[[Tensor | None, slice], Tensor],
-        batch: ClipBatch,
-    ) -> None:
-        def block(rows: slice) -> tuple[Tensor, Tensor]:
-            pairs = self.pairs(contrast.rows[rows], contrast.columns)
-            return scores(None, rows), pairs.negatives()
-
-        observation = Observation(
-            videos=batch.videos,
-            embeddings=contrast.support,
-            anchors=contrast.rows,
-            block=block,
-            progress=batch.progress,
-        )
-        with torch.autocast(contrast.anchors.device.type, enabled=False):
-            self.detector.learn(observation)
 
 
 class BatchContrast(ContrastiveMethod):
@@ -198,13 +173,16 @@ class BatchContrast(ContrastiveMethod):
         rows, gather = batch.samples(learning), self.world.gather
         support = self._support(batch, embeddings.detach(), learning)
         anchors = embeddings.flatten(0, 1)
+        candidates = gather(anchors)
+        same = self.judge == "online"  # the voters are of one network with the anchors
+        voted_on = candidates.detach() if same else gather(support[:, :learning].flatten(0, 1))
         return Contrast(
             anchors=anchors,
-            candidates=gather(anchors),
+            candidates=candidates,
             rows=rows,
-            columns=rows.map(gather),
+            columns=rows.gathered(gather),
             support=support,
-            voted_on=gather(support[:, :learning].flatten(0, 1)),
+            voted_on=voted_on,
         )
 
     @torch.no_grad()

@@ -53,5 +53,5 @@ class MoCoV2(KeyContrast):
         """The loss; then the keys of all processes go into the queue."""
         outputs = super().forward(batch)
         keys, rows = self._fresh
-        self.queue.push(self.world.gather(keys), rows.map(self.world.gather))
+        self.queue.push(self.world.gather(keys), rows.gathered(self.world.gather))
         return outputs

@@ -24,7 +24,7 @@ class MoCoV3(KeyContrast):
 
     def keys(self, own: Tensor, rows: Samples) -> tuple[Tensor, Samples]:
         """The keys of all processes."""
-        return self.world.gather(own), rows.map(self.world.gather)
+        return self.world.gather(own), rows.gathered(self.world.gather)
 
     def pairs(self, anchors: Samples, candidates: Samples) -> Pairs:
         """Positives are the video's other clips; keys of the same view number are left out."""

@@ -19,8 +19,7 @@ def blobs(count=24, kinds=4, spread=0.05):
 
 def observation(vectors, *, progress, videos=None):
     ids = torch.arange(len(vectors)) if videos is None else videos
-    rows = samples(videos=len(vectors), views=1)
-    return Observation(ids, vectors[:, None], rows, lambda _: None, progress)
+    return Observation(ids, vectors[:, None], progress)
 
 
 def flags(detector, count, progress):

@@ -6,17 +6,15 @@ from vidcsl.objectives.false_negatives.detector import Observation
 from vidcsl.objectives.false_negatives.glofnd import LearntThresholds
 
 
-def observe(detector, scores, rows):
-    negatives = foreign(rows, rows)
-    detector.learn(
-        Observation(
-            rows.videos[::2],
-            torch.zeros(len(rows) // 2, 2, 1),
-            rows,
-            lambda here: (scores[here], negatives[here]),
-            0.0,
-        )
-    )
+def step(detector, scores, rows, progress=0.0):
+    """The flags of one step whose rows come in two blocks."""
+    negatives, half = foreign(rows, rows), len(rows) // 2
+    flagged = [
+        detector(scores[here], negatives[here], rows[here], rows, progress)
+        for here in (slice(0, half), slice(half, len(rows)))
+    ]
+    detector.learn(Observation(rows.videos[::2], torch.zeros(half, 2, 1), progress))
+    return torch.cat(flagged)
 
 
 def test_a_threshold_follows_adam_of_each_video():
@@ -25,7 +23,7 @@ def test_a_threshold_follows_adam_of_each_video():
     weights = [torch.nn.Parameter(torch.ones(())) for _ in range(8)]
     adam = [torch.optim.Adam([w], lr=0.3, betas=(0.9, 0.98)) for w in weights]
     for _ in range(6):
-        observe(detector, scores, rows)
+        step(detector, scores, rows)
         for video, (weight, optimiser) in enumerate(zip(weights, adam, strict=True)):
             shares = []
             for row in (2 * video, 2 * video + 1):
@@ -44,19 +42,17 @@ def test_a_threshold_follows_adam_of_each_video():
 def test_thresholds_settle_at_the_quantile(share):
     rows = samples(videos=40)
     detector = LearntThresholds(videos=40, share=share, start=0.0)
-    negatives = foreign(rows, rows)
-    for step in range(400):
-        observe(detector, cosines(80, seed=step), rows)
-        detector.learning_rate = 0.05 * (1 - step / 400)
-    scores = cosines(80, seed=999)
-    flagged = detector(scores, negatives, rows, rows, 0.5)
-    assert float(flagged.sum() / negatives.sum()) == pytest.approx(share, abs=0.03)
+    for number in range(400):
+        detector.learning_rate = 0.05 * (1 - number / 400)
+        flagged = step(detector, cosines(80, seed=number), rows)
+    assert float(flagged.sum() / (80 * 78)) == pytest.approx(share, abs=0.03)
 
 
-def test_flags_start_when_they_are_told_to():
+def test_a_step_is_judged_by_the_thresholds_that_it_leads_to():
     rows, scores = samples(), cosines(16)
-    detector = LearntThresholds(videos=10, start=0.4)
-    detector.threshold.fill_(0.1)
-    negatives = foreign(rows, rows)
-    assert not detector(scores, negatives, rows, rows, 0.3).any()
-    assert torch.equal(detector(scores, negatives, rows, rows, 0.4), negatives & (scores > 0.1))
+    detector = LearntThresholds(videos=10, share=0.9, start=0.4, learning_rate=0.7)
+    assert not step(detector, scores, rows, progress=0.3).any()  # learns, but does not flag yet
+    flagged = step(detector, scores, rows, progress=0.4)
+    above = scores > detector.threshold[rows.videos, None]
+    assert flagged.any()
+    assert torch.equal(flagged, foreign(rows, rows) & above)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidcsl.objectives.false_negatives.detector import Detector, Observation
-from vidcsl.objectives.false_negatives.samples import Samples
+from vidcsl.objectives.false_negatives.samples import Samples, distinct
 from vidcsl.objectives.false_negatives.similarity import risen
 from vidcsl.objectives.world import Alone, World
 from vidcsl.seeding import seed_of
@@ -66,18 +66,14 @@ class Clusters(Detector):
 
     @torch.no_grad()
     def learn(self, observation: Observation) -> None:
-        """Cluster where a new epoch has begun, then remember the batch; on all processes alike."""
+        """Cluster where a new epoch has begun, then remember the batch."""
         epoch = int(observation.progress * self.epochs + 1e-6)
         if epoch > int(self.epoch):
             self._cluster(epoch)
         gather = self.world.gather
         videos = gather(observation.videos)
         embeddings = gather(F.normalize(observation.embeddings.mean(dim=1), dim=1))
-        seen, place = videos.unique(return_inverse=True)
-        # A video may stand in for a damaged one and come twice: the first of them is kept.
-        first = place.new_full((len(seen),), len(videos)).scatter_reduce(
-            0, place, torch.arange(len(videos), device=place.device), "amin"
-        )
+        seen, first = distinct(videos)
         self.memory[seen] = embeddings[first].to(self.memory.dtype)
         self.seen[seen] = True
 
@@ -86,7 +82,8 @@ class Clusters(Detector):
         known = self.seen.nonzero().flatten()
         if len(known) <= self.clusters[0]:
             return
-        vectors = self.memory[known].cpu()
+        # Rounded, as the last digit of a wider type must not decide between two that are alike.
+        vectors = self.memory[known].float().cpu()
         seed = seed_of(self.seed, epoch, "clusters") % 2**32
         found = cluster_hierarchy(vectors.numpy(), self.clusters, seed=seed)
         # Rounding may part two processes at a tie: the first decides for all.

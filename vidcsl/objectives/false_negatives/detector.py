@@ -1,6 +1,5 @@
 """What a detector is."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -15,15 +14,11 @@ class Observation:
     Args:
         videos: int64 `[B]`, the batch's videos.
         embeddings: `[B, S, P]`, the unit embeddings of all views of each.
-        anchors: the samples of the N rows.
-        block: any rows to their scores and negatives, as `Detector.forward` gets them.
         progress: share of the training that is done, from 0 to 1.
     """
 
     videos: Tensor
     embeddings: Tensor
-    anchors: Samples
-    block: Callable[[slice], tuple[Tensor, Tensor]]
     progress: float
 
 
@@ -41,7 +36,7 @@ class Detector(nn.Module):
     aggregate = "own"
 
     def learn(self, observation: Observation) -> None:
-        """Update the state, once a step and before any block is asked for."""
+        """Update the state, on all processes alike; once a step, after its last block."""
 
     def forward(
         self,
@@ -61,7 +56,7 @@ class Detector(nn.Module):
             progress: share of the training that is done, from 0 to 1.
 
         Returns:
-            Bool `[b, M]`, some of the negatives. A row depends on nothing of the others, and the
-            answer stays the same until `learn` is called again.
+            Bool `[b, M]`, some of the negatives. A video depends on its own rows alone, which are
+            all in one block.
         """
         raise NotImplementedError

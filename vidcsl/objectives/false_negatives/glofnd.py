@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 
 from vidcsl.objectives.false_negatives.detector import Detector, Observation
-from vidcsl.objectives.false_negatives.samples import Samples
+from vidcsl.objectives.false_negatives.samples import Samples, distinct
+from vidcsl.objectives.masks import count
 from vidcsl.objectives.world import Alone, World
-
-BLOCK_ROWS = 1024
 
 
 class LearntThresholds(Detector):
@@ -51,34 +50,7 @@ class LearntThresholds(Detector):
         self.register_buffer("square", torch.zeros(videos))
         self.register_buffer("updates", torch.zeros(videos, dtype=torch.long))
 
-    @torch.no_grad()
-    def learn(self, observation: Observation) -> None:
-        """One step of Adam for every video of the batch, on all processes."""
-        gather = self.world.gather
-        videos = gather(observation.anchors.videos)
-        gradients = gather(self.share - self._above(observation)).to(self.mean.dtype)
-        seen, place = videos.unique(return_inverse=True)  # all views of a video count alike
-        gradient = self.mean.new_zeros(len(seen)).scatter_reduce(
-            0, place, gradients, "mean", include_self=False
-        )
-        first, second = self.betas
-        self.updates[seen] += 1
-        self.mean[seen] = first * self.mean[seen] + (1 - first) * gradient
-        self.square[seen] = second * self.square[seen] + (1 - second) * gradient.square()
-        step = self.mean[seen] / (1 - first ** self.updates[seen])
-        scale = (self.square[seen] / (1 - second ** self.updates[seen])).sqrt() + 1e-8
-        moved = self.threshold[seen] - self.learning_rate * step / scale
-        self.threshold[seen] = moved.clamp(-1, 1)
-
-    def _above(self, observation: Observation) -> Tensor:
-        """Share of each anchor's negatives that lie above its threshold, `[N]`."""
-        shares = []
-        for start in range(0, len(observation.anchors), BLOCK_ROWS):
-            rows = slice(start, min(start + BLOCK_ROWS, len(observation.anchors)))
-            scores, negatives = observation.block(rows)
-            above = self._over(scores, observation.anchors[rows]) & negatives
-            shares.append(above.sum(dim=1) / negatives.sum(dim=1).clamp(min=1))
-        return torch.cat(shares)
+        self._steps: list[tuple[Tensor, ...]] = []  # of this step's blocks
 
     def forward(
         self,
@@ -88,10 +60,36 @@ class LearntThresholds(Detector):
         candidates: Samples,
         progress: float,
     ) -> Tensor:
-        """Bool `[b, M]`."""
+        """Bool `[b, M]`, by the thresholds that the block's own step of Adam leads to."""
+        videos, place = anchors.videos.unique(return_inverse=True)
+        above = negatives & (scores > self.threshold[anchors.videos, None])
+        shares = count(above) / count(negatives).clamp(min=1)
+        gradient = self.mean.new_zeros(len(videos)).scatter_reduce(
+            0, place, (self.share - shares).to(self.mean.dtype), "mean", include_self=False
+        )
+        mean, square, threshold = self._adam(videos, gradient)
+        self._steps.append((videos, mean, square, threshold))
         if progress < self.start:
             return torch.zeros_like(negatives)
-        return self._over(scores, anchors) & negatives
+        return negatives & (scores > threshold[place, None])
 
-    def _over(self, scores: Tensor, anchors: Samples) -> Tensor:
-        return scores > self.threshold[anchors.videos, None].to(scores.dtype)
+    def _adam(self, videos: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first, second = self.betas
+        updates = self.updates[videos] + 1
+        mean = first * self.mean[videos] + (1 - first) * gradient
+        square = second * self.square[videos] + (1 - second) * gradient.square()
+        scale = (square / (1 - second**updates)).sqrt() + 1e-8
+        moved = self.threshold[videos] - self.learning_rate * mean / (1 - first**updates) / scale
+        return mean, square, moved.clamp(-1, 1)
+
+    @torch.no_grad()
+    def learn(self, observation: Observation) -> None:
+        """Keep the steps that the blocks took, those of all processes."""
+        for videos, mean, square, threshold in self._steps:
+            self.mean[videos], self.square[videos] = mean, square
+            self.threshold[videos] = threshold
+        self._steps.clear()
+        videos, first = distinct(self.world.gather(observation.videos))
+        for moved in (self.mean, self.square, self.threshold):
+            moved[videos] = self.world.gather(moved[observation.videos])[first]
+        self.updates[videos] += 1

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from vidcsl.objectives.false_negatives.detector import Detector
 from vidcsl.objectives.false_negatives.samples import Samples
+from vidcsl.objectives.masks import count
 
 
 class AdaptiveSimilarity(Detector):
@@ -43,7 +44,7 @@ class AdaptiveSimilarity(Detector):
         share = self.share(progress)
         if share == 0:
             return torch.zeros_like(negatives)
-        return nearest(scores, negatives, (share * negatives.sum(dim=1)).long())
+        return nearest(scores, negatives, (share * count(negatives)).long())
 
 
 class NearestFew(Detector):
@@ -76,8 +77,8 @@ class NearestFew(Detector):
         """Bool `[b, M]`."""
         if progress < self.start:
             return torch.zeros_like(negatives)
-        alike = negatives & (scores > self.threshold)
-        return nearest(scores, alike, alike.sum(dim=1).clamp(max=self.count))
+        counts = count(negatives).clamp(max=self.count)
+        return nearest(scores, negatives, counts) & (scores > self.threshold)
 
 
 def risen(progress: float, *, start: float, ramp: float) -> float:
