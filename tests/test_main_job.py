@@ -402,3 +402,35 @@ def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
     assert "--weights or --checkpoint" in fails(capsys, "evaluate", *words, *both)
     wrong = ["--weights", f"pyslowfast:{checkpoint}"]
     assert "fit slow_r50, not MODEL.NAME" in fails(capsys, "evaluate", *words, *wrong)
+
+
+def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, capsys):
+    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    out, lists = tmp_path / "run", f"{data / 'train.csv'},{data / 'test.csv'}"
+    swapped = f"{data / 'test.csv'},{data / 'train.csv'}"
+    words = arguments(
+        *(data, config, out),
+        *("EVALUATE.SPLITS", f"['{swapped}']", "EVALUATE.TRANSFER", f"['same,{data},{lists}']"),
+        *("EVALUATE.LOW_SHOT", "[0.5, 1]", "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]"),
+    )
+    assert main(["evaluate", *words, "--checkpoint", str(checkpoint)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    clean = results["clean"]
+    same = results["transfer"]["same"]
+    assert same["linear_top1"] == clean["linear_top1"]
+    assert same["retrieval"] == clean["retrieval"]
+    first, second = results["splits"]["each"]
+    assert first == {**clean, "low_shot": first["low_shot"]}
+    assert second["test_videos"] == results["data"]["train_videos"]
+    for key in ("linear_top1", "linear_clip_top1", "knn_top1"):
+        low, high = clean["intervals"][key]
+        assert 0 <= low <= clean[key] <= high <= 1
+        assert results["splits"]["mean"][key] == pytest.approx((first[key] + second[key]) / 2)
+    assert clean["low_shot"]["1"]["videos"] == results["data"]["train_videos"]
+    assert len(clean["low_shot"]["0.5"]["draws"]) == 3
+    page = (out / "report.html").read_text()
+    assert "mean of 2 splits" in page
+    assert "Linear probe on 50" in page
+    wrong = [*words, "EVALUATE.CROPS", "1"]
+    wrong[wrong.index("EVALUATE.SPLITS") + 1] = "[only.csv]"
+    assert "must be TRAIN_LIST,TEST_LIST" in fails(capsys, "evaluate", *wrong)

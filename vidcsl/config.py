@@ -187,7 +187,7 @@ def _coerce(value: Any, default: Any) -> Any:
     if isinstance(default, list):
         if not isinstance(value, list | tuple):
             raise TypeError
-        return [_coerce(item, default[0]) for item in value]
+        return [_coerce(item, default[0] if default else "") for item in value]
     if isinstance(default, float) and not isinstance(value, bool):
         number = float(value)  # also text: YAML 1.1 reads 1e-3 as a word
         if number != number or number in (float("inf"), float("-inf")):

@@ -2,15 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vidcsl.evaluation.neighbours import knn_accuracy, retrieval_recall
+from vidcsl.evaluation.neighbours import first_hits, knn_accuracy, nearest, retrieval_recall
 
 
 def unit(rows, seed):
     return F.normalize(torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-@pytest.mark.parametrize("chunk", [3, 100])
-def test_against_a_loop(chunk):
+def test_against_a_loop():
     queries, gallery = unit(17, 0), unit(40, 1)
     query_labels, gallery_labels = torch.arange(17) % 3, torch.arange(40) % 3
     voted, found = 0, dict.fromkeys((1, 5, 10, 20), 0)
@@ -23,11 +22,30 @@ def test_against_a_loop(chunk):
         for k in found:
             found[k] += any(gallery_labels[j] == label for j in order[:k])
     arguments = (queries, query_labels, gallery, gallery_labels)
-    assert knn_accuracy(*arguments, k=7, chunk=chunk) == voted / 17
-    assert retrieval_recall(*arguments, chunk=chunk) == {f"R@{k}": found[k] / 17 for k in found}
+    assert knn_accuracy(*arguments, k=7) == voted / 17
+    assert retrieval_recall(*arguments) == {f"R@{k}": found[k] / 17 for k in found}
 
 
 def test_a_video_finds_itself():
     gallery, labels = unit(30, 2), torch.arange(30)
     assert knn_accuracy(gallery, labels, gallery, labels, k=1) == 1
     assert retrieval_recall(gallery, labels, gallery, labels, ranks=[1]) == {"R@1": 1.0}
+
+
+@pytest.mark.parametrize("chunks", [(3, 7), (100, 1), (1, 100)])
+@pytest.mark.parametrize("k", [1, 7, 99])
+def test_chunks_of_both_sides_find_the_same(chunks, k):
+    queries, gallery = unit(17, 0), unit(40, 1)
+    whole = (queries @ gallery.T).topk(min(k, 40), dim=1)
+    values, rows = nearest(queries, gallery, k=k, query_chunk=chunks[0], gallery_chunk=chunks[1])
+    torch.testing.assert_close(values, whole.values)
+    assert torch.equal(rows, whole.indices)
+
+
+def test_first_hits_are_places():
+    gallery, labels = torch.eye(4), torch.tensor([0, 1, 1, 2])
+    query = F.normalize(torch.tensor([[4.0, 3.0, 2.0, 1.0]]), dim=1)
+    for label, place in ((0, 1), (1, 2), (2, 4), (9, 5)):
+        found = first_hits(query, torch.tensor([label]), gallery, labels, within=4)
+        assert found.tolist() == [place]
+    assert first_hits(query, torch.tensor([2]), gallery, labels, within=3).tolist() == [4]

@@ -3,7 +3,13 @@
 from vidcsl.builders.attacks import build_attack_runs, build_attacks
 from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
-from vidcsl.builders.data import build_lists, build_test_loader, build_train_loader
+from vidcsl.builders.data import (
+    build_lists,
+    build_splits,
+    build_test_loader,
+    build_train_loader,
+    build_transfer,
+)
 from vidcsl.builders.methods import build_method
 from vidcsl.builders.models import build_encoder, load_weights_of
 from vidcsl.builders.run import check, output_dir, use_bfloat16
@@ -22,9 +28,11 @@ __all__ = [
     "build_method",
     "build_optimiser_of",
     "build_schedule",
+    "build_splits",
     "build_targets",
     "build_test_loader",
     "build_train_loader",
+    "build_transfer",
     "check",
     "load_weights_of",
     "output_dir",

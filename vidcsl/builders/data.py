@@ -38,6 +38,45 @@ def build_lists(cfg: CfgNode, world: World) -> tuple[VideoList, VideoList | None
     return train, test
 
 
+def build_splits(cfg: CfgNode) -> list[tuple[VideoList, VideoList]]:
+    """Training and test videos of EVALUATE.SPLITS, all present on disk."""
+    return [_read_pair(*lists, root=cfg.DATA.ROOT) for lists in _entries(cfg, "SPLITS")]
+
+
+def build_transfer(cfg: CfgNode) -> dict[str, tuple[VideoList, VideoList]]:
+    """Training and test videos of EVALUATE.TRANSFER by the names of the data sets."""
+    entries = _entries(cfg, "TRANSFER")
+    return {name: _read_pair(*lists, root=root) for name, root, *lists in entries}
+
+
+def check_lists(cfg: CfgNode) -> None:
+    """Find entries of EVALUATE.SPLITS and EVALUATE.TRANSFER that are not of their form."""
+    for key in _FORMS:
+        _entries(cfg, key)
+
+
+_FORMS = {
+    "SPLITS": ("TRAIN_LIST", "TEST_LIST"),
+    "TRANSFER": ("NAME", "ROOT", "TRAIN_LIST", "TEST_LIST"),
+}
+
+
+def _entries(cfg: CfgNode, key: str) -> list[list[str]]:
+    entries = [[part.strip() for part in text.split(",")] for text in cfg.EVALUATE[key]]
+    for text, entry in zip(cfg.EVALUATE[key], entries, strict=True):
+        if len(entry) != len(_FORMS[key]) or not all(entry):
+            raise UserError(f"EVALUATE.{key}: {text!r} must be {','.join(_FORMS[key])}")
+    return entries
+
+
+def _read_pair(train_list: str, test_list: str, *, root: str) -> tuple[VideoList, VideoList]:
+    train = read_list(train_list, root=root)
+    test = read_list(test_list, root=root, classes=train.classes)
+    for videos in (train, test):
+        check_files(videos.videos)
+    return train, test
+
+
 def _render(cfg: CfgNode, world: World) -> tuple[str, str]:
     if len(synthetic.CLASSES) < cfg.SYNTHETIC.CLASSES:
         raise UserError(

@@ -8,6 +8,7 @@ from fvcore.common.config import CfgNode
 from vidcsl.builders.attacks import build_attacks
 from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
+from vidcsl.builders.data import check_lists
 from vidcsl.builders.methods import check_method
 from vidcsl.builders.targets import check_targets
 
@@ -21,9 +22,10 @@ def check(cfg: CfgNode) -> None:
     """Find the mistakes that would otherwise show only after hours of training.
 
     Raises:
-        UserError: a method, an augmentation, attack or corruption cannot be built.
+        UserError: a method, a list, an augmentation, attack or corruption cannot be built.
     """
     check_method(cfg)
+    check_lists(cfg)
     build_augmentation(cfg)
     build_crop(cfg, crops=cfg.EVALUATE.CROPS)
     build_attacks(cfg)

@@ -34,6 +34,11 @@ class Features:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Values, labels, groups and indices."""
+        return self.values, self.labels, self.groups, self.indices
+
     def save(self, path: Path) -> None:
         """Write them to an `.npz` file, whole or not at all."""
         partial = path.with_suffix(".partial.npz")

@@ -14,7 +14,14 @@ from vidcsl.evaluation.features import Features
 from vidcsl.seeding import numpy_generator
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+LONE_PENALTY = 1e-2
 FOLDS = 5
+ROWS_TO_CHOOSE = 10_000
+STEPS, STEPS_TO_CHOOSE = 100, 20  # of L-BFGS
+TOLERANCE = 1e-6  # of the loss, from one step to the next
+
+Start = tuple[Tensor, Tensor]
+"""Weight `[classes, D]` and bias `[classes]`."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,8 @@ class LinearProbe:
         weight, bias: `[classes, D]` and `[classes]`, for raw features (the standardisation that
             was used in fitting is folded in, so the probe is an `nn.Linear` that can be attacked).
         penalty: L2 penalty that was chosen.
-        held_out_top1: cross-validated accuracy by which it was chosen.
+        held_out_top1: cross-validated accuracy by which it was chosen; NaN where nothing could be
+            held out.
     """
 
     weight: Tensor
@@ -71,12 +79,27 @@ class LinearProbe:
 
 
 def fit_linear_probe(
-    train: Features, *, classes: int, seed: int, penalties: Sequence[float] = PENALTIES
+    train: Features,
+    *,
+    classes: int,
+    seed: int,
+    penalties: Sequence[float] = PENALTIES,
+    rows_to_choose: int = ROWS_TO_CHOOSE,
 ) -> LinearProbe:
     """Fit on every view of the labelled training videos.
 
     The penalty is chosen by cross-validation over five folds of training *groups*, so that no
     source video is on both sides, and the probe is then refitted on all. Test data are not seen.
+    Choosing looks at fewer views of each video where there are many rows: views of a video say
+    nearly the same. Where some class has one source only, nothing can be held out, and the penalty
+    is `LONE_PENALTY`.
+
+    Args:
+        train: features of the training videos.
+        classes: number of classes.
+        seed: of the folds.
+        penalties: L2 penalties to choose from.
+        rows_to_choose: about how many rows the choice looks at.
 
     Raises:
         UserError: no labelled video, or fewer than two classes.
@@ -85,26 +108,36 @@ def fit_linear_probe(
     features, labels = train.values[labelled], train.labels[labelled]
     if len(labels.unique()) < 2:
         raise UserError("the linear probe needs labelled training videos of at least two classes")
-    views = features.shape[1]
-    flat, targets = features.flatten(0, 1), labels.repeat_interleave(views)
+    flat = features.flatten(0, 1)
     mean = flat.mean(dim=0)
     std = flat.std(dim=0).clamp(min=1e-6)
-    standard = (flat - mean) / std
-    folds = _folds(train.groups[labelled], train.indices[labelled], seed=seed)
-    fold_rows = folds.repeat_interleave(views)
-    scores = [
-        _cross_validate(standard, targets, fold_rows, classes=classes, penalty=penalty)
-        for penalty in penalties
-    ]
-    # Among equals the strongest penalty: the simplest model that does as well.
-    best = max(range(len(penalties)), key=lambda i: (scores[i], penalties[i]))
-    weight, bias = _fit(standard, targets, classes=classes, penalty=penalties[best])
+    standard = (features - mean) / std  # [n, V, D]
+    sources = _sources(train.groups[labelled], train.indices[labelled])
+    penalty, held_out, start = LONE_PENALTY, float("nan"), None
+    if _can_hold_out(sources, labels):
+        few = _spread(standard, most=max(1, rows_to_choose // len(labels)))
+        folds = _folds(sources, seed=seed)
+        penalty, held_out, start = _choose(few, labels, folds, classes=classes, penalties=penalties)
+    views = features.shape[1]
+    weight, bias = _fit(
+        standard.flatten(0, 1),
+        labels.repeat_interleave(views),
+        classes=classes,
+        penalty=penalty,
+        start=start,
+    )
     weight = weight / std
-    return LinearProbe(weight, bias - weight @ mean, penalties[best], scores[best])
+    return LinearProbe(weight, bias - weight @ mean, penalty, held_out)
 
 
 def video_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Top-1 of videos and of single clips, in [0, 1].
+    """Top-1 of videos and of single clips, in [0, 1]. Arguments as in `video_answers`."""
+    videos, clips = video_answers(logits, labels)
+    return float(videos.float().mean()), float(clips.mean())
+
+
+def video_answers(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each video is named right, bool `[n]`, and the share of its clips that are, `[n]`.
 
     Args:
         logits: `[n, V, classes]`; a video's prediction is the mean of its views' probabilities.
@@ -112,36 +145,85 @@ def video_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """
     videos = logits.softmax(dim=2).mean(dim=1).argmax(dim=1) == labels
     clips = logits.argmax(dim=2) == labels[:, None]
-    return float(videos.float().mean()), float(clips.float().mean())
+    return videos, clips.float().mean(dim=1)
 
 
-def _folds(groups: Tensor, indices: Tensor, *, seed: int) -> Tensor:
-    """Fold 0 to 4 of each video, int64 `[n]`; a group is in one fold, a lone video its own."""
+def _sources(groups: Tensor, indices: Tensor) -> Tensor:
+    """A number for the source of each video, `[n]`; a video without group is its own."""
     own = torch.where(groups >= 0, groups, -2 - indices)
-    sources, source = own.unique(return_inverse=True)
-    order = numpy_generator(seed, "probe folds").permutation(len(sources))
-    return torch.from_numpy(order)[source] % FOLDS
+    return own.unique(return_inverse=True)[1]
 
 
-def _cross_validate(
-    features: Tensor, labels: Tensor, folds: Tensor, *, classes: int, penalty: float
-) -> float:
-    """Share of rows that a probe fitted on the other folds gets right."""
-    right = 0
+def _can_hold_out(sources: Tensor, labels: Tensor) -> bool:
+    """Whether every class has two sources, one to learn from and one to be judged by."""
+    pairs = torch.stack([labels, sources]).unique(dim=1)
+    return bool(pairs[0].unique(return_counts=True)[1].min() > 1)
+
+
+def _folds(sources: Tensor, *, seed: int) -> Tensor:
+    """Fold 0 to 4 of each video, int64 `[n]`; videos of a source are in one."""
+    order = numpy_generator(seed, "probe folds").permutation(int(sources.max()) + 1)
+    return torch.from_numpy(order)[sources] % FOLDS
+
+
+def _spread(features: Tensor, *, most: int) -> Tensor:
+    """At most so many views of each video, evenly spread: `[n, V, D]` to `[n, v, D]`."""
+    views = features.shape[1]
+    chosen = torch.linspace(0, views - 1, min(most, views)).round().long()
+    return features[:, chosen]
+
+
+def _choose(
+    features: Tensor, labels: Tensor, folds: Tensor, *, classes: int, penalties: Sequence[float]
+) -> tuple[float, float, Start]:
+    """The penalty, the held-out accuracy that speaks for it, and where a fit with it may start.
+
+    Penalties fall from the strongest to the weakest, each fit starting from the one before.
+    """
+    views = features.shape[1]
+    rows, targets = features.flatten(0, 1), labels.repeat_interleave(views)
+    fold_of = folds.repeat_interleave(views)
+    path = sorted(penalties, reverse=True)
+    right = torch.zeros(len(path))
+    fitted: list[list[Start]] = [[] for _ in path]
     for fold in folds.unique().tolist():
-        held = folds == fold
-        weight, bias = _fit(features[~held], labels[~held], classes=classes, penalty=penalty)
-        right += int(((features[held] @ weight.T + bias).argmax(dim=1) == labels[held]).sum())
-    return right / len(labels)
+        held = fold_of == fold
+        learned, learned_targets = rows[~held], targets[~held]
+        start: Start | None = None
+        for step, penalty in enumerate(path):
+            start = _fit(
+                *(learned, learned_targets),
+                classes=classes,
+                penalty=penalty,
+                start=start,
+                most=STEPS_TO_CHOOSE,
+            )
+            named = (rows[held] @ start[0].T + start[1]).argmax(dim=1)
+            right[step] += (named == targets[held]).sum()
+            fitted[step].append(start)
+    best = int(right.argmax())  # among equals the strongest: the simplest that does as well
+    weights, biases = (torch.stack(each).mean(dim=0) for each in zip(*fitted[best], strict=True))
+    return path[best], float(right[best]) / len(rows), (weights, biases)
 
 
 def _fit(
-    features: Tensor, labels: Tensor, *, classes: int, penalty: float
-) -> tuple[Tensor, Tensor]:
-    weight = features.new_zeros(classes, features.shape[1]).requires_grad_()
-    bias = features.new_zeros(classes).requires_grad_()
+    features: Tensor,
+    labels: Tensor,
+    *,
+    classes: int,
+    penalty: float,
+    start: Start | None = None,
+    most: int = STEPS,
+) -> Start:
+    if start is None:
+        start = features.new_zeros(classes, features.shape[1]), features.new_zeros(classes)
+    weight, bias = (each.clone().requires_grad_() for each in start)
     solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=200, history_size=10, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=most,
+        history_size=10,
+        tolerance_change=TOLERANCE,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:

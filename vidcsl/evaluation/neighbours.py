@@ -2,9 +2,64 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 RANKS = (1, 5, 10, 20, 50)
+QUERIES, GALLERY = 512, 65_536  # rows of a block of similarities: 128 MiB at a time
+
+
+def nearest(
+    queries: Tensor,
+    gallery: Tensor,
+    *,
+    k: int,
+    query_chunk: int = QUERIES,
+    gallery_chunk: int = GALLERY,
+) -> tuple[Tensor, Tensor]:
+    """Cosines and gallery rows of the k nearest, nearest first: `[n, k]` twice.
+
+    Neither side is ever compared as a whole, so that memory is that of the vectors themselves.
+
+    Args:
+        queries, gallery: unit vectors `[n, D]` and `[m, D]`.
+        k: how many, at most m.
+        query_chunk, gallery_chunk: rows compared at a time.
+    """
+    k = min(k, len(gallery))
+    values = queries.new_empty(len(queries), k)
+    rows = torch.empty(len(queries), k, dtype=torch.long)
+    for start in range(0, len(queries), query_chunk):
+        block = queries[start : start + query_chunk]
+        best, where = block.new_empty(len(block), 0), rows.new_empty(len(block), 0)
+        for first in range(0, len(gallery), gallery_chunk):
+            near = block @ gallery[first : first + gallery_chunk].T
+            found = near.topk(min(k, near.shape[1]), dim=1)
+            best = torch.cat([best, found.values], dim=1)
+            where = torch.cat([where, found.indices + first], dim=1)
+            kept = best.topk(min(k, best.shape[1]), dim=1)
+            best, where = kept.values, where.gather(1, kept.indices)
+        values[start : start + query_chunk], rows[start : start + query_chunk] = best, where
+    return values, rows
+
+
+def knn_predictions(
+    queries: Tensor,
+    gallery: Tensor,
+    gallery_labels: Tensor,
+    *,
+    classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Tensor:
+    """Labels `[n]` by a vote of the k nearest, weighted by exp(cosine / temperature).
+
+    Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018.
+    """
+    values, rows = nearest(queries, gallery, k=k)
+    votes = values.new_zeros(len(values), classes)
+    votes.scatter_add_(1, gallery_labels[rows], (values / temperature).exp())
+    return votes.argmax(dim=1)
 
 
 def knn_accuracy(
@@ -15,26 +70,26 @@ def knn_accuracy(
     *,
     k: int = 20,
     temperature: float = 0.07,
-    chunk: int = 4096,
 ) -> float:
-    """Top-1 in [0, 1] of a vote of the k nearest, weighted by exp(cosine / temperature).
-
-    Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018.
-
-    Args:
-        queries, gallery: unit vectors `[n, D]` and `[m, D]`.
-        query_labels, gallery_labels: int64 `[n]` and `[m]`, all known.
-        k: neighbours that vote; at most m.
-        chunk: queries compared at a time, to bound memory.
-    """
+    """Share of queries that `knn_predictions` names right; all labels are known."""
     classes = int(max(query_labels.max(), gallery_labels.max())) + 1
-    right = 0
-    for start in range(0, len(queries), chunk):
-        near = (queries[start : start + chunk] @ gallery.T).topk(min(k, len(gallery)), dim=1)
-        votes = near.values.new_zeros(len(near.values), classes)
-        votes.scatter_add_(1, gallery_labels[near.indices], (near.values / temperature).exp())
-        right += int((votes.argmax(dim=1) == query_labels[start : start + chunk]).sum())
-    return right / len(queries)
+    named = knn_predictions(
+        queries, gallery, gallery_labels, classes=classes, k=k, temperature=temperature
+    )
+    return int((named == query_labels).sum()) / len(queries)
+
+
+def first_hits(
+    queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_labels: Tensor, *, within: int
+) -> Tensor:
+    """How far one must look for a video of the own class: 1 for the nearest, `[n]`.
+
+    Queries that find none `within` so many get `within + 1`.
+    """
+    _, rows = nearest(queries, gallery, k=within)
+    hits = gallery_labels[rows] == query_labels[:, None]
+    place = hits.float().argmax(dim=1) + 1
+    return torch.where(hits.any(dim=1), place, within + 1)
 
 
 def retrieval_recall(
@@ -44,18 +99,12 @@ def retrieval_recall(
     gallery_labels: Tensor,
     *,
     ranks: Sequence[int] = RANKS,
-    chunk: int = 4096,
 ) -> dict[str, float]:
     """`{"R@k": share of queries with a gallery video of their class among the k nearest}`.
 
     The protocol of video retrieval on UCF101 and HMDB51: queries are test videos, the gallery is
-    the training list. Arguments as in `knn_accuracy`; ranks beyond the gallery are left out.
+    the training list. Ranks beyond the gallery are left out.
     """
     ranks = [rank for rank in ranks if rank <= len(gallery)]
-    found = dict.fromkeys(ranks, 0)
-    for start in range(0, len(queries), chunk):
-        near = (queries[start : start + chunk] @ gallery.T).topk(max(ranks), dim=1).indices
-        hits = gallery_labels[near] == query_labels[start : start + chunk, None]
-        for rank in ranks:
-            found[rank] += int(hits[:, :rank].any(dim=1).sum())
-    return {f"R@{rank}": found[rank] / len(queries) for rank in ranks}
+    place = first_hits(queries, query_labels, gallery, gallery_labels, within=max(ranks))
+    return {f"R@{rank}": int((place <= rank).sum()) / len(queries) for rank in ranks}

@@ -11,4 +11,14 @@ EVALUATION: dict[str, Option] = {
     "EVALUATE.TEST_VIEWS": Option(10, "clips of each test video", minimum=1),
     "EVALUATE.CROPS": Option(1, "spatial crops of each test clip: 1 or 3", minimum=1, maximum=3),
     "EVALUATE.BATCH": Option(16, "videos in a step of evaluation, each process", minimum=1),
+    "EVALUATE.LOW_SHOT": Option(
+        [0.0], "linear probes on these shares of the labelled training videos (0.01, 0.05); 0: none"
+    ),
+    "EVALUATE.LOW_SHOT_DRAWS": Option(3, "random choices of each share, averaged", minimum=1),
+    "EVALUATE.SPLITS": Option(
+        [], "more splits of the data, averaged with the first: TRAIN_LIST,TEST_LIST"
+    ),
+    "EVALUATE.TRANSFER": Option(
+        [], "other data sets, their own gallery and queries: NAME,ROOT,TRAIN_LIST,TEST_LIST"
+    ),
 }

@@ -11,7 +11,9 @@ from vidcsl.report.summary import Tree, number
 _FORM: dict[str, Any] = {
     "data": {"classes": list, "left_out": list},
     "training": {"damaged_videos": list},
-    "clean": {"retrieval": dict},
+    "clean": {"retrieval": dict, "intervals": {"*": list}, "low_shot": {"*": {"draws": list}}},
+    "splits": {"mean": dict},
+    "transfer": {"*": dict},
     "geometry": {"histogram": {"edges": list, "same_class": list, "other_class": list}},
     "false_negatives": {"by_class": {"*": dict}},
     "attacks": {"*": dict},

@@ -11,11 +11,9 @@ from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
-from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.geometry import describe_geometry, project
-from vidcsl.evaluation.linear import LinearProbe, video_accuracy
-from vidcsl.evaluation.neighbours import knn_accuracy, retrieval_recall
+from vidcsl.evaluation.linear import video_answers
 from vidcsl.models.heads import Classifier
 from vidcsl.objectives import Method
 from vidcsl.objectives.supervised import Supervised
@@ -23,6 +21,7 @@ from vidcsl.report.html import write_report
 from vidcsl.stages.attack import attack_targets
 from vidcsl.stages.corrupt import corrupt_clips
 from vidcsl.stages.job import Job
+from vidcsl.stages.protocols import add_accuracy, run_protocols, run_splits, run_transfer
 
 
 def evaluate(
@@ -50,36 +49,25 @@ def evaluate(
 
 def _evaluate_on(test: VideoList, job: Job) -> None:
     cfg, train = job.cfg, job.train
-    if any(video.label < 0 for video in test.videos):
-        raise UserError(f"evaluation needs labels; some videos of {test.source} have none")
-    data = _describe_data(train, test)
-    job.store({"data": data})
-    crops = cfg.EVALUATE.CROPS
-    gallery = job.features(train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1)
-    queries = job.features(test, clips=cfg.EVALUATE.TEST_VIEWS, crops=crops)
-    job.store({"data": {**data, "left_out": _left_out(test, queries)}})
+    job.store({"data": _describe_data(train, test)})
+    outcome = run_protocols(train, test, job)
+    clean, queries = outcome.results, outcome.queries
     job.store({"geometry": describe_geometry(queries)})
     _keep_projection(queries, train.classes, job)
-    clean: dict[str, Any] = {
-        "test_videos": len(queries),
-        "views": f"{cfg.EVALUATE.TEST_VIEWS} clips x {crops} crops",
-        **_neighbour_results(cfg, gallery, queries),
-    }
     heads: dict[str, nn.Linear] = {}
-    if cfg.EVALUATE.LINEAR:
-        probe = job.linear_probe(gallery)
-        heads[""] = probe.as_layer()
-        clean.update(_linear_results(probe, queries))
+    if outcome.probe:
+        heads[""] = outcome.probe.as_layer()
     if isinstance(job.method, Supervised):
         heads["_own_head"] = job.method.head
         with torch.no_grad():
             logits = job.method.head(queries.values.to(job.world.device)).cpu()
-        top1 = video_accuracy(logits, queries.labels)
-        clean.update(dict(zip(("own_head_top1", "own_head_clip_top1"), top1, strict=True)))
+        add_accuracy(clean, "own_head", *video_answers(logits, queries.labels), seed=cfg.SEED)
     job.store({"clean": clean})
+    run_splits(clean, job)
+    run_transfer(job)
     heads = {suffix: head.to(job.world.device) for suffix, head in heads.items()}
     targets = builders.build_targets(
-        cfg, job.method.encoder, heads, gallery, classes=len(train.classes)
+        cfg, job.method.encoder, heads, outcome.gallery, classes=len(train.classes)
     )
     attack_targets(targets, test, job)
     models = {suffix: Classifier(job.method.encoder, head).eval() for suffix, head in heads.items()}  # type: ignore[arg-type]
@@ -113,27 +101,3 @@ def _left_out(test: VideoList, queries: Features) -> list[str]:
     """The test videos that could not be read."""
     seen = set(queries.indices.tolist())
     return [str(video.path) for k, video in enumerate(test.videos) if k not in seen]
-
-
-def _neighbour_results(cfg: CfgNode, gallery: Features, queries: Features) -> dict[str, Any]:
-    labelled = gallery.labels >= 0
-    if not labelled.any():
-        return {}
-    shown, known = gallery.pooled()[labelled], gallery.labels[labelled]
-    sides = (queries.pooled(), queries.labels, shown, known)
-    found: dict[str, Any] = {}
-    if cfg.EVALUATE.KNN:
-        found["knn_top1"] = knn_accuracy(*sides, k=cfg.EVALUATE.KNN_K)
-    if cfg.EVALUATE.RETRIEVAL:
-        found["retrieval"] = retrieval_recall(*sides)
-    return found
-
-
-def _linear_results(probe: LinearProbe, queries: Features) -> dict[str, Any]:
-    videos, clips = video_accuracy(probe.logits(queries.values), queries.labels)
-    return {
-        "linear_top1": videos,
-        "linear_clip_top1": clips,
-        "linear_penalty": probe.penalty,
-        "linear_held_out_top1": probe.held_out_top1,
-    }

@@ -16,6 +16,7 @@ from torch import nn
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
+from vidcsl.data.loader import Batch
 from vidcsl.engine.checkpoint import weights_digest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import digest
@@ -85,14 +86,15 @@ class Job:
             found.save(path)
         return found
 
-    def linear_probe(self, gallery: Features) -> LinearProbe:
-        """The probe fitted on the training videos' features, kept like these."""
+    def linear_probe(self, gallery: Features, videos: VideoList | None = None) -> LinearProbe:
+        """The probe fitted on training videos' features, by default the run's, kept like these."""
+        videos = videos or self.train
         views = gallery.values.shape[1]
-        key = self.settings(self.train, self.weights, views=views, seed=self.cfg.SEED)
+        key = self.settings(videos, self.weights, views=views, seed=self.cfg.SEED)
         path = self.folder.artifacts / f"linear_probe_{digest(key)}.npz"
         if self.world.is_main and not path.exists():
             with self.timed("linear probe"):
-                classes = len(self.train.classes)
+                classes = len(videos.classes)
                 fit_linear_probe(gallery, classes=classes, seed=self.cfg.SEED).save(path)
         self.world.barrier()
         return LinearProbe.load(path)
@@ -117,12 +119,9 @@ class Job:
         return weights_digest(self.method.encoder)
 
     def _extract(self, videos: VideoList, *, clips: int, crops: int) -> Features:
-        loader = builders.build_test_loader(
-            self.cfg, videos, self.world, clips=clips, batch=self.cfg.EVALUATE.BATCH
-        )
         return extract_features(
             self.method.encoder,
-            loader.epoch(0),
+            self._blocks(videos, range(len(videos)), views=clips),
             crop=builders.build_crop(self.cfg, crops=crops),
             world=self.world,
             title=f"features of {videos.source}",
@@ -152,6 +151,21 @@ class Job:
             views, crops: how often each video is looked at.
             pixels: what is made of the decoded views.
         """
+        crop = builders.build_crop(self.cfg, crops=crops)
+        for batch in self._blocks(videos, chosen, answered=answered, views=views):
+            indices = batch.indices.tolist()
+            seeds = [seed_of(self.cfg.SEED, index) for index in indices]
+            yield from pixels(batch.to(self.world.device), crop, seeds=seeds, videos=indices)
+
+    def _blocks(
+        self,
+        videos: VideoList,
+        chosen: Sequence[int],
+        *,
+        answered: Container[int] = (),
+        views: int,
+    ) -> Iterator[Batch]:
+        """This process's share of the blocks of chosen videos; `indices` are those in the list."""
         mine = self._share(chosen, answered)
         if not mine:
             return
@@ -160,11 +174,9 @@ class Job:
         loader = builders.build_test_loader(
             self.cfg, listed, alone, clips=views, batch=self.cfg.EVALUATE.BATCH
         )
-        crop = builders.build_crop(self.cfg, crops=crops)
+        place = torch.tensor(mine)
         for batch in loader.epoch(0):
-            indices = [mine[row] for row in batch.indices.tolist()]
-            seeds = [seed_of(self.cfg.SEED, index) for index in indices]
-            yield from pixels(batch.to(self.world.device), crop, seeds=seeds, videos=indices)
+            yield replace(batch, indices=place[batch.indices])
 
     def _share(self, chosen: Sequence[int], answered: Container[int]) -> list[int]:
         size = self.cfg.EVALUATE.BATCH

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from tests.evaluation.test_linear import features
+from vidcsl.evaluation.features import Features
+from vidcsl.evaluation.low_shot import _choice, low_shot_accuracy
+
+
+def test_a_share_of_every_class_and_at_least_one():
+    labels = torch.tensor([0] * 40 + [1] * 10 + [2] + [-1] * 9)
+    rows = _choice(labels, 0.1, seed=0, draw=0)
+    assert labels[rows].tolist() == [0, 0, 0, 0, 1, 2]
+    assert not torch.equal(rows, _choice(labels, 0.1, seed=0, draw=1))
+    assert torch.equal(rows, _choice(labels, 0.1, seed=0, draw=0))
+
+
+@pytest.mark.parametrize(("share", "videos"), [(0.05, 4), (0.5, 40), (1.0, 80)])
+def test_more_labels_are_worth_more_up_to_the_whole_list(share, videos):
+    train = features(videos=80, spread=0.05)
+    test = features(videos=40, spread=0.05, seed=0)
+    found = low_shot_accuracy(train, test, share=share, classes=4, draws=2, seed=0)
+    assert found["videos"] == videos
+    assert found["top1"] == 1  # separable: one video a class is enough
+    assert found["draws"] == [1, 1]
+
+
+def test_random_labels_stay_at_chance():
+    data = features(videos=300, spread=1.0, random_labels=True)
+    train, test = (
+        Features(*(part[rows] for part in data.parts)) for rows in (slice(0, 200), slice(200, 300))
+    )
+    found = low_shot_accuracy(train, test, share=0.2, classes=4, draws=3, seed=0)
+    assert found["top1"] < 0.42

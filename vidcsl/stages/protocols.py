@@ -1,0 +1,144 @@
+"""The protocols on frozen features of one pair of lists, from a config to the numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from statistics import mean
+from typing import Any
+
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+from vidcsl import builders
+from vidcsl.data.lists import VideoList
+from vidcsl.errors import UserError
+from vidcsl.evaluation.features import Features
+from vidcsl.evaluation.intervals import bootstrap_interval
+from vidcsl.evaluation.linear import LinearProbe, video_answers
+from vidcsl.evaluation.low_shot import low_shot_accuracy
+from vidcsl.evaluation.neighbours import RANKS, first_hits, knn_predictions
+from vidcsl.stages.job import Job
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the protocols found, and what they found it with.
+
+    Args:
+        results: the section `clean` of the results.
+        gallery, queries: features of the training and of the test videos.
+        probe: the linear probe, where it is asked for.
+    """
+
+    results: dict[str, Any]
+    gallery: Features
+    queries: Features
+    probe: LinearProbe | None
+
+
+def run_protocols(train: VideoList, test: VideoList, job: Job) -> Outcome:
+    """Every protocol that the config enables; each reads the same features, extracted once.
+
+    Raises:
+        UserError: a test video has no label.
+    """
+    if any(video.label < 0 for video in test.videos):
+        raise UserError(f"evaluation needs labels; some videos of {test.source} have none")
+    cfg = job.cfg.EVALUATE
+    gallery = job.features(train, clips=cfg.TRAIN_VIEWS, crops=1)
+    queries = job.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS)
+    results: dict[str, Any] = {
+        "test_videos": len(queries),
+        "views": f"{cfg.TEST_VIEWS} clips x {cfg.CROPS} crops",
+        "train_views": f"{cfg.TRAIN_VIEWS} clips x 1 crop",
+        "intervals": {},
+    }
+    if bool((gallery.labels >= 0).any()):
+        _neighbours(results, job.cfg, gallery, queries, classes=len(train.classes))
+    probe = None
+    if cfg.LINEAR:
+        probe = job.linear_probe(gallery, train)
+        answers = video_answers(probe.logits(queries.values), queries.labels)
+        add_accuracy(results, "linear", *answers, seed=job.cfg.SEED)
+        results["linear_penalty"] = probe.penalty
+        if isfinite(probe.held_out_top1):
+            results["linear_held_out_top1"] = probe.held_out_top1
+    results.update(_low_shot(job, gallery, queries, classes=len(train.classes)))
+    return Outcome(results, gallery, queries, probe)
+
+
+def add_accuracy(
+    results: dict[str, Any], name: str, videos: Tensor, clips: Tensor, *, seed: int
+) -> None:
+    """`NAME_top1` of videos and `NAME_clip_top1` of clips, with their intervals, into `results`."""
+    for key, right in ((f"{name}_top1", videos), (f"{name}_clip_top1", clips)):
+        results[key] = float(right.float().mean())
+        results["intervals"][key] = bootstrap_interval(right, seed=seed)
+
+
+def run_splits(first: dict[str, Any], job: Job) -> None:
+    """The protocols on EVALUATE.SPLITS, and their average with what the first split gave."""
+    found = [
+        run_protocols(train, test, job).results for train, test in builders.build_splits(job.cfg)
+    ]
+    if found:
+        each = [first, *found]
+        averages = {key: mean(values) for key, values in _shared_numbers(each).items()}
+        job.store({"splits": {"count": len(each), "mean": averages, "each": each}})
+
+
+def run_transfer(job: Job) -> None:
+    """The protocols on EVALUATE.TRANSFER, each data set with its own gallery and queries."""
+    pairs = builders.build_transfer(job.cfg)
+    found = {name: run_protocols(*pair, job).results for name, pair in pairs.items()}
+    if found:
+        job.store({"transfer": found})
+
+
+def _shared_numbers(each: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Accuracies that all of them have, `R@k` among them."""
+    flat = [{**results, **results.get("retrieval", {})} for results in each]
+    keys = [key for key in flat[0] if key.endswith("top1") or key.startswith("R@")]
+    return {key: [one[key] for one in flat] for key in keys if all(key in one for one in flat)}
+
+
+def _neighbours(
+    results: dict[str, Any], cfg: CfgNode, gallery: Features, queries: Features, *, classes: int
+) -> None:
+    labelled = gallery.labels >= 0
+    shown, known = gallery.pooled()[labelled], gallery.labels[labelled]
+    asked = queries.pooled()
+    if cfg.EVALUATE.KNN:
+        named = knn_predictions(asked, shown, known, classes=classes, k=cfg.EVALUATE.KNN_K)
+        right = named == queries.labels
+        results["knn_top1"] = float(right.float().mean())
+        results["intervals"]["knn_top1"] = bootstrap_interval(right, seed=cfg.SEED)
+    if cfg.EVALUATE.RETRIEVAL:
+        ranks = [rank for rank in RANKS if rank <= len(shown)]
+        place = first_hits(asked, queries.labels, shown, known, within=max(ranks))
+        results["retrieval"] = {f"R@{k}": float((place <= k).float().mean()) for k in ranks}
+        for rank in ranks:
+            interval = bootstrap_interval(place <= rank, seed=cfg.SEED)
+            results["intervals"][f"R@{rank}"] = interval
+
+
+def _low_shot(job: Job, gallery: Features, queries: Features, *, classes: int) -> dict[str, Any]:
+    """`{"low_shot": {"0.01": ...}}`, the same on every process."""
+    cfg, found = job.cfg, {}
+    for share in (share for share in cfg.EVALUATE.LOW_SHOT if share > 0):
+        if share > 1:
+            raise UserError(f"EVALUATE.LOW_SHOT {share:g}: shares lie between 0 and 1")
+        with job.timed(f"low-shot probe, {share:.0%}"):
+            found[f"{share:g}"] = job.world.share(
+                low_shot_accuracy(
+                    gallery,
+                    queries,
+                    share=share,
+                    classes=classes,
+                    draws=cfg.EVALUATE.LOW_SHOT_DRAWS,
+                    seed=cfg.SEED,
+                )
+                if job.world.is_main
+                else None
+            )
+    return {"low_shot": found} if found else {}
