@@ -107,3 +107,14 @@ def test_a_kill_leaves_the_record_and_no_process(tmp_path):
     again = run(tmp_path, {"a": "well", "h": "well", "b": "well"})
     assert again.resumed == 2
     assert again.results["h"] == {"traces": 2}
+
+
+def test_worker_processes_start_without_torch():
+    """It takes seconds and hundreds of megabytes, in each of them."""
+    modules = ("cli", "data.prepare.archives", "data.prepare.scan", "data.prepare.transcode")
+    script = f"import sys, {', '.join(f'vidcsl.{name}' for name in modules)}\n"
+    script += "print(sorted({'torch', 'torchvision', 'decord'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

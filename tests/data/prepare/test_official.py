@@ -1,11 +1,9 @@
-import argparse
 import shutil
 from functools import partial
 
 import pytest
 
 from tests.data.made_videos import SHARED as DATA
-from vidcsl.commands.prepare import add_arguments, run
 from vidcsl.data.lists import Row, read_list, read_rows
 from vidcsl.data.prepare import hmdb51, official, ucf101
 from vidcsl.data.prepare.common import locate
@@ -234,26 +232,3 @@ def test_the_official_hmdb51_lists(tmp_path):
         root=tmp_path / "videos", splits=splits, out=tmp_path / "lists", classes=["wave"]
     )
     assert list(report.lists.values()) == [70, 30] * 3
-
-
-def command(*arguments):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    run(parser.parse_args([str(argument) for argument in arguments]))
-
-
-def test_commands(small_ucf, small_hmdb, tmp_path, capsys):
-    # Both fixtures share their folders, as nothing in them clashes.
-    places = ("--root", tmp_path / "videos", "--splits", tmp_path / "splits", "--subset")
-    command("ucf101", *places, "--out", tmp_path / "1", "--classes", "YoYo")
-    command("hmdb51", *places, "--out", tmp_path / "2", "--allow-missing")
-    command("folder", "--root", tmp_path / "videos", "--out", tmp_path / "3", "--test-share", 0)
-    command("synthetic", "--root", tmp_path / "4", "--classes", "spin,blink", "--size", 16)
-    assert [path.name for path in sorted(tmp_path.glob("[1-4]/*.csv"))] == [
-        *("test_split1.csv", "train_split1.csv") * 2,
-        "train.csv",
-        *("test.csv", "train.csv"),
-    ]
-    printed = capsys.readouterr().out
-    for text in ("ucf101: 1 classes, 2 videos", "hmdb51: 2", "folder: 4 classes, 9 videos", "4/tr"):
-        assert text in printed

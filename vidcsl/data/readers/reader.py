@@ -5,9 +5,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torchvision.transforms.v2.functional import resized_crop
 
 from vidcsl.data.readers.source import Source
 from vidcsl.errors import VideoError
@@ -84,6 +82,9 @@ class Reader(ABC):
         Raises:
             VideoError: as `read`.
         """
+        import torch  # here: processes that only look at files start without it
+        from torchvision.transforms.v2.functional import resized_crop
+
         frames = torch.from_numpy(self.read(clips.reshape(-1))).permute(0, 3, 1, 2)
         views = [
             resized_crop(view, *box, size=[size, size], antialias=True)
