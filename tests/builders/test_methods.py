@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidcsl import builders
+from vidcsl.builders.methods import build_method, check_method
+from vidcsl.config import load_config
+from vidcsl.data.lists import Video, VideoList
+from vidcsl.engine.distributed import World
+from vidcsl.errors import UserError
+from vidcsl.objectives import CONTRASTIVE, METHODS, ClipBatch
+from vidcsl.objectives.ema import SCHEDULES
+from vidcsl.objectives.false_negatives import AGGREGATES, DETECTORS, TREATMENTS
+from vidcsl.options import OPTIONS
+
+WORLD = World(rank=0, size=1, device=torch.device("cpu"))
+TINY = """
+MODEL: {WIDTH: 4, FRAME_SIZE: 16}
+DATA: {FRAMES: 4}
+METHOD: {PROJECTOR_HIDDEN: 16, PROJECTOR_DIM: 8, PREDICTOR_HIDDEN: 12, PROTOTYPES: 5, QUEUE: 64}
+TRAIN: {BATCH: 8, EPOCHS: 10}
+"""
+
+
+def config(tmp_path, *overrides):
+    path = tmp_path / "config.yaml"
+    path.write_text(TINY)
+    return load_config(path, [str(word) for word in overrides])
+
+
+def videos(count=20, *, label=True, group=True):
+    made = (
+        Video(Path(f"{i}.mp4"), i % 2 if label else -1, i // 2 if group else -1)
+        for i in range(count)
+    )
+    return VideoList(tuple(made), ("a", "b"), "list.csv")
+
+
+def build(tmp_path, *overrides, **kinds):
+    return build_method(config(tmp_path, *overrides), videos(**kinds), WORLD)
+
+
+def test_everything_can_be_named():
+    for key, names in {
+        "METHOD.NAME": METHODS,
+        "METHOD.MOMENTUM_SCHEDULE": SCHEDULES,
+        "FALSE_NEGATIVES.DETECTOR": DETECTORS,
+        "FALSE_NEGATIVES.TREATMENT": TREATMENTS,
+        "FALSE_NEGATIVES.AGGREGATE": ["auto", *AGGREGATES],
+    }.items():
+        assert set(OPTIONS[key].choices) == set(names), key
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_a_step(tmp_path, name):
+    method = build(tmp_path, "METHOD.NAME", name).train()
+    assert type(method) is METHODS[name]
+    ids = torch.arange(4)
+    clips = torch.rand(4, 2, 3, 4, 16, 16, generator=torch.Generator())
+    method(ClipBatch(clips, ids % 2, ids // 2, ids))["loss"].backward()
+    learning = [p for p in method.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learning)
+    assert not method.state_dict()["encoder.backbone.stem.0.weight"].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "wanted"),
+    [
+        (("METHOD.NAME", "moco_v2", "METHOD.QUEUE", 77), "queue.keys.shape", (77, 8)),
+        (("METHOD.NAME", "moco_v2", "METHOD.MOMENTUM", 0.7), "teacher.momentum", 0.7),
+        (("METHOD.NAME", "byol", "METHOD.MOMENTUM_SCHEDULE", "constant"), "teacher.schedule", 0),
+        (("METHOD.NAME", "moco_v3"), "predictor.0.out_features", 12),
+        (("METHOD.NAME", "byol", "METHOD.PREDICTOR_LAYERS", 1), "predictor.0.out_features", 8),
+        (("METHOD.NAME", "byol", "METHOD.PROJECTOR_LAYERS", 0), "predictor.0.in_features", 32),
+        (("METHOD.NAME", "swav"), "prototypes.shape", (5, 8)),
+        (("METHOD.NAME", "swav", "METHOD.CODE_SHARPNESS", 0.02), "sharpness", 0.02),
+        (("METHOD.NAME", "swav", "METHOD.FROZEN_EPOCHS", 2), "frozen", 0.2),
+        (("METHOD.NAME", "swav", "METHOD.TEMPERATURE", 0.3), "temperature", 0.3),
+        (("FALSE_NEGATIVES.AGGREGATE", "max"), "aggregate", "max"),
+        (("FALSE_NEGATIVES.VOTERS", 3), "voters", 3),
+        (("FALSE_NEGATIVES.JUDGE", "momentum"), "teacher.momentum", 0.99),
+        (("DETECTOR", "adaptive", "CEILING", 0.4), "detector.ceiling", 0.4),
+        (("DETECTOR", "adaptive", "RAMP", 0.4), "detector.ramp", 0.4),
+        (("DETECTOR", "adaptive"), "aggregate", "mean"),
+        (("DETECTOR", "fnc"), "aggregate", "max"),
+        (("DETECTOR", "fnc", "NEAREST", 4), "detector.count", 4),
+        (("DETECTOR", "fnc", "THRESHOLD", 0.4), "detector.threshold", 0.4),
+        (("DETECTOR", "fnc", "START", 0.4), "detector.start", 0.4),
+        (("DETECTOR", "clusters", "CLUSTERS", "[5, 3]"), "detector.clusters", (5, 3)),
+        (("DETECTOR", "clusters", "ACCEPTED", 0.4), "detector.accepted", 0.4),
+        (("DETECTOR", "clusters"), "detector.memory.shape", (20, 8)),
+        (("DETECTOR", "clusters"), "detector.epochs", 10),
+        (("DETECTOR", "glofnd", "CEILING", 0.4), "detector.share", 0.4),
+        (("DETECTOR", "glofnd", "THRESHOLD_LR", 0.4), "detector.learning_rate", 0.4),
+        (("DETECTOR", "glofnd"), "detector.threshold.shape", (20,)),
+    ],
+)
+def test_options_reach_their_place(tmp_path, words, where, wanted):
+    full = [
+        f"FALSE_NEGATIVES.{word}" if i % 2 == 0 and "." not in word else word
+        for i, word in enumerate(words)
+    ]
+    found = build(tmp_path, *full)
+    for name in where.split("."):
+        found = found[int(name)] if name.isdigit() else getattr(found, name)
+    assert found == (wanted or "constant")
+
+
+def test_the_weight_reaches_the_treatment(tmp_path):
+    words = ("FALSE_NEGATIVES.TREATMENT", "weight", "FALSE_NEGATIVES.WEIGHT", 0.2)
+    assert build(tmp_path, *words).treatment.keywords == {"weight": 0.2}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_single_clip_is_enough_for_the_supervised_only(tmp_path, name):
+    cfg = config(tmp_path, "METHOD.NAME", name, "DATA.CLIPS", 1)
+    if name == "supervised":
+        check_method(cfg)
+    else:
+        with pytest.raises(UserError, match=r"DATA\.CLIPS"):
+            check_method(cfg)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_false_negatives_of_a_method_without_negatives(tmp_path, name):
+    for words in (("DETECTOR", "labels"), ("VOTERS", 1)):
+        key, value = words
+        cfg = config(tmp_path, "METHOD.NAME", name, f"FALSE_NEGATIVES.{key}", value)
+        if name in CONTRASTIVE:
+            check_method(cfg)
+        else:
+            with pytest.raises(UserError, match="no negatives that may be false"):
+                check_method(cfg)
+
+
+def test_a_queue_shorter_than_a_step(tmp_path):
+    words = ("METHOD.NAME", "moco_v2", "DATA.CLIPS", 3, "METHOD.QUEUE", 23)
+    with pytest.raises(UserError, match=r"METHOD\.QUEUE is 23, shorter than the 24 keys"):
+        builders.check(config(tmp_path, *words))
+
+
+@pytest.mark.parametrize(
+    ("words", "kinds", "message"),
+    [
+        (("METHOD.NAME", "supcon"), {"label": False}, "supcon needs labels; 20 videos of list.csv"),
+        (("METHOD.NAME", "supervised"), {"label": False}, "supervised needs labels"),
+        (("FALSE_NEGATIVES.DETECTOR", "labels"), {"label": False}, "DETECTOR labels needs labels"),
+        (("FALSE_NEGATIVES.DETECTOR", "known_groups"), {"group": False}, "20 videos of list.csv"),
+        (("FALSE_NEGATIVES.DETECTOR", "clusters"), {"count": 10}, r"CLUSTERS \[10\] must be"),
+    ],
+)
+def test_what_the_list_does_not_give(tmp_path, words, kinds, message):
+    with pytest.raises(UserError, match=message):
+        build(tmp_path, *words, **kinds)
+
+
+def test_voters_are_further_clips(tmp_path):
+    cfg = config(tmp_path, "FALSE_NEGATIVES.VOTERS", 2, "AUGMENT.BLUR_PROBABILITY", "[1.0, 0.1]")
+    augmentation = builders.build_augmentation(cfg)
+    assert augmentation.blur_probability == (1.0, 0.1, 0.1, 0.1)
+    for sampling in ("random", "decreasing_interval"):
+        cfg = config(tmp_path, "FALSE_NEGATIVES.VOTERS", 2, "DATA.SAMPLING", sampling)
+        loader = builders.build_train_loader(cfg, videos(), WORLD)
+        assert loader.dataset.sampler(100, np.random.default_rng(0)).shape == (4, 4)
