@@ -133,13 +133,34 @@ def test_only_wanted_gradients_are_computed():
         blockwise_loss,
         loss=bound("nt_xent"),
         pairs=simclr(batch, make_detector("none"), make_treatment("eliminate")),
+        views=VIEWS,
+        block=VIEWS,
     )
     assert not walk(z, z)[0].requires_grad
-    keys = z.clone()  # a queue: candidates without gradient
-    anchors = z.clone().requires_grad_()
-    walk(anchors, keys)[0].backward()
+    _, _, to_anchors, to_candidates = gradients(walk, z, z)
+    anchors, keys = z.clone().requires_grad_(), z.clone()
+    walk(anchors, keys)[0].backward()  # a queue: candidates without gradient
     assert keys.grad is None
-    assert anchors.grad.norm() > 0
+    torch.testing.assert_close(2 * anchors.grad, to_anchors)
+    keys.requires_grad_()
+    walk(z, keys)[0].backward()
+    torch.testing.assert_close(2 * keys.grad, to_candidates)
+    both = z.clone().requires_grad_()  # one tensor in both roles
+    walk(both, both)[0].backward()
+    torch.testing.assert_close(2 * both.grad, to_anchors + to_candidates)
+
+
+@pytest.mark.parametrize("columns", [1, 300, 4096, 100_000])
+def test_blocks_are_neither_tiny_nor_large(columns):
+    seen = []
+
+    def pairs(similarities, rows):
+        seen.append(len(similarities))
+        return Pairs(similarities > 2, similarities > 2)
+
+    blockwise_loss(unit(400, 2), unit(columns, 2), loss=bound("nt_xent"), pairs=pairs)
+    assert min(seen[:-1]) >= 32
+    assert max(seen) * columns <= max(2**20, 32 * columns)
 
 
 def test_gradcheck_of_the_walk():

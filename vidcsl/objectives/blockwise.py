@@ -16,8 +16,10 @@ from vidcsl.objectives.losses import Pairs, RowLoss, at_least_float32
 PairsOf = Callable[[Tensor, slice], Pairs]
 """`(similarities [b, M], rows) -> Pairs` of the b anchors `rows` against all candidates."""
 
-BLOCK_PAIRS = 2**20  # pairs in a block: 4 MiB in float32, so that a few such matrices stay in cache
-BLOCK_ROWS = 64  # at least: below, reading the candidates costs more than multiplying them
+# On a CPU, a block of this many pairs (4 MiB in float32) and what the loss makes of it stay in the
+# caches, fewer rows cost more calls than work; a GPU wants more work at a time.
+BLOCK_PAIRS = {"cpu": 2**20, "cuda": 2**26}
+BLOCK_ROWS = (32, 256)  # at least and, on a CPU, at most
 
 
 def blockwise_loss(
@@ -47,7 +49,7 @@ def blockwise_loss(
     Returns:
         The sum, a scalar, and bool `[N]`: which rows are defined. It can be differentiated once.
     """
-    rows = block or max(BLOCK_ROWS, BLOCK_PAIRS // max(1, len(candidates)))
+    rows = block or _block_rows(len(candidates), anchors.device.type)
     rows = -(-rows // views) * views
     alike = candidates is anchors
     with torch.autocast(anchors.device.type, enabled=False):
@@ -57,31 +59,40 @@ def blockwise_loss(
     return total, defined
 
 
+def _block_rows(columns: int, device: str) -> int:
+    rows = BLOCK_PAIRS[device] // max(1, columns)
+    least, most = BLOCK_ROWS
+    return max(least, min(rows, most) if device == "cpu" else rows)
+
+
 class _Walk(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, anchors: Tensor, candidates: Tensor, loss: RowLoss, pairs: PairsOf, rows: int
     ) -> tuple[Tensor, Tensor]:
-        wanted = any(ctx.needs_input_grad)
-        to_anchors = torch.zeros_like(anchors)
-        to_candidates = to_anchors if candidates is anchors else torch.zeros_like(candidates)
+        alike, wanted = candidates is anchors, ctx.needs_input_grad[:2]
+        to_anchors = torch.zeros_like(anchors) if wanted[0] else None
+        to_candidates = torch.zeros_like(candidates) if wanted[1] and not alike else None
         total = anchors.new_zeros((), dtype=torch.float64)
         defined = []
         for start in range(0, len(anchors), rows):
             here = slice(start, min(start + rows, len(anchors)))
             similarities = anchors[here] @ candidates.T
             of_block = pairs(similarities, here)
-            with torch.set_grad_enabled(wanted):
-                losses, fine = loss(similarities.requires_grad_(wanted), of_block)
+            with torch.set_grad_enabled(any(wanted)):
+                losses, fine = loss(similarities.requires_grad_(any(wanted)), of_block)
                 summed = losses.sum()
             total += summed.detach()
             defined.append(fine)
-            if wanted:
+            if any(wanted):
                 (gradient,) = torch.autograd.grad(summed, similarities)
+            if to_anchors is not None:
                 to_anchors[here].addmm_(gradient, candidates)
-                to_candidates.addmm_(gradient.T, anchors[here])
-        # Where candidates are the anchors, one gradient holds what both roles give.
-        ctx.save_for_backward(*dict.fromkeys((to_anchors, to_candidates)))
+            # Where the candidates are the anchors, one matrix holds what both roles give.
+            to_others = to_anchors if alike else to_candidates
+            if to_others is not None:
+                to_others.addmm_(gradient.T, anchors[here])
+        ctx.save_for_backward(to_anchors, to_candidates)
         joined = torch.cat(defined)
         ctx.mark_non_differentiable(joined)
         return total.to(anchors.dtype), joined
@@ -89,6 +100,5 @@ class _Walk(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (upstream,), (to_anchors, *rest) = gradients[:1], ctx.saved_tensors
-        to_candidates = rest[0] * upstream if rest and ctx.needs_input_grad[1] else None
-        return to_anchors * upstream, to_candidates, None, None, None
+        scaled = (g if g is None else g * gradients[0] for g in ctx.saved_tensors)
+        return (*scaled, None, None, None)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidcsl.objectives.masks import as_numbers
+from vidcsl.objectives.masks import as_numbers, count
 
 RowLoss = Callable[[Tensor, "Pairs"], tuple[Tensor, Tensor]]
 """`(similarities [b, M], pairs) -> (loss [b], defined [b])`: an entry of LOSSES, options bound."""
@@ -102,12 +102,12 @@ def hard_negative(
     """
     row, others = _Row(similarities, pairs, 1 / temperature), ~pairs.negatives()
     # All in logarithms: at a temperature of 0.01 the exponentials leave float32.
-    count = _or_one(row.negative_mass).log()
+    number = _or_one(row.negative_mass).log()
     drawn = row.log_sum(others, power=1 + concentration)
-    drawn = drawn + (count - row.log_sum(others, power=concentration))
-    same_class = count + row.log_mean_positive() + (math.log(prior) if prior else -math.inf)
+    drawn = drawn + (number - row.log_sum(others, power=concentration))
+    same_class = number + row.log_mean_positive() + (math.log(prior) if prior else -math.inf)
     log_negative = _log_difference(drawn, same_class) - math.log1p(-prior)
-    log_negative = torch.maximum(log_negative, count - row.scale)
+    log_negative = torch.maximum(log_negative, number - row.scale)
     terms = -F.logsigmoid(similarities * row.scale - log_negative[:, None])
     return row.where_defined(row.mean_positive(terms))
 
@@ -160,9 +160,13 @@ class _Row:
 
     def __init__(self, similarities: Tensor, pairs: Pairs, scale: float) -> None:
         self.similarities, self.pairs, self.scale = similarities, pairs, scale
-        self.positive = self._weighed(pairs.positives)  # [b, M]
+        self.positive = as_numbers(pairs.positives, similarities.dtype)  # [b, M]
+        if pairs.weights is None:
+            self.negative_mass = count(pairs.negatives()).to(similarities.dtype)  # [b]
+        else:
+            self.positive = self.positive * pairs.weights
+            self.negative_mass = torch.where(pairs.negatives(), pairs.weights, 0.0).sum(dim=1)
         self.positive_mass = self.positive.sum(dim=1)  # [b]
-        self.negative_mass = self._weighed(pairs.negatives()).sum(dim=1)
 
     def where_defined(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, 0 where a row has no positive or no negative; and where it has both."""
@@ -175,32 +179,28 @@ class _Row:
 
     def cross_entropy(self) -> Tensor:
         """log of the sum over all kept of exp(s / t), less the mean of s / t over the positives."""
-        target = self.positive / _or_one(self.positive_mass)[:, None]
-        return self._less_target(self.pairs.ignored, self.scale, target)
+        share = 1 / _or_one(self.positive_mass)
+        return self._log_sum(self.pairs.ignored, self.scale, self.positive, share)
 
     def log_sum(self, left_out: Tensor, *, power: float = 1.0) -> Tensor:
         """log of the sum of exp(s / t)^power over all but the `left_out` (bool `[b, M]`), `[b]`."""
-        return self._less_target(left_out, power * self.scale, None)
+        return self._log_sum(left_out, power * self.scale)
 
     def log_mean_positive(self, *, power: float = 1.0) -> Tensor:
         """log of the mean of exp(s / t)^power over the positives, `[b]`."""
         total = self.log_sum(~self.pairs.positives, power=power)
         return total - _or_one(self.positive_mass).log()
 
-    def _less_target(self, left_out: Tensor, scale: float, target: Tensor | None) -> Tensor:
+    def _log_sum(self, left_out: Tensor, scale: float, *target: Tensor) -> Tensor:
         weights = self.pairs.weights
-        less: Tensor = _LogSumLessTarget.apply(self.similarities, left_out, weights, scale, target)
-        return less
-
-    def _weighed(self, chosen: Tensor) -> Tensor:
-        ones = as_numbers(chosen, self.similarities.dtype)
-        return ones if self.pairs.weights is None else ones * self.pairs.weights
+        total: Tensor = _LogSum.apply(self.similarities, left_out, weights, scale, *target)
+        return total
 
 
-class _LogSumLessTarget(torch.autograd.Function):
-    """log sum_j w_j exp(scale s_j) over each row but the left out, less sum_j target_j scale s_j.
+class _LogSum(torch.autograd.Function):
+    """log sum_j w_j exp(scale s_j) of each row but the left out, less share sum_j p_j scale s_j.
 
-    The gradient, softmax less target, is made along with it: one exponential a pair serves both. A
+    The gradient is made along with it, softmax less share p: one exponential a pair serves both. A
     row with all left out gives a huge negative number and a finite gradient, so that losses can
     leave such rows out without a NaN.
     """
@@ -212,7 +212,8 @@ class _LogSumLessTarget(torch.autograd.Function):
         left_out: Tensor,
         weights: Tensor | None,
         scale: float,
-        target: Tensor | None,
+        positive: Tensor | None = None,
+        share: Tensor | None = None,
     ) -> Tensor:
         logits = similarities * scale
         if weights is not None:
@@ -222,9 +223,9 @@ class _LogSumLessTarget(torch.autograd.Function):
         peak = logits.amax(dim=1)
         gradient = torch.softmax(logits, dim=1, out=logits)
         result = peak - gradient.amax(dim=1).log()
-        if target is not None:
-            result -= (similarities * target).sum(dim=1) * scale
-            gradient -= target
+        if positive is not None and share is not None:
+            result -= (similarities * positive).sum(dim=1) * (share * scale)
+            gradient.addcmul_(positive, share[:, None], value=-1)
         ctx.save_for_backward(gradient)
         ctx.scale = scale
         return result
@@ -233,7 +234,8 @@ class _LogSumLessTarget(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * (gradients[0] * ctx.scale)[:, None], None, None, None, None
+        to_similarities = gradient * (gradients[0] * ctx.scale)[:, None]
+        return to_similarities, None, None, None, None, None
 
 
 def _lowest(tensor: Tensor) -> float:
