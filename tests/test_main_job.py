@@ -183,6 +183,18 @@ def test_evaluation_alone_from_a_checkpoint(data, config, finished, tmp_path):
     assert mine["attacks"] == theirs["attacks"]
 
 
+def test_another_method_and_list_do_not_stop_an_evaluation(data, config, finished, tmp_path):
+    """Only the encoder counts, not what the training remembered of its videos."""
+    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    words = ["METHOD.NAME", "byol", "FALSE_NEGATIVES.DETECTOR", "none", "ATTACK.RUNS", "[]"]
+    words += ["CORRUPT.NAMES", "[]", "REPORT.ENABLED", "false"]
+    out = tmp_path / "evaluated"
+    command = [*arguments(data, config, out, *words), "--checkpoint", str(checkpoint)]
+    assert main(["evaluate", *command]) == 0
+    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    assert mine["clean"] == theirs["clean"]
+
+
 def test_a_finished_evaluation_is_not_run_again(data, config, finished, tmp_path, monkeypatch):
     out = shutil.copytree(finished, tmp_path / "run")
     (out / "results.json").unlink()

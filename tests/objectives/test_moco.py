@@ -82,6 +82,21 @@ def test_a_step_of_v3_against_loops(views):
 
 
 @pytest.mark.parametrize("name", ["moco_v2", "moco_v3", "byol", "simclr"])
+def test_the_momentum_encoder_starts_from_loaded_weights(name):
+    method = make_method(name, **({"judge": "momentum"} if name == "simclr" else {}))
+    with torch.no_grad():
+        for weight in method.encoder.parameters():
+            weight.add_(1.0)
+    method.encoder_replaced()
+    for mine, theirs in zip(
+        method.teacher.encoder.parameters(), method.encoder.parameters(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+        assert mine is not theirs
+        assert not mine.requires_grad
+
+
+@pytest.mark.parametrize("name", ["moco_v2", "moco_v3", "byol", "simclr"])
 def test_the_momentum_encoder_follows(name):
     method = make_method(name, **({"judge": "momentum"} if name == "simclr" else {}))
     online = [*method.encoder.parameters(), *method.projector.parameters()]

@@ -7,7 +7,7 @@ generator states are needed: every random number is derived from (seed, epoch, s
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,3 +129,13 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], *, source: st
     if found:
         raise UserError(f"{source} holds another architecture: {'; '.join(found)}")
     module.load_state_dict(weights, strict=True)
+
+
+def load_parts(
+    module: nn.Module, weights: Mapping[str, Tensor], *, parts: Iterable[str], source: str
+) -> None:
+    """Load only the children `parts` of a module, each strictly; see `load_weights`."""
+    for part in parts:
+        start = f"{part}."
+        own = {k.removeprefix(start): w for k, w in weights.items() if k.startswith(start)}
+        load_weights(module.get_submodule(part), own, source=f"{source}, {part},")

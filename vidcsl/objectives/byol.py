@@ -49,6 +49,10 @@ class BYOL(Method):
         """Let the momentum encoder follow."""
         self.teacher.follow(self.encoder, self.projector, progress=progress)
 
+    def encoder_replaced(self) -> None:
+        """The momentum encoder starts from the new weights too."""
+        self.teacher.restart(self.encoder, self.projector)
+
 
 def prediction_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Mean squared distance of each view's prediction to the targets of the other views.

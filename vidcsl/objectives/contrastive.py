@@ -135,6 +135,11 @@ class ContrastiveMethod(Method):
         if self.teacher:
             self.teacher.follow(self.encoder, self.projector, progress=progress)
 
+    def encoder_replaced(self) -> None:
+        """The momentum encoder starts from the new weights too."""
+        if self.teacher:
+            self.teacher.restart(self.encoder, self.projector)
+
     def embed(self, clips: Tensor) -> Tensor:
         """Unit embeddings `[B, V, P]` of clips `[B, V, 3, T, S, S]`."""
         return embed(nn.Sequential(self.encoder, self.projector), clips)

@@ -41,6 +41,11 @@ class MomentumEncoder(nn.Module):
         embeddings: Tensor = self.projector(self.encoder(clips))
         return embeddings
 
+    def restart(self, encoder: nn.Module, projector: nn.Module) -> None:
+        """Be a copy again."""
+        self.encoder.load_state_dict(encoder.state_dict())
+        self.projector.load_state_dict(projector.state_dict())
+
     @torch.no_grad()
     def follow(self, encoder: nn.Module, projector: nn.Module, *, progress: float) -> None:
         """Move towards the weights of `encoder` and `projector`, after a step of the optimiser."""

@@ -40,7 +40,13 @@ class ClipBatch:
 
 
 class Method(nn.Module):
-    """An objective with its heads and state around an encoder, which is the part that is kept."""
+    """An objective with its heads and state around an encoder, which is the part that is kept.
+
+    Attributes:
+        kept: children that evaluation needs; all else serves the training only.
+    """
+
+    kept: tuple[str, ...] = ("encoder",)
 
     def __init__(self, encoder: nn.Module, *, world: World | None = None) -> None:
         super().__init__()
@@ -53,6 +59,9 @@ class Method(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Called after each step of the optimiser, with the progress of that step's batch."""
+
+    def encoder_replaced(self) -> None:
+        """Called when the encoder's weights were loaded from elsewhere: begin from these."""
 
     def describe(self, embeddings: Tensor, batch: ClipBatch) -> dict[str, Metric]:
         """The geometry of the embeddings `[B, V, P]` of all processes.

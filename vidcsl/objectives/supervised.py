@@ -21,6 +21,8 @@ class Supervised(Method):
         options: see `Method`.
     """
 
+    kept = ("encoder", "head")
+
     def __init__(
         self,
         encoder: nn.Module,

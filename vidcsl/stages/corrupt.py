@@ -12,7 +12,7 @@ from torch import nn
 from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_weights, weights_digest
+from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_parts, weights_digest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import Ledger
 from vidcsl.engine.run_folder import RunFolder, write_atomically
@@ -135,7 +135,7 @@ def corrupt_checkpoints(
     found: dict[str, dict[str, Any]] = {}
     for source, document in documents.items():
         method = builders.build_method(cfg, train, world)
-        load_weights(method, document["method"], source=source)
+        load_parts(method, document["method"], parts=method.kept, source=source)
         job = Job(cfg, method.eval(), train, world, folder)
         found[source] = corruption_results(_classifier(job), test, job)
         _store(found, folder, job)

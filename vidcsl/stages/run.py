@@ -8,7 +8,7 @@ from fvcore.common.config import CfgNode
 
 from vidcsl import builders
 from vidcsl.config import differing_keys, dump_config, load_config
-from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_weights
+from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_parts, load_weights
 from vidcsl.engine.distributed import World
 from vidcsl.engine.progress import Log
 from vidcsl.engine.run_folder import RunFolder
@@ -42,7 +42,8 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
     if cfg.TRAIN.ENABLED:
         pretrain(cfg, method, train, world, folder, checkpoint)
     elif checkpoint:
-        load_weights(method, checkpoint["method"], source=f"the newest of {folder.checkpoints}")
+        source = f"the newest of {folder.checkpoints}"
+        load_parts(method, checkpoint["method"], parts=method.kept, source=source)
     elif not (cfg.TRAIN.WEIGHTS or cfg.MODEL.WEIGHTS):
         raise UserError(
             "TRAIN.ENABLED is false and there is no checkpoint: give TRAIN.WEIGHTS or MODEL.WEIGHTS"
@@ -63,7 +64,7 @@ def evaluate_checkpoint(cfg: CfgNode, world: World, *, checkpoint: Path | None) 
         raise UserError(f"no checkpoint in {folder.checkpoints}: train first or give --checkpoint")
     train, test = builders.build_lists(cfg, world)
     method = builders.build_method(cfg, train, world)
-    load_weights(method, document["method"], source=source)
+    load_parts(method, document["method"], parts=method.kept, source=source)
     if world.is_main:
         folder.create()
         folder.write_config(dump_config(cfg))
@@ -129,6 +130,7 @@ def _load_start(cfg: CfgNode, method: Method, world: World, folder: RunFolder) -
     if not cfg.MODEL.WEIGHTS:
         return
     notes = builders.load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
+    method.encoder_replaced()
     if world.is_main:
         log = Log(folder.log)
         for note in notes:
