@@ -11,7 +11,7 @@ from vidcsl.builders.data import (
     build_transfer,
 )
 from vidcsl.builders.methods import build_method
-from vidcsl.builders.models import build_encoder, load_weights_of
+from vidcsl.builders.models import build_encoder, is_bgr, load_weights_of
 from vidcsl.builders.run import check, output_dir, use_bfloat16
 from vidcsl.builders.targets import build_input, build_targets
 from vidcsl.builders.training import build_optimiser_of, build_schedule
@@ -34,6 +34,7 @@ __all__ = [
     "build_train_loader",
     "build_transfer",
     "check",
+    "is_bgr",
     "load_weights_of",
     "output_dir",
     "use_bfloat16",

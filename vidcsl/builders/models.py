@@ -48,34 +48,41 @@ def build_encoder(cfg: CfgNode) -> Encoder:
     return encoder
 
 
-def load_weights_of(cfg: CfgNode, encoder: Encoder) -> list[str]:
+def load_weights_of(cfg: CfgNode, encoder: Encoder, *, source: str = "") -> list[str]:
     """Load MODEL.WEIGHTS into `build_encoder`'s encoder; sentences on what was not one to one.
+
+    Args:
+        cfg: what the encoder was made from.
+        encoder: changed in place.
+        source: FORMAT:PATH of other weights that are loaded instead.
 
     Raises:
         UserError: they cannot be read, or do not fit.
     """
     return load_pretrained(
         encoder,
-        parse_weights(cfg.MODEL.WEIGHTS),
+        parse_weights(source or cfg.MODEL.WEIGHTS),
         name=cfg.MODEL.NAME,
         strict=cfg.MODEL.WEIGHTS_STRICT,
-        bgr=_is_bgr(cfg),
+        # Ours are turned already, whatever they were learned from.
+        bgr=is_bgr(cfg) and not source.startswith("vidcsl:"),
     )
 
 
-def _normalise(encoder: Encoder, cfg: CfgNode) -> None:
-    name, bgr = encoder.normalisation, False
-    if cfg.MODEL.WEIGHTS:
-        name, bgr = parse_weights(cfg.MODEL.WEIGHTS).layout.normalisation or name, _is_bgr(cfg)
-    if cfg.MODEL.NORMALISE != "auto":
-        name = cfg.MODEL.NORMALISE
-    encoder.normalise_by(name, bgr=bgr)
-
-
-def _is_bgr(cfg: CfgNode) -> bool:
-    if cfg.MODEL.CHANNELS != "auto":
+def is_bgr(cfg: CfgNode) -> bool:
+    """Whether MODEL.WEIGHTS were learned on BGR pixels."""
+    if cfg.MODEL.CHANNELS != "auto" or not cfg.MODEL.WEIGHTS:
         return bool(cfg.MODEL.CHANNELS == "bgr")
     return parse_weights(cfg.MODEL.WEIGHTS).layout.bgr
+
+
+def _normalise(encoder: Encoder, cfg: CfgNode) -> None:
+    name = encoder.normalisation
+    if cfg.MODEL.WEIGHTS:
+        name = parse_weights(cfg.MODEL.WEIGHTS).layout.normalisation or name
+    if cfg.MODEL.NORMALISE != "auto":
+        name = cfg.MODEL.NORMALISE
+    encoder.normalise_by(name, bgr=is_bgr(cfg))
 
 
 def encoder_options(name: str) -> list[str]:

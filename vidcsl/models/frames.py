@@ -52,7 +52,7 @@ class FrameEncoder(nn.Module):
         frames = rearrange(clips, "n c t h w -> (n t) c h w").contiguous(
             memory_format=torch.channels_last
         )
-        tokens = self.image(frames).unflatten(0, (len(clips), -1))
+        tokens = self.image(frames).unflatten(0, (clips.shape[0], -1))
         if self.time_embed is not None:
             times = nn.functional.interpolate(
                 self.time_embed.transpose(1, 2), size=tokens.shape[1], mode="linear"

@@ -91,7 +91,7 @@ class VideoTransformer(nn.Module):
             tokens = tokens + table[:, self.prefix :]
         if self.cls_token is not None:
             own = self.cls_token if table is None else self.cls_token + table[:, :1]
-            tokens = torch.cat([own.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([own.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         for block in self.blocks:
             tokens = self._through(block, tokens, grid)
         return tokens if self.norm is None else self.norm(tokens)
@@ -166,7 +166,7 @@ class DividedBlock(nn.Module):
         self, tokens: Tensor, grid: Grid, *, ropes: tuple[Tensor | None, Tensor | None]
     ) -> Tensor:
         """Tokens `[N, prefix + L, width]` of a grid with L places."""
-        batch, time = len(tokens), grid[0]
+        batch, time = tokens.shape[0], grid[0]
         own, rest = tokens[:, : self.prefix], tokens[:, self.prefix :]
         tubes = rest.unflatten(1, (time, -1)).transpose(1, 2).flatten(0, 1)  # [N * places, T, C]
         moved = self.temporal_attn(self.temporal_norm(tubes), rope=ropes[0])

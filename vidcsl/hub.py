@@ -1,0 +1,184 @@
+"""An encoder as files that others can load: tensors and a config, and a program of torch's."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from fvcore.common.config import CfgNode
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vidcsl import __version__, builders
+from vidcsl.config import load_config
+from vidcsl.errors import UserError
+from vidcsl.models import Encoder
+from vidcsl.models.cost import cost_of
+from vidcsl.models.pretrained.files import read_tensors
+
+TENSORS, CONFIG, CARD = "encoder.safetensors", "encoder.yaml", "README.md"
+PROGRAM, SCRIPT = "encoder.pt2", "encoder.torchscript.pt"
+TOLERANCE = 1e-4  # of features, against those of the encoder that was written
+
+
+def export_encoder(
+    encoder: Encoder, cfg: CfgNode, folder: Path, *, programs: Sequence[str] = ()
+) -> list[Path]:
+    """Write an encoder to a folder; everything written is loaded back and must give its features.
+
+    Args:
+        encoder: as `builders.build_encoder(cfg)` makes it, with its weights.
+        cfg: what it was made from.
+        folder: where; made if need be.
+        programs: names in `PROGRAMS`, beside tensors and config.
+
+    Raises:
+        UserError: the folder cannot be written, or what was written gives other features.
+    """
+    encoder = encoder.cpu().eval()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = {key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}
+        save_file(held, folder / TENSORS, metadata={"format": "pt", "vidcsl": __version__})
+        (folder / CONFIG).write_text(_config(encoder, cfg))
+        (folder / CARD).write_text(_card(encoder, cfg))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    clips = _clips(encoder)
+    _check(load_encoder(folder), encoder, clips, folder / TENSORS)
+    written = [folder / name for name in (TENSORS, CONFIG, CARD)]
+    for name in programs:
+        file, write, read = PROGRAMS[name]
+        write(encoder, clips, folder / file)
+        _check(read(folder / file), encoder, clips, folder / file)
+        written.append(folder / file)
+    return written
+
+
+def load_encoder(source: str | Path) -> Encoder:
+    """The encoder in a folder that `export_encoder` wrote, or of a repository on the Hugging Face
+    hub, in eval mode.
+
+    Args:
+        source: the folder, or `owner/name`.
+
+    Raises:
+        UserError: there is none, or its tensors do not fit its config.
+    """
+    folder = Path(source)
+    if not folder.exists() and str(source).count("/") == 1:
+        folder = _downloaded(str(source))
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"no exported encoder in {folder}: it lacks {CONFIG}")
+    encoder = builders.build_encoder(load_config(folder / CONFIG))
+    tensors = read_tensors(folder / TENSORS)
+    try:
+        encoder.load_state_dict(tensors, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder / TENSORS} does not fit {CONFIG}: {reason}") from error
+    return encoder.eval()
+
+
+def push(folder: Path, repository: str, *, private: bool = False) -> str:
+    """Upload a folder that `export_encoder` wrote to `owner/name` on the Hugging Face hub.
+
+    Returns:
+        The address of the upload.
+
+    Raises:
+        UserError: the hub's package is missing, or the hub refuses.
+    """
+    hub = _hub()
+    api = hub.HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
+    except Exception as error:  # no token, no network, no right: the hub's words say which
+        raise UserError(f"cannot push to {repository}: {_first_line(error)}") from error
+
+
+def _write_program(encoder: Encoder, clips: Tensor, path: Path) -> None:
+    shapes = ({0: torch.export.Dim("batch", min=1, max=1024)},)
+    torch.export.save(torch.export.export(encoder, (clips,), dynamic_shapes=shapes), path)
+
+
+def _read_program(path: Path) -> Callable[[Tensor], Tensor]:
+    return torch.export.load(path).module()
+
+
+def _write_script(encoder: Encoder, clips: Tensor, path: Path) -> None:
+    torch.jit.trace(encoder, clips, check_trace=False).save(str(path))
+
+
+PROGRAMS: dict[str, tuple[str, Callable[..., None], Callable[[Path], Any]]] = {
+    "torch_export": (PROGRAM, _write_program, _read_program),
+    "torchscript": (SCRIPT, _write_script, torch.jit.load),
+}
+
+
+def _clips(encoder: Encoder) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 3, encoder.clip_frames, encoder.frame_size, encoder.frame_size)
+    return torch.rand(shape, generator=generator)
+
+
+@torch.no_grad()
+def _check(loaded: Callable[[Tensor], Tensor], encoder: Encoder, clips: Tensor, path: Path) -> None:
+    wanted = encoder(clips)
+    error = float((loaded(clips) - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
+    if error > TOLERANCE:
+        raise UserError(f"{path} gives other features than the encoder, by {error:.2g}")
+
+
+def _config(encoder: Encoder, cfg: CfgNode) -> str:
+    """A config of ours that holds what the encoder is made from, and nothing of its training."""
+    model = {key: value for key, value in cfg.MODEL.items() if key != "WEIGHTS"}
+    model["NORMALISE"] = encoder.normalisation
+    model["CHANNELS"] = "bgr" if builders.is_bgr(cfg) else "rgb"
+    text: str = yaml.safe_dump(
+        {"MODEL": model, "DATA": {"FRAMES": cfg.DATA.FRAMES, "STRIDE": cfg.DATA.STRIDE}}
+    )
+    return text
+
+
+def _card(encoder: Encoder, cfg: CfgNode) -> str:
+    cost, size = cost_of(encoder), encoder.frame_size
+    about = {
+        "encoder": cfg.MODEL.NAME,
+        "clip": f"{encoder.clip_frames} frames, stride {cfg.DATA.STRIDE}, {size} x {size} pixels",
+        "features": encoder.feature_dim,
+        "parameters": cost.parameters,
+        "trained with": cfg.MODEL.WEIGHTS.partition(":")[0] or cfg.METHOD.NAME,
+    }
+    rows = "\n".join(f"| {key} | {value} |" for key, value in about.items())
+    tags = json.dumps(["video", "self-supervised"])
+    return (
+        f"---\nlibrary_name: vidcsl\ntags: {tags}\n---\n\n# A video encoder\n\n| | |\n|---|---|\n"
+        f"{rows}\n\n```python\nfrom vidcsl.hub import load_encoder\n\n"
+        'encoder = load_encoder("FOLDER OR OWNER/NAME")\n'
+        "features = encoder(clips)  # [N, 3, T, S, S] in [0, 1]\n```\n"
+    )
+
+
+def _downloaded(repository: str) -> Path:
+    try:
+        return Path(_hub().snapshot_download(repository))
+    except Exception as error:
+        raise UserError(
+            f"no folder {repository}, and no such repository: {_first_line(error)}"
+        ) from error
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError("the Hugging Face hub needs: pip install 'vidcsl[hub]'") from error
+    return huggingface_hub
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
