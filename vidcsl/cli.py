@@ -11,9 +11,10 @@ from vidcsl import __version__
 from vidcsl.errors import UserError
 
 # Faults of the machine that a person can put right, and how.
+_AGAIN = "free some space and call again (training: with --resume)"
 _MACHINE = {
-    errno.ENOSPC: "the disk is full; free some space and continue with --resume",
-    errno.EDQUOT: "the disk quota is used up; free some space and continue with --resume",
+    errno.ENOSPC: f"the disk is full; {_AGAIN}",
+    errno.EDQUOT: f"the disk quota is used up; {_AGAIN}",
     errno.EACCES: "permission denied",
     errno.EROFS: "the file system is read-only",
 }

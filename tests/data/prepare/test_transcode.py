@@ -124,6 +124,7 @@ def test_damaged_videos_are_told_and_left_out_only_when_allowed(made):
         ({"short_side": 47}, "short side must be even"),
         ({"gop": 0}, "at least 1 frame"),
         ({"crf": 52}, "from 0 to 51"),
+        ({"preset": "best"}, "unknown preset 'best', not one of ultrafast"),
     ],
 )
 def test_faulty_settings(settings, message):

@@ -98,25 +98,25 @@ def run(
             for task in tasks
             if _holds(known.get(task.name, {}), task, intact)
         }
-        resumed = len(entries)
+        resumed, failed = len(entries), 0
         left = [task for task in tasks if task.name not in entries]
         bar = Bar(title, total=len(tasks), done=resumed)
         for task, entry in _work(function, left, workers=workers, timeout=timeout):
             entries[task.name] = entry
-            if entry.keys() & {"result", "failure"}:
+            if "mishap" not in entry:
                 file.write(json.dumps({"name": task.name, "state": task.state} | entry) + "\n")
                 file.flush()
-            failed = sum("result" not in entry for entry in entries.values())
+            failed += "result" not in entry
             bar.advance(**({"failed": failed} if failed else {}))
         bar.close()
-    ordered = {task.name: entries[task.name] for task in tasks}
+    return _outcomes({task.name: entries[task.name] for task in tasks}, resumed=resumed)
+
+
+def _outcomes(entries: Mapping[str, Result], *, resumed: int) -> Outcomes:
+    wrong = {name: entry for name, entry in entries.items() if "result" not in entry}
     return Outcomes(
-        results={name: e["result"] for name, e in ordered.items() if "result" in e},
-        failures={
-            name: e.get("failure") or e["mishap"]
-            for name, e in ordered.items()
-            if "result" not in e
-        },
+        results={name: e["result"] for name, e in entries.items() if "result" in e},
+        failures={name: e.get("failure") or e["mishap"] for name, e in wrong.items()},
         resumed=resumed,
     )
 

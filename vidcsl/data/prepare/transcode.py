@@ -21,6 +21,7 @@ from vidcsl.data.prepare.decoding import Decoding, decoding
 from vidcsl.errors import UserError, VideoError
 
 PLAIN_RATE = Fraction(25)  # of a file that does not say
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Settings:
         short_side: of the pictures, pixels, even. Smaller pictures keep their size.
         gop: frames from one keyframe to the next, at most.
         crf: x264's quality, 0 (lossless) to 51; 18 is hard to tell from the original.
-        preset: x264's effort; it changes size and encoding time.
+        preset: x264's effort, one of `PRESETS`; it changes size and encoding time.
     """
 
     short_side: int = 128
@@ -46,6 +47,8 @@ class Settings:
             raise UserError(f"a group of pictures has at least 1 frame, not {self.gop}")
         if not 0 <= self.crf <= 51:
             raise UserError(f"the quality (CRF) must be from 0 to 51, not {self.crf}")
+        if self.preset not in PRESETS:
+            raise UserError(f"unknown preset {self.preset!r}, not one of {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True)
