@@ -15,7 +15,7 @@ from vidcsl.data.readers import open_reader
 from vidcsl.engine.distributed import World
 from vidcsl.errors import UserError
 from vidcsl.report.contact_sheet import Sample, View, write_contact_sheet
-from vidcsl.seeding import seed_of
+from vidcsl.seeding import sample_seed
 
 PARTS = ("train", "test")
 
@@ -63,7 +63,7 @@ def _first_of_training(
     cfg: CfgNode, videos: VideoList, world: World, epoch: int
 ) -> tuple[Batch, Tensor]:
     batch = next(builders.build_train_loader(cfg, videos, world).epoch(epoch))
-    seeds = torch.tensor([seed_of(cfg.SEED, epoch, index) for index in batch.indices.tolist()])
+    seeds = torch.tensor([sample_seed(cfg.SEED, epoch, index) for index in batch.indices.tolist()])
     return batch, builders.build_augmentation(cfg)(batch.frames, batch.sizes, seeds)
 
 
