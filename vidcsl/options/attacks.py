@@ -22,8 +22,8 @@ ATTACKS: dict[str, Option] = {
     "ATTACK.EPS_FLICKER": Option(
         [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], "colour offsets of whole frames, in 1/255"
     ),
-    "ATTACK.STEPS": Option(20, "steps of gradient attacks that say no other", minimum=1),
-    "ATTACK.RESTARTS": Option(1, "their random starts", minimum=1),
+    "ATTACK.STEPS": Option(20, "steps of pgd and mifgsm where a run gives none", minimum=1),
+    "ATTACK.RESTARTS": Option(1, "random starts of pgd where a run gives none", minimum=1),
     "ATTACK.UNIVERSAL_CLIPS": Option(
         256, "training clips on which universal perturbations are fitted; 0: all", minimum=0
     ),

@@ -52,8 +52,9 @@ class L1(Ball):
         return self.grouped(delta).abs().sum(dim=1)
 
     def rounding(self, delta: Tensor) -> float:
-        """Each pixel of clips + delta is rounded, and so are the sums."""
-        return torch.finfo(delta.dtype).eps * delta[:1].numel() + 1e-5 * self.eps
+        """Each changed pixel of clips + delta is rounded, and so are the sums."""
+        changed = int((delta != 0).flatten(1).sum(dim=1).max()) if delta.numel() else 0
+        return torch.finfo(delta.dtype).eps * changed + 1e-5 * self.eps
 
 
 class FrameSparse(Ball):
