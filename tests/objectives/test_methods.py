@@ -1,5 +1,6 @@
 """What every method promises; each step against naive code is in the method's own test file."""
 
+import copy
 from dataclasses import replace
 from itertools import product
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.objectives.made import TEMPERATURE, batch, make_method
+from tests.objectives.made import DIM, TEMPERATURE, batch, make_method
 from vidcsl.errors import UserError
 from vidcsl.objectives import CONTRASTIVE, METHODS
 from vidcsl.objectives.false_negatives import DETECTORS, TREATMENTS
@@ -190,6 +191,33 @@ def test_any_number_of_clips(name, views):
         assert not out[metric].requires_grad
         assert out[metric].isfinite()
     assert isinstance(out["margin"], Share)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "supervised"])
+def test_only_the_encoder_and_heads_compute_in_half_precision(name):
+    class Rounded(nn.Module):
+        """Gives embeddings that no autocast changes: nothing is left to round but the loss."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(DIM))
+
+        def forward(self, clips):
+            return clips.flatten(1)[:, :DIM].sub(0.5) * self.weight
+
+    method = make_method(name, encoder=Rounded)
+    for part in ("projector", "predictor"):
+        if hasattr(method, part):
+            setattr(method, part, nn.Identity())
+    if getattr(method, "teacher", None):
+        method.teacher.projector = nn.Identity()
+    twin = copy.deepcopy(method)
+    wanted = method(batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = twin(batch())
+    for metric in ("loss", "alignment", "uniformity", "effective_rank"):
+        assert found[metric].dtype == torch.float32
+        torch.testing.assert_close(found[metric], wanted[metric], msg=metric)
 
 
 def test_attracting_the_oracles_pairs_is_supcon():

@@ -43,7 +43,9 @@ class BYOL(Method):
         predictions = embed(predict, batch.clips)  # [B, V, P]
         targets = embed(self.teacher, batch.clips)
         described = self.describe(predictions, batch)
-        return {"loss": prediction_loss(predictions, targets), **described}
+        with torch.autocast(predictions.device.type, enabled=False):
+            loss = prediction_loss(predictions, targets)
+        return {"loss": loss, **described}
 
     def after_step(self, progress: float) -> None:
         """Let the momentum encoder follow."""

@@ -77,7 +77,8 @@ class Method(nn.Module):
                 "checkpoint is intact: lower TRAIN.LR, set TRAIN.CLIP_GRADIENT, or PRECISION to "
                 "float32"
             )
-        return describe_batch(everyones, self.world.gather(batch.labels))
+        with torch.autocast(everyones.device.type, enabled=False):
+            return describe_batch(everyones, self.world.gather(batch.labels))
 
 
 def embed(network: nn.Module, clips: Tensor) -> Tensor:

@@ -59,10 +59,10 @@ class SwAV(Method):
         prototypes = self.prototypes * learning + self.prototypes.detach() * (1 - learning)
         with torch.autocast(embeddings.device.type, enabled=False):
             scores = embeddings @ prototypes.to(embeddings.dtype).T  # [B, V, K]
-        codes = torch.stack(
-            [self._codes(scores[:, view].detach()) for view in range(scores.shape[1])], dim=1
-        )
-        return {"loss": swapped_loss(scores / self.temperature, codes), **described}
+            by_view = scores.detach().unbind(dim=1)
+            codes = torch.stack([self._codes(view) for view in by_view], dim=1)
+            loss = swapped_loss(scores / self.temperature, codes)
+        return {"loss": loss, **described}
 
     def _codes(self, scores: Tensor) -> Tensor:
         return sinkhorn(scores / self.sharpness, iterations=self.iterations, world=self.world)
