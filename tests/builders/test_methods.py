@@ -163,4 +163,4 @@ def test_voters_are_further_clips(tmp_path):
     for sampling in ("random", "decreasing_interval"):
         cfg = config(tmp_path, "FALSE_NEGATIVES.VOTERS", 2, "DATA.SAMPLING", sampling)
         loader = builders.build_train_loader(cfg, videos(), WORLD)
-        assert loader.dataset.sampler(100, np.random.default_rng(0)).shape == (4, 4)
+        assert loader.dataset.sampler(100, 25.0, np.random.default_rng(0)).shape == (4, 4)

@@ -13,7 +13,7 @@ from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator, sample_seed
 
 
-def sample_clips(num_frames, rng, *, clips=2, frames=3, stride=2, policy="loop"):
+def sample_clips(num_frames, fps, rng, *, clips=2, frames=3, stride=2, policy="loop"):
     indices = random_clips(num_frames, clip_frames=frames, stride=stride, clips=clips, rng=rng)
     return fit_length(indices, num_frames, policy=policy)
 
@@ -49,7 +49,7 @@ def test_a_sample_is_the_sampled_frames_with_their_labels(paths):
     assert sample.size == (32, 48)
     assert (sample.label, sample.group, sample.index, sample.epoch) == (2, 102, 2, 5)
     assert sample.damaged == ()
-    expected = sample_clips(22, numpy_generator(7, 5, 2, "train/sampling"))
+    expected = sample_clips(22, 25.0, numpy_generator(7, 5, 2, "train/sampling"))
     assert frame_numbers(sample) == sample.frame_indices.tolist() == expected.tolist()
 
 
@@ -114,7 +114,7 @@ def test_on_damage_error_raises(paths, damaged):
 
 
 def test_a_frame_that_cannot_be_decoded_counts_as_damage(paths, monkeypatch):
-    def beyond_the_first_video(num_frames, rng):
+    def beyond_the_first_video(num_frames, fps, rng):
         return np.array([[0, 20]])  # the shortest video has frames 0 to 19
 
     sample = make(paths, sampler=beyond_the_first_video)[(0, 0)]

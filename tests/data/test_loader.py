@@ -17,7 +17,7 @@ from vidcsl.data.sampling import fit_length, random_clips
 from vidcsl.errors import UserError, VideoError
 
 
-def sample_clips(num_frames, rng, *, policy="loop"):
+def sample_clips(num_frames, fps, rng, *, policy="loop"):
     indices = random_clips(num_frames, clip_frames=3, stride=2, clips=2, rng=rng)
     return fit_length(indices, num_frames, policy=policy)
 
@@ -248,12 +248,12 @@ class Killer:
     def __init__(self, tmp_path, *, times, how, length=14):
         self.notes, self.times, self.how, self.length = tmp_path, times, how, length
 
-    def __call__(self, num_frames, rng):
+    def __call__(self, num_frames, fps, rng):
         done = len(list(self.notes.glob("death*")))
         if num_frames == self.length and done < self.times:
             (self.notes / f"death{done}").touch()
             self.how()
-        return sample_clips(num_frames, rng)
+        return sample_clips(num_frames, fps, rng)
 
 
 def die():
@@ -292,10 +292,10 @@ def test_workers_that_always_die_are_an_error(paths, tmp_path, impatient, monkey
         list(loader.epoch(0))
 
 
-def sleep_in_the_third(num_frames, rng):
+def sleep_in_the_third(num_frames, fps, rng):
     if num_frames == 14:
         time.sleep(20)
-    return sample_clips(num_frames, rng)
+    return sample_clips(num_frames, fps, rng)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -6,10 +6,14 @@ from hypothesis import strategies as st
 from vidcsl.data.sampling import (
     SHORT_VIDEO,
     decreasing_interval_clips,
+    dense_stride,
     fit_length,
     random_clip,
     random_clips,
+    segment_clips,
+    spaced_clips,
     span_of,
+    stride_at,
     uniform_clips,
 )
 from vidcsl.errors import UserError
@@ -125,3 +129,79 @@ def test_fit_length_refuses():
         fit_length(np.arange(6), 5, policy="error")
     with pytest.raises(UserError, match="unknown policy 'wrap'"):
         fit_length(np.arange(6), 5, policy="wrap")
+
+
+@given(lengths, frames, st.floats(0.2, 8), views, seeds)
+def test_a_step_need_not_be_whole(n, clip_frames, stride, clips, seed):
+    shape = {"clip_frames": clip_frames, "stride": stride}
+    several = random_clips(n, clips=clips, rng=np.random.default_rng(seed), **shape)
+    steps = several - several[:, :1]
+    assert (steps == [int(stride * k) for k in range(clip_frames)]).all()
+    if n >= span_of(**shape):
+        assert several.max() < n
+        assert uniform_clips(n, clips=2, **shape).max() == n - 1
+
+
+gaps = st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted)
+
+
+@given(lengths, frames, strides, st.integers(1, 5), gaps, seeds)
+def test_spaced_clips_keep_their_gaps(n, clip_frames, stride, clips, limits, seed):
+    shape = {"clip_frames": clip_frames, "stride": stride}
+    least, most = limits
+    found = spaced_clips(
+        n, clips=clips, min_gap=least, max_gap=most, rng=np.random.default_rng(seed), **shape
+    )
+    assert found.shape == (clips, clip_frames)
+    check_clips(found, n, **shape)
+    distances = np.diff(np.sort(found[:, 0]))
+    room = max(0, n - span_of(**shape))
+    if (clips - 1) * least <= room:
+        assert (distances >= least).all()
+        assert (distances <= (most or room)).all()
+    else:
+        assert (distances == room // (clips - 1)).all()  # as far apart as the video allows
+
+
+def test_spaced_clips_take_every_choice_of_gaps_alike():
+    """Room for starts 0 to 6; three clips, gaps 1 to 4: counted against the list of all pairs."""
+    rng = np.random.default_rng(0)
+    options = {"clip_frames": 2, "stride": 1, "clips": 3, "min_gap": 1, "max_gap": 4}
+    drawn = [spaced_clips(8, rng=rng, **options)[:, 0] for _ in range(12_000)]
+    pairs = [tuple(np.diff(np.sort(starts)).tolist()) for starts in drawn]
+    possible = [(a, b) for a in range(1, 5) for b in range(1, 5) if a + b <= 6]
+    assert set(pairs) == set(possible)
+    expected = len(drawn) / len(possible)
+    counts = np.array([pairs.count(pair) for pair in possible])
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+    firsts = [int(np.sort(s)[0]) for s, p in zip(drawn, pairs, strict=True) if p == (1, 1)]
+    assert set(firsts) == set(range(5))
+    assert len({tuple(s.argsort().tolist()) for s in drawn}) == 6  # any clip may come first
+
+
+@given(lengths, frames, views, seeds)
+def test_segments_each_give_one_frame(n, clip_frames, clips, seed):
+    rng = np.random.default_rng(seed)
+    for found in (
+        segment_clips(n, clip_frames=clip_frames, clips=clips),
+        segment_clips(n, clip_frames=clip_frames, clips=clips, rng=rng),
+    ):
+        assert found.shape == (clips, clip_frames)
+        assert found.dtype == np.int64
+        for k in range(clip_frames):
+            first, end = k * n / clip_frames, (k + 1) * n / clip_frames
+            assert (found[:, k] >= int(first)).all()
+            assert (found[:, k] <= end).all()
+        assert found.max() < n
+
+
+def test_segments_without_chance_are_their_middles():
+    assert segment_clips(40, clip_frames=4, clips=1).tolist() == [[5, 15, 25, 35]]
+    assert segment_clips(40, clip_frames=2, clips=2).tolist() == [[5, 25], [15, 35]]
+
+
+def test_steps_of_rates_and_windows():
+    assert dense_stride(clip_frames=16, window=64) == 4
+    assert stride_at(2, fps=30, wanted_fps=15) == 4
+    assert stride_at(2, fps=10, wanted_fps=15) == pytest.approx(4 / 3)
+    assert stride_at(2, fps=0, wanted_fps=15) == stride_at(2, fps=30, wanted_fps=0) == 2

@@ -74,6 +74,8 @@ def colour_plan(
 
 def apply_colour_(clips: Tensor, plan: ColourPlan) -> Tensor:
     """Jitter, grayscale, blur, solarise (Chen et al. 2020, Grill et al. 2020), in this order."""
+    if not (plan.jitter | plan.gray | plan.blur | plan.solarise).any():
+        return clips
     jitters = (brightness_, contrast_, saturation_, hue_)
     # Lists, because comparing single tensor elements costs more than a small clip's arithmetic.
     orders = {row: plan.order[row].tolist() for row in _rows(plan.jitter)}
@@ -84,7 +86,7 @@ def apply_colour_(clips: Tensor, plan: ColourPlan) -> Tensor:
     _on_rows(clips, _rows(plan.gray), grayscale_)
     _on_rows(clips, _rows(plan.blur), gaussian_blur_, plan.sigma)
     _on_rows(clips, _rows(plan.solarise), solarise_)
-    return clips
+    return clips.clamp_(0, 1)  # rounding may have left it by a hair
 
 
 def brightness_(clips: Tensor, factors: Tensor) -> Tensor:

@@ -1,14 +1,12 @@
 """Lists, datasets and loaders."""
 
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 from fvcore.common.config import CfgNode
-from numpy.typing import NDArray
 
 from vidcsl.builders.augment import build_augmentation
-from vidcsl.data import sampling, synthetic
+from vidcsl.builders.sampling import build_test_sampler, build_train_sampler
+from vidcsl.data import synthetic
 from vidcsl.data.dataset import ClipDataset, ClipSampler, Cropper, OnDamage
 from vidcsl.data.lists import VideoList, check_files, read_list
 from vidcsl.data.loader import ClipLoader, build_loader
@@ -105,7 +103,7 @@ def build_train_loader(cfg: CfgNode, videos: VideoList, world: World) -> ClipLoa
     dataset = _build_dataset(
         cfg,
         videos,
-        sampler=_train_sampler(cfg),
+        sampler=build_train_sampler(cfg),
         purpose="train",
         on_damage="replace",
         crops=augmentation.boxes if augmentation.cropped else None,
@@ -117,13 +115,7 @@ def build_test_loader(
     cfg: CfgNode, videos: VideoList, world: World, *, clips: int, batch: int
 ) -> ClipLoader:
     """`clips` evenly spaced clips of every video, in the order of the list."""
-    sampler = partial(
-        _uniform_views,
-        clip_frames=cfg.DATA.FRAMES,
-        stride=cfg.DATA.STRIDE,
-        clips=clips,
-        policy=cfg.DATA.SHORT_VIDEO,
-    )
+    sampler = build_test_sampler(cfg, clips=clips)
     on_damage: OnDamage = "leave_out" if cfg.DATA.ALLOW_DAMAGED_TEST else "error"
     dataset = _build_dataset(cfg, videos, sampler=sampler, purpose="test", on_damage=on_damage)
     return _build_loader(cfg, dataset, world, batch_size=batch * world.size, training=False)
@@ -166,41 +158,3 @@ def _build_loader(
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
     )
-
-
-def _train_sampler(cfg: CfgNode) -> ClipSampler:
-    shape = {"clip_frames": cfg.DATA.FRAMES, "stride": cfg.DATA.STRIDE}
-    if cfg.DATA.SAMPLING == "decreasing_interval":
-        if cfg.DATA.CLIPS != 2:
-            raise UserError("DATA.SAMPLING decreasing_interval makes pairs: set DATA.CLIPS to 2")
-        draw = partial(sampling.decreasing_interval_clips, **shape)
-    else:
-        draw = partial(sampling.random_clips, clips=cfg.DATA.CLIPS, **shape)
-    voters = cfg.FALSE_NEGATIVES.VOTERS
-    further = partial(sampling.random_clips, clips=voters, **shape) if voters else None
-    return partial(_random_views, draw=draw, further=further, policy=cfg.DATA.SHORT_VIDEO)
-
-
-def _random_views(
-    num_frames: int,
-    rng: np.random.Generator,
-    *,
-    draw: "partial[NDArray[np.int64]]",
-    further: "partial[NDArray[np.int64]] | None",
-    policy: str,
-) -> NDArray[np.int64]:
-    clips = [each(num_frames, rng=rng) for each in (draw, further) if each]
-    return sampling.fit_length(np.concatenate(clips), num_frames, policy=policy)
-
-
-def _uniform_views(
-    num_frames: int,
-    _rng: np.random.Generator,
-    *,
-    clip_frames: int,
-    stride: int,
-    clips: int,
-    policy: str,
-) -> NDArray[np.int64]:
-    views = sampling.uniform_clips(num_frames, clip_frames=clip_frames, stride=stride, clips=clips)
-    return sampling.fit_length(views, num_frames, policy=policy)

@@ -18,8 +18,8 @@ from vidcsl.data.watch import Desk, time_limit
 from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator, sample_seed
 
-ClipSampler = Callable[[int, np.random.Generator], NDArray[np.int64]]
-"""(frames in the video, generator) -> frame indices [V, T], all inside the video."""
+ClipSampler = Callable[[int, float, np.random.Generator], NDArray[np.int64]]
+"""(frames in the video, frames per second, generator) -> indices [V, T], all inside the video."""
 
 Cropper = Callable[[Tensor, Tensor, int], Tensor]
 """(sizes [N, 2], seeds [N], views V) -> boxes [N, V, 4], see `TrainAugmentation.boxes`."""
@@ -60,7 +60,7 @@ class ClipDataset(Dataset[Sample]):
 
     Args:
         videos: the list.
-        sampler: which frames make the views; gets the video's length and a generator.
+        sampler: which frames make the views; gets the video's length, rate and a generator.
         reader: "auto" or a name in `readers.READERS`.
         short_side: of the decoded frames, pixels.
         seed: of the run.
@@ -147,7 +147,7 @@ class ClipDataset(Dataset[Sample]):
             # Opened here and not kept: a decoder opened in one process hangs in another.
             self._open(video) as reader,
         ):
-            clips = self._sampled(reader.num_frames, rng, path=str(video.path))  # [V, T]
+            clips = self._sampled(reader, rng)  # [V, T]
             frames = self._views(reader, clips, sample_seed(self.seed, epoch, position))
         height, width = frames.shape[-2:]
         return Sample(
@@ -177,10 +177,10 @@ class ClipDataset(Dataset[Sample]):
             video, folder=self.cache, backend=self.reader, short_side=self.short_side
         )
 
-    def _sampled(self, num_frames: int, rng: np.random.Generator, *, path: str) -> NDArray:
+    def _sampled(self, reader: Reader, rng: np.random.Generator) -> NDArray[np.int64]:
         try:
-            return self.sampler(num_frames, rng)
+            return self.sampler(reader.num_frames, reader.fps, rng)
         except VideoError:
             raise  # the time is over
         except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+            raise UserError(f"{reader.source.name}: {error}") from error

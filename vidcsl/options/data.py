@@ -25,8 +25,17 @@ DATA: dict[str, Option] = {
     "DATA.CLIPS": Option(2, "training clips (views) of each video", minimum=1),
     "DATA.SAMPLING": Option(
         "random",
-        "where training clips start: independently, or as CVRL's pairs of decreasing interval",
-        ("random", "decreasing_interval"),
+        "where training clips start: independently; spaced, DATA.MIN_GAP to DATA.MAX_GAP apart; as "
+        "CVRL's pairs of decreasing interval; or one frame of each of DATA.FRAMES equal segments",
+        ("random", "spaced", "decreasing_interval", "segment"),
+    ),
+    "DATA.MIN_GAP": Option(0, "spaced: least frames between neighbours' starts", minimum=0),
+    "DATA.MAX_GAP": Option(0, "spaced: most frames between them; 0: no limit", minimum=0),
+    "DATA.FPS": Option(
+        0.0, "take every file as if it ran at this rate, frames per second; 0: its own", minimum=0
+    ),
+    "DATA.WINDOW": Option(
+        0, "dense clips: spread over so many frames in a row, in place of DATA.STRIDE", minimum=0
     ),
     "DATA.WORKERS": Option(2, "decoding processes of each training process", minimum=0),
     "DATA.DAMAGED_LIMIT": Option(

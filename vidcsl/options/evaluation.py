@@ -7,6 +7,11 @@ EVALUATION: dict[str, Option] = {
     "EVALUATE.KNN": Option(True, "nearest neighbours among the training videos"),
     "EVALUATE.KNN_K": Option(20, "how many neighbours vote", minimum=1),
     "EVALUATE.RETRIEVAL": Option(True, "test queries, training gallery: R@1, 5, 10, 20, 50"),
+    "EVALUATE.SAMPLING": Option(
+        "uniform",
+        "where the clips lie: evenly spaced, or one frame of each of DATA.FRAMES equal segments",
+        ("uniform", "segment"),
+    ),
     "EVALUATE.TRAIN_VIEWS": Option(4, "clips of each training video", minimum=1),
     "EVALUATE.TEST_VIEWS": Option(10, "clips of each test video", minimum=1),
     "EVALUATE.CROPS": Option(1, "spatial crops of each test clip: 1 or 3", minimum=1, maximum=3),

@@ -103,12 +103,13 @@ class Job:
         """What an answer about each of these videos depends on: weights, pixels, and `more`."""
         root = self.cfg.DATA.ROOT
         listed = [(os.path.relpath(video.path, root), video.label) for video in videos.videos]
-        data = ("FRAMES", "STRIDE", "SHORT_SIDE", "SHORT_VIDEO", "READER")
+        data = ("FRAMES", "STRIDE", "FPS", "WINDOW", "SHORT_SIDE", "SHORT_VIDEO", "READER")
         return {
             "weights": weights,
             "videos": digest({"videos": listed}),
             "data": {key: self.cfg.DATA[key] for key in data},
             "frame_size": self.cfg.MODEL.FRAME_SIZE,
+            "sampling": self.cfg.EVALUATE.SAMPLING,
             "normalisation": normalisation_of(self.method.encoder),
             **more,
         }

@@ -202,6 +202,7 @@ def _add_stream(target: Any, first: Any, *, rate: Fraction, settings: Settings) 
         "crf": str(settings.crf),
         "g": str(settings.gop),
         "bf": "0",
+        "tune": "fastdecode",  # 3 % more bytes, half the time to decode
     }
     stream = target.add_stream("libx264", rate=rate, options=options)
     stream.width, stream.height = _size(first.width, first.height, short_side=settings.short_side)

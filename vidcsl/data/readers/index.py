@@ -4,14 +4,16 @@ A packet is a frame, save for those that are so small that they may stand for "n
 they do in the packed streams of old codecs. Where there are such, only decoding can tell.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from vidcsl.data.readers.source import Source
 
 _FRAMELESS_BYTES = 16
+_KEY, _DISCARD = 1, 2  # FFmpeg's flags of an entry
 # Their packets are whole pictures however small: a skipped picture takes a few bytes.
 _FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "libdav1d", "gif", "mjpeg")
 # Their headers list every packet, and its place or that of the few bytes ahead of it; the headers
@@ -54,24 +56,24 @@ def header_index(stream: Any, source: Source) -> FrameIndex | None:
     container = stream.container.format.name
     if container not in _COMPLETE_INDEX:
         return None
-    entries = list(stream.index_entries)
-    sizes = [entry.size for entry in entries]
+    entries = [(e.timestamp, e.pos, e.size, e.flags) for e in stream.index_entries]
+    if not entries or len(entries) != stream.frames:
+        return None
+    times, places, sizes, flags = np.array(entries, dtype=np.int64).T
+    ends = places + sizes
     # A header may promise more than there is, as that of a file cut short does.
     if (
-        not entries
-        or len(entries) != stream.frames
-        or min(sizes) < _smallest_frame(stream)
-        or max(entry.pos + entry.size for entry in entries) > source.size
-        or any(entry.is_discard for entry in entries)
+        sizes.min() < _smallest_frame(stream)
+        or ends.max() > source.size
+        or (flags & _DISCARD).any()
     ):
         return None
-    ahead = _COMPLETE_INDEX[container]
-    places = [entry.pos + ahead for entry in entries]
-    keys = [entry.is_keyframe for entry in entries]
-    if any(end > start for end, start in _neighbours(places, sizes)):
-        return FrameIndex(len(entries), sizes)  # damaged: packets overlap
-    starts = _starts([entry.timestamp for entry in entries], places, keys)
-    return FrameIndex(len(entries), sizes, starts, clock="dts")
+    order = places.argsort()
+    if (ends[order][:-1] > places[order][1:]).any():
+        return FrameIndex(len(sizes), sizes.tolist())  # damaged: packets overlap
+    ahead, keys = _COMPLETE_INDEX[container], (flags & _KEY) > 0
+    starts = _starts(times.tolist(), (places + ahead).tolist(), keys.tolist())
+    return FrameIndex(len(sizes), sizes.tolist(), starts, clock="dts")
 
 
 def packet_index(stream: Any) -> FrameIndex | None:
@@ -98,13 +100,6 @@ def packet_index(stream: Any) -> FrameIndex | None:
     # An AVI file whose own index is not to be trusted is damaged: no jumps there.
     whole = frames == len(times) and stream.container.format.name != "avi"
     return FrameIndex(frames, sizes, _starts(times, places, keys) if whole else ())
-
-
-def _neighbours(places: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where each packet ends, and where the next one in the file starts."""
-    extents = sorted(zip(places, sizes, strict=True))
-    for (place, size), (after, _) in pairwise(extents):
-        yield place + size, after
 
 
 def _starts(

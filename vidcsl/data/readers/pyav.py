@@ -110,12 +110,15 @@ class PyavReader(Reader):
         if self._turned:
             return super().read_crops(clips, boxes, size=size)
         self._check_inside(clips)
+        uses: dict[int, list[tuple[int, int]]] = {}
+        for (view, place), number in np.ndenumerate(clips):
+            uses.setdefault(int(number), []).append((view, place))
         sides = (self.height, self.width, self.height, self.width)
         cutters = [Cutter(box / sides, size=size) for box in boxes]
         with reported(self.source):
             views = np.empty((len(clips), 3, clips.shape[1], size, size), dtype=np.uint8)
-            for number, frame in self._sound_frames(np.unique(clips).tolist()):
-                for view, place in np.argwhere(clips == number).tolist():
+            for number, frame in self._sound_frames(sorted(uses)):
+                for view, place in uses[number]:
                     cutters[view].write(frame, views[view, :, place])
         return views
 
