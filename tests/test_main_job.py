@@ -446,3 +446,31 @@ def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, caps
     wrong = [*words, "EVALUATE.CROPS", "1"]
     wrong[wrong.index("EVALUATE.SPLITS") + 1] = "[only.csv]"
     assert "must be TRAIN_LIST,TEST_LIST" in fails(capsys, "evaluate", *wrong)
+
+
+def test_finetuning_and_the_attentive_probe(data, config, finished, tmp_path):
+    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    out = tmp_path / "run"
+    words = arguments(
+        *(data, config, out, "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]", "SEED", 1),
+        *("EVALUATE.ATTENTIVE", "true", "EVALUATE.ATTENTIVE_EPOCHS", 2, "EVALUATE.TOKENS", 4),
+        *("FINETUNE.ENABLED", "true", "FINETUNE.EPOCHS", 2, "FINETUNE.BATCH", 8),
+        *("FINETUNE.MIXUP", "0.2"),
+    )
+    command = ["evaluate", *words, "--checkpoint", str(checkpoint)]
+    assert main(command) == 0
+    clean = json.loads((out / "results.json").read_text())["clean"]
+    for name in ("attentive", "finetune"):
+        low, high = clean["intervals"][f"{name}_top1"]
+        assert 0 <= low <= clean[f"{name}_top1"] <= high <= 1
+        assert 0 <= clean[f"{name}_clip_top1"] <= 1
+    theirs = json.loads((finished / "results.json").read_text())["clean"]
+    assert clean["knn_top1"] == theirs["knn_top1"]  # the encoder itself stays frozen
+    page = (out / "report.html").read_text()
+    assert "Fine-tuned, whole videos" in page
+    assert "Attentive probe, single clips" in page
+    (log,) = out.glob("finetune/*/log.jsonl")
+    trained = log.read_text()
+    assert main(command) == 0
+    assert log.read_text() == trained  # finished once, found again
+    assert json.loads((out / "results.json").read_text())["clean"] == clean

@@ -10,6 +10,11 @@ from vidcsl.builders.data import (
     build_train_loader,
     build_transfer,
 )
+from vidcsl.builders.finetune import (
+    build_finetune_optimiser,
+    build_finetune_schedule,
+    build_finetuned,
+)
 from vidcsl.builders.methods import build_method
 from vidcsl.builders.models import build_encoder, is_bgr, load_weights_of
 from vidcsl.builders.run import check, output_dir, use_bfloat16
@@ -23,6 +28,9 @@ __all__ = [
     "build_corruptions",
     "build_crop",
     "build_encoder",
+    "build_finetune_optimiser",
+    "build_finetune_schedule",
+    "build_finetuned",
     "build_input",
     "build_lists",
     "build_method",

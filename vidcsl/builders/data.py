@@ -97,8 +97,10 @@ def _render(cfg: CfgNode, world: World) -> tuple[str, str]:
     return str(root / "train.csv"), str(root / "test.csv")
 
 
-def build_train_loader(cfg: CfgNode, videos: VideoList, world: World) -> ClipLoader:
-    """Random clips, shuffled, full batches only."""
+def build_train_loader(
+    cfg: CfgNode, videos: VideoList, world: World, *, batch: int = 0
+) -> ClipLoader:
+    """Random clips, shuffled, full batches only, by default of TRAIN.BATCH videos."""
     augmentation = build_augmentation(cfg)
     dataset = _build_dataset(
         cfg,
@@ -108,7 +110,7 @@ def build_train_loader(cfg: CfgNode, videos: VideoList, world: World) -> ClipLoa
         on_damage="replace",
         crops=augmentation.boxes if augmentation.cropped else None,
     )
-    return _build_loader(cfg, dataset, world, batch_size=cfg.TRAIN.BATCH, training=True)
+    return _build_loader(cfg, dataset, world, batch_size=batch or cfg.TRAIN.BATCH, training=True)
 
 
 def build_test_loader(

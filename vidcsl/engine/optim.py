@@ -44,6 +44,6 @@ def cosine_lr(step: int, *, peak: float, warmup_steps: int, total_steps: int) ->
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group, times its `lr_scale` where it has one."""
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)

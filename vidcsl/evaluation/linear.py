@@ -112,11 +112,11 @@ def fit_linear_probe(
     mean = flat.mean(dim=0)
     std = flat.std(dim=0).clamp(min=1e-6)
     standard = (features - mean) / std  # [n, V, D]
-    sources = _sources(train.groups[labelled], train.indices[labelled])
+    sources = sources_of(train.groups[labelled], train.indices[labelled])
     penalty, held_out, start = LONE_PENALTY, float("nan"), None
-    if _can_hold_out(sources, labels):
+    if can_hold_out(sources, labels):
         few = _spread(standard, most=max(1, rows_to_choose // len(labels)))
-        folds = _folds(sources, seed=seed)
+        folds = folds_of(sources, seed=seed)
         penalty, held_out, start = _choose(few, labels, folds, classes=classes, penalties=penalties)
     views = features.shape[1]
     weight, bias = _fit(
@@ -148,19 +148,19 @@ def video_answers(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return videos, clips.float().mean(dim=1)
 
 
-def _sources(groups: Tensor, indices: Tensor) -> Tensor:
+def sources_of(groups: Tensor, indices: Tensor) -> Tensor:
     """A number for the source of each video, `[n]`; a video without group is its own."""
     own = torch.where(groups >= 0, groups, -2 - indices)
     return own.unique(return_inverse=True)[1]
 
 
-def _can_hold_out(sources: Tensor, labels: Tensor) -> bool:
+def can_hold_out(sources: Tensor, labels: Tensor) -> bool:
     """Whether every class has two sources, one to learn from and one to be judged by."""
     pairs = torch.stack([labels, sources]).unique(dim=1)
     return bool(pairs[0].unique(return_counts=True)[1].min() > 1)
 
 
-def _folds(sources: Tensor, *, seed: int) -> Tensor:
+def folds_of(sources: Tensor, *, seed: int) -> Tensor:
     """Fold 0 to 4 of each video, int64 `[n]`; videos of a source are in one."""
     order = numpy_generator(seed, "probe folds").permutation(int(sources.max()) + 1)
     return torch.from_numpy(order)[sources] % FOLDS

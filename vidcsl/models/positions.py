@@ -32,7 +32,7 @@ def rotary_table(grid: Grid, head_dim: int) -> Tensor:
     frequency = 1 / 10000 ** (torch.arange(share // 2) / max(1, share / 2))
     axes = torch.meshgrid(*(torch.arange(size).float() for size in grid), indexing="ij")
     angles = [(axis.flatten()[:, None] * frequency).repeat(1, 2) for axis in axes]
-    still = torch.zeros(len(angles[0]), head_dim - 3 * share)
+    still = torch.zeros(angles[0].shape[0], head_dim - 3 * share)
     table = torch.cat([*angles, still], dim=1)  # [L, head_dim]
     return torch.cat([table.sin(), table.cos()], dim=1)
 

@@ -26,4 +26,20 @@ EVALUATION: dict[str, Option] = {
     "EVALUATE.TRANSFER": Option(
         [], "other data sets, their own gallery and queries: NAME,ROOT,TRAIN_LIST,TEST_LIST"
     ),
+    "EVALUATE.ATTENTIVE": Option(False, "attentive probe on the tokens of frozen encoders"),
+    "EVALUATE.ATTENTIVE_EPOCHS": Option(20, "passes over the training clips", minimum=1),
+    "EVALUATE.TOKENS": Option(
+        32, "most tokens of a clip for it; of more, neighbouring ones are averaged", minimum=1
+    ),
+    "FINETUNE.ENABLED": Option(False, "fine-tune a copy of the encoder on the training labels"),
+    "FINETUNE.EPOCHS": Option(30, "passes over the training list", minimum=1),
+    "FINETUNE.BATCH": Option(32, "videos in a step, over all processes", minimum=2),
+    "FINETUNE.LR": Option(1e-3, "peak learning rate of AdamW", minimum=0),
+    "FINETUNE.WEIGHT_DECAY": Option(0.05, "of weights, not of biases and norms", minimum=0),
+    "FINETUNE.LAYER_DECAY": Option(
+        0.75, "factor of the learning rate a block, from the head down", minimum=1e-3, maximum=1
+    ),
+    "FINETUNE.DROPOUT": Option(0.5, "share of the features dropped before the head", maximum=0.99),
+    "FINETUNE.MIXUP": Option(0.0, "parameter of the Beta distribution; 0: no mixup", minimum=0),
+    "FINETUNE.LABEL_SMOOTHING": Option(0.0, "of the labels", minimum=0, maximum=1),
 }

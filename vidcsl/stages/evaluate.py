@@ -20,6 +20,7 @@ from vidcsl.objectives.supervised import Supervised
 from vidcsl.report.html import write_report
 from vidcsl.stages.attack import attack_targets
 from vidcsl.stages.corrupt import corrupt_clips
+from vidcsl.stages.finetune import finetune
 from vidcsl.stages.job import Job
 from vidcsl.stages.protocols import add_accuracy, run_protocols, run_splits, run_transfer
 
@@ -49,9 +50,11 @@ def evaluate(
 
 def _evaluate_on(test: VideoList, job: Job) -> None:
     cfg, train = job.cfg, job.train
-    job.store({"data": _describe_data(train, test)})
+    data = _describe_data(train, test)
+    job.store({"data": data})
     outcome = run_protocols(train, test, job)
     clean, queries = outcome.results, outcome.queries
+    job.store({"data": {**data, "left_out": _left_out(test, queries)}})
     job.store({"geometry": describe_geometry(queries)})
     _keep_projection(queries, train.classes, job)
     heads: dict[str, nn.Linear] = {}
@@ -63,6 +66,9 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
             logits = job.method.head(queries.values.to(job.world.device)).cpu()
         add_accuracy(clean, "own_head", *video_answers(logits, queries.labels), seed=cfg.SEED)
     job.store({"clean": clean})
+    if cfg.FINETUNE.ENABLED:
+        finetune(clean, test, job)
+        job.store({"clean": clean})
     run_splits(clean, job)
     run_transfer(job)
     heads = {suffix: head.to(job.world.device) for suffix, head in heads.items()}

@@ -22,6 +22,7 @@ from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import digest
 from vidcsl.engine.progress import Bar
 from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
+from vidcsl.evaluation.attentive import PooledTokens
 from vidcsl.evaluation.features import Features, extract_features
 from vidcsl.evaluation.linear import LinearProbe, fit_linear_probe
 from vidcsl.objectives import Method
@@ -71,17 +72,23 @@ class Job:
         finally:
             bar.close()
 
-    def features(self, videos: VideoList, *, clips: int, crops: int) -> Features:
+    def features(self, videos: VideoList, *, clips: int, crops: int, tokens: int = 0) -> Features:
         """Features of every view of every video, in the order of the list.
 
         They are kept in the run's folder, and found there again by the same weights.
+
+        Args:
+            videos: the list.
+            clips, crops: how often each video is looked at.
+            tokens: where it is not 0, at most so many tokens of a clip in place of its features.
         """
-        key = self.settings(videos, self.weights, views=clips, crops=crops)
+        kind = {"tokens": tokens} if tokens else {}
+        key = self.settings(videos, self.weights, views=clips, crops=crops, **kind)
         path = self.folder.artifacts / f"features_{digest(key)}.npz"
         if self.world.share(path.exists()):
             return Features.load(path)
         with self.timed(f"features of {Path(videos.source).name}"):
-            found = self._extract(videos, clips=clips, crops=crops)
+            found = self._extract(videos, clips=clips, crops=crops, tokens=tokens)
         if self.world.is_main:
             found.save(path)
         return found
@@ -119,9 +126,10 @@ class Job:
         """The digest of the encoder's weights."""
         return weights_digest(self.method.encoder)
 
-    def _extract(self, videos: VideoList, *, clips: int, crops: int) -> Features:
+    def _extract(self, videos: VideoList, *, clips: int, crops: int, tokens: int) -> Features:
+        encoder = self.method.encoder
         return extract_features(
-            self.method.encoder,
+            PooledTokens(encoder, most=tokens) if tokens else encoder,  # type: ignore[arg-type]
             self._blocks(videos, range(len(videos)), views=clips),
             crop=builders.build_crop(self.cfg, crops=crops),
             world=self.world,

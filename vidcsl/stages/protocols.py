@@ -12,6 +12,7 @@ from torch import Tensor
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.errors import UserError
+from vidcsl.evaluation.attentive import fit_attentive_probe
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.intervals import bootstrap_interval
 from vidcsl.evaluation.linear import LinearProbe, video_answers
@@ -63,6 +64,8 @@ def run_protocols(train: VideoList, test: VideoList, job: Job) -> Outcome:
         results["linear_penalty"] = probe.penalty
         if isfinite(probe.held_out_top1):
             results["linear_held_out_top1"] = probe.held_out_top1
+    if cfg.ATTENTIVE:
+        _attentive(results, train, test, job)
     results.update(_low_shot(job, gallery, queries, classes=len(train.classes)))
     return Outcome(results, gallery, queries, probe)
 
@@ -120,6 +123,34 @@ def _neighbours(
         for rank in ranks:
             interval = bootstrap_interval(place <= rank, seed=cfg.SEED)
             results["intervals"][f"R@{rank}"] = interval
+
+
+def _attentive(results: dict[str, Any], train: VideoList, test: VideoList, job: Job) -> None:
+    cfg, dim = job.cfg.EVALUATE, int(job.method.encoder.feature_dim)  # type: ignore[arg-type]
+    views = {"clips": cfg.TRAIN_VIEWS, "crops": 1}
+    tokens = job.features(train, **views, tokens=cfg.TOKENS)
+    asked = job.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS, tokens=cfg.TOKENS)
+    with job.timed("attentive probe"):
+        logits, chosen = job.world.share(
+            _attended(tokens, asked, dim, len(train.classes), job.cfg)
+            if job.world.is_main
+            else None
+        )
+    add_accuracy(results, "attentive", *video_answers(logits, asked.labels), seed=job.cfg.SEED)
+    results["attentive_setting"] = chosen
+
+
+def _attended(
+    tokens: Features, asked: Features, dim: int, classes: int, cfg: CfgNode
+) -> tuple[Tensor, dict[str, float]]:
+    """Logits of the test clips, and what was chosen."""
+    probe = fit_attentive_probe(
+        tokens, dim=dim, classes=classes, epochs=cfg.EVALUATE.ATTENTIVE_EPOCHS, seed=cfg.SEED
+    )
+    chosen = {"learning_rate": probe.learning_rate, "weight_decay": probe.weight_decay}
+    if isfinite(probe.held_out_top1):
+        chosen["held_out_top1"] = probe.held_out_top1
+    return probe.logits(asked.values), chosen
 
 
 def _low_shot(job: Job, gallery: Features, queries: Features, *, classes: int) -> dict[str, Any]:
