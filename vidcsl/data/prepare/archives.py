@@ -5,9 +5,9 @@ has compressed ones unpacked by a program that must be installed: unrar, unar, 7
 knows the fewest kinds of RAR).
 """
 
-import hashlib
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,11 +114,12 @@ def _unpack_member(
     if not _is_archive(member):
         place = selection.place(member)
         assert place is not None
-        with jobs.replacing(target / place) as partial:
+        scratch = jobs.scratch_of(target / RECORD)
+        with jobs.replacing(target / place, scratch=scratch) as partial:
             size = _copy(archive, member, partial)
         return {place: size}
-    with _scratch(target, f"{archive}/{member}") as folder:
-        inner = folder / PurePosixPath(member).name
+    with tempfile.TemporaryDirectory(dir=jobs.scratch_of(target / RECORD)) as folder:
+        inner = Path(folder) / PurePosixPath(member).name
         _copy(archive, member, inner)
         names = [info.filename for info in _listing(inner)]
         wanted = [name for name in names if selection.place(name) or _is_archive(name)]
@@ -127,18 +128,6 @@ def _unpack_member(
         for name in wanted:
             sizes |= _unpack_member(inner, name, target, selection)
         return sizes
-
-
-@contextmanager
-def _scratch(target: Path, purpose: str) -> Iterator[Path]:
-    """A folder that is gone afterwards, with what a killed call left in it before."""
-    folder = target / f".unpacking-{hashlib.sha256(purpose.encode()).hexdigest()[:16]}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy(archive: Path, member: str, path: Path) -> int:

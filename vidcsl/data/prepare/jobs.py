@@ -5,11 +5,13 @@ that file and not the job. The record is a text file with one JSON object a line
 a file is finished: after a kill at any moment the same call goes on behind the last whole line.
 """
 
-import glob
 import json
 import multiprocessing
 import os
+import shutil
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -21,7 +23,6 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
 
-from vidcsl.data import lists
 from vidcsl.engine.progress import Bar
 from vidcsl.errors import UserError, VideoError
 
@@ -91,7 +92,7 @@ def run(
     """
     if workers < 1:
         raise UserError(f"{title}: at least one worker process is needed, not {workers}")
-    with _locked(record), _appending(record) as file:
+    with _locked(record), _appending(record) as file, _emptied(scratch_of(record)):
         known = _read(record)
         entries = {
             task.name: known[task.name]
@@ -121,16 +122,25 @@ def _outcomes(entries: Mapping[str, Result], *, resumed: int) -> Outcomes:
     )
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """As `lists.replacing`, for one task; removes what a killed call left of the same file.
+def scratch_of(record: Path) -> Path:
+    """The folder, beside the record, where a job's unfinished files lie; emptied by each call."""
+    return record.with_suffix(".partial")
 
-    The record's lock sees to it that nobody is still writing that.
+
+@contextmanager
+def replacing(path: Path, *, scratch: Path) -> Iterator[Path]:
+    """As `lists.replacing`, for a task: gives a path in `scratch` to write to.
+
+    A process that was left behind by a killed call does no harm: it has files of its own, and what
+    it moves to their places is whole.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        leftover.unlink()
-    with lists.replacing(path) as partial:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = scratch / f"{os.getpid()}-{path.name}"
+    try:
         yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _holds(entry: Result, task: Task, intact: Callable[[Result], bool]) -> bool:
@@ -148,7 +158,7 @@ def _work(
     # Spawned: a decoder's threads, or an object store's, do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPool(
-        min(workers, len(tasks)), initializer=_leave_interrupts, context=context
+        min(workers, len(tasks)), initializer=_follow, initargs=[os.getpid()], context=context
     ) as pool:
         task_of: dict[Future, Task] = {
             pool.schedule(function, kwargs=dict(task.arguments), timeout=timeout): task
@@ -186,9 +196,16 @@ def _cause(exitcode: int | None) -> str:
         return f"exit code {exitcode}"
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches the whole group of processes; the parent alone answers."""
+def _follow(parent: int) -> None:
+    """In a worker: leave Ctrl-C, which reaches all processes, to the parent, and die with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)  # also out of a decoder that hangs
 
 
 def _read(record: Path) -> dict[str, Result]:
@@ -211,6 +228,16 @@ def _appending(record: Path) -> Iterator[TextIO]:
             file.write("\n")
             file.flush()
         yield file
+
+
+@contextmanager
+def _emptied(scratch: Path) -> Iterator[None]:
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(exist_ok=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from vidcsl.data.prepare import jobs, relist
 from vidcsl.data.shards import Span
 from vidcsl.errors import UserError
 
+RECORD = "shard.jsonl"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -78,7 +80,7 @@ def shard(
     outcomes = jobs.run(
         write_shard,
         tasks,
-        record=out / "shard.jsonl",
+        record=out / RECORD,
         title="packing shards",
         workers=workers,
         intact=lambda result: relist.has_size(out / result["shard"], result["bytes"]),
@@ -100,19 +102,26 @@ def shard(
 
 
 def write_shard(
-    rows: Sequence[Row], first: int, root: Path, out: Path, name: str, labels: Mapping[str, int]
+    rows: Sequence[Row],
+    *,
+    first: int,
+    root: Path,
+    out: Path,
+    scratch: Path,
+    name: str,
+    labels: Mapping[str, int],
 ) -> jobs.Result:
     """Write one shard; where each video's bytes lie in it, and its size and checksum.
 
     Args:
         rows: of the list that go into it.
         first: the number of its first sample.
-        root, out: where the videos are, and where the shard goes.
+        root, out, scratch: where the videos are, where the shard goes, and where it is unfinished.
         name: of the shard.
         labels: the number of each class.
     """
     spans = []
-    with jobs.replacing(out / name) as partial:
+    with jobs.replacing(out / name, scratch=scratch) as partial:
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             for number, row in enumerate(rows, start=first):
                 content = _read(root / row.video)
@@ -149,7 +158,7 @@ def _task(
     first, rows = slice_
     states = [relist.file_state(root / row.video) for row in rows]
     state = hashlib.sha256(json.dumps([rows, first, states, labels]).encode()).hexdigest()
-    places = {"root": root, "out": out, "name": name}
+    places = {"root": root, "out": out, "name": name, "scratch": jobs.scratch_of(out / RECORD)}
     return jobs.Task(name, state, {"rows": rows, "first": first, "labels": labels, **places})
 
 

@@ -116,23 +116,20 @@ def transcode(
         raise UserError(f"the copies need a folder of their own, not {root}")
     rows = relist.read_lists(lists)
     copy_of = _name_copies(relist.videos_of(rows))
+    record = out_root / "transcode.jsonl"
+    places = {"out_root": out_root, "scratch": jobs.scratch_of(record)}
     tasks = [
         jobs.Task(
             name=video,
             state=f"{relist.file_state(root / video)} {settings}",
-            arguments={
-                "path": root / video,
-                "copy": copy,
-                "out_root": out_root,
-                "settings": settings,
-            },
+            arguments={"path": root / video, "copy": copy, "settings": settings, **places},
         )
         for video, copy in copy_of.items()
     ]
     outcomes = jobs.run(
         encode,
         tasks,
-        record=out_root / "transcode.jsonl",
+        record=record,
         title="transcoding",
         workers=workers,
         timeout=timeout,
@@ -156,9 +153,11 @@ def transcode(
     return Report(copies, outcomes.failures, written, outcomes.resumed)
 
 
-def encode(path: Path, copy: str, out_root: Path, settings: Settings) -> jobs.Result:
+def encode(
+    path: Path, copy: str, *, out_root: Path, scratch: Path, settings: Settings
+) -> jobs.Result:
     """Write the copy of one video. Raises VideoError where it cannot be decoded whole."""
-    with jobs.replacing(out_root / copy) as partial:
+    with jobs.replacing(out_root / copy, scratch=scratch) as partial:
         with (
             decoding(path) as source,
             av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as target,
