@@ -37,18 +37,22 @@ class Times:
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], Any]], *, repeats: int = 7, warmup: int = 1
+    functions: Mapping[str, Callable[[], Any]],
+    *,
+    repeats: int = 7,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
     """Time functions in turns, so that whatever else the machine does hits all of them alike."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warmup + repeats):
         for name, function in functions.items():
-            started = time.perf_counter()
+            started = clock()
             function()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return {name: Times(tuple(each)) for name, each in seconds.items()}
 
 

@@ -7,7 +7,12 @@ from torch import nn
 from tests.robustness.attacks.models import CLASSES, Linear, predict, random_clips, seeded, sharp
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import SOLVERS, attack
-from vidcsl.robustness.attacks.goals import cross_entropy, margin
+from vidcsl.robustness.attacks.goals import (
+    Targeted,
+    cross_entropy,
+    margin,
+    targeted_cross_entropy,
+)
 from vidcsl.robustness.threats import L1, L2, Flicker, FrameSparse, Linf, Universal, to_levels
 
 QUICK = {
@@ -296,8 +301,6 @@ def test_options_that_mean_nothing(name, options):
 
 
 def test_targets_of_ones_own_choice():
-    from vidcsl.robustness.attacks.goals import Targeted, targeted_cross_entropy
-
     model, clips = sharp(), random_clips()
     labels = predict(model, clips)
     targets = (labels + 2) % CLASSES
