@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vidcsl.models.chunks import in_chunks
+from vidcsl.models.dual_norm import ADVERSARIAL, norms_in_use, with_norm_sets
 from vidcsl.models.r2plus1d import r2plus1d_18
 
 
@@ -121,6 +122,23 @@ def test_encoder_normalises_each_chunk_and_counts_it_once(clips):
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-9, atol=1e-9)
     for (name, one), other in zip(chunked.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_set_of_norms_in_use_is_used_again(clips):
+    plain, chunked = with_norm_sets(encoder().train()), with_norm_sets(encoder(chunk=4).train())
+    for made in (plain, chunked):
+        for name, parameter in made.named_parameters():
+            if name.endswith(f"norms.{ADVERSARIAL}.weight"):
+                nn.init.constant_(parameter, 0.5)  # else both sets would compute the same
+    with norms_in_use(plain, ADVERSARIAL):
+        loss_of(torch.cat([plain(chunk) for chunk in clips.split(4)])).backward()
+    with norms_in_use(chunked, ADVERSARIAL):
+        loss = loss_of(chunked(clips))
+    loss.backward()  # the clean norms are in use by now
+    for (name, one), other in zip(chunked.named_parameters(), plain.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-9)
 
 
 def test_evaluation_and_copies(clips):

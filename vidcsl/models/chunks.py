@@ -8,11 +8,13 @@ RepL4NLP 2021 (GradCache). One more forward pass buys a batch of any size.
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from vidcsl.models.dual_norm import use_again
 
 
 def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, *, size: int) -> Tensor:
@@ -39,10 +41,16 @@ def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, *, size: int
     )
 
 
-@contextmanager
-def _again(module: nn.Module | None, device: torch.device) -> Iterator[None]:
-    with _freed_memory_returned(device), _buffers_kept(module):
-        yield
+def _again(module: nn.Module | None, device: torch.device) -> AbstractContextManager[None]:
+    """A block in which `module` computes once more what it computes next."""
+    norms = use_again(module) if module else nullcontext()
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with _freed_memory_returned(device), norms, _buffers_kept(module):
+            yield
+
+    return block()
 
 
 @contextmanager

@@ -4,8 +4,8 @@ Xie et al., "Adversarial Examples Improve Image Recognition", CVPR 2020; in cont
 Jiang et al., "Robust Pre-Training by Adversarial Contrastive Learning", NeurIPS 2020.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 
 from torch import Tensor, nn
@@ -55,14 +55,25 @@ def norms_in_use(module: nn.Module, name: str) -> Iterator[None]:
     unknown = [each for each in sets if name not in each.norms]
     if unknown:
         raise UserError(f"no BatchNorms are named {name!r}: {', '.join(unknown[0].norms)}")
-    before = [each.active for each in sets]
-    for each in sets:
+    with _activated(dict.fromkeys(sets, name)):
+        yield
+
+
+def use_again(module: nn.Module) -> AbstractContextManager[None]:
+    """A block in which the BatchNorms are in use that are in use now."""
+    return _activated({each: each.active for each in module.modules() if isinstance(each, NormSet)})
+
+
+@contextmanager
+def _activated(names: Mapping[NormSet, str]) -> Iterator[None]:
+    before = {each: each.active for each in names}
+    for each, name in names.items():
         each.active = name
     try:
         yield
     finally:
-        for each, active in zip(sets, before, strict=True):
-            each.active = active
+        for each, name in before.items():
+            each.active = name
 
 
 def _replace(module: nn.Module, names: Sequence[str]) -> None:
