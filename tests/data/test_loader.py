@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tests.data.made_videos import video_list, write_numbered
+from vidcsl.augment.pipeline import TrainAugmentation
 from vidcsl.data.dataset import ClipDataset, Sample
 from vidcsl.data.loader import Batch, EpochSampler, build_loader, collate
 from vidcsl.data.sampling import fit_length, random_clips
@@ -29,7 +30,16 @@ def paths(tmp_path_factory):
     return [write_numbered(folder / f"{k}.mp4", frames=12 + k, size=sizes[k % 3]) for k in range(7)]
 
 
-def loader_of(paths, *, sampler=sample_clips, on_damage="replace", timeout=0.0, **options):
+def loader_of(
+    paths,
+    *,
+    sampler=sample_clips,
+    on_damage="replace",
+    timeout=0.0,
+    crops=None,
+    crop_size=0,
+    **options,
+):
     data = ClipDataset(
         videos=video_list(paths),
         sampler=sampler,
@@ -37,6 +47,8 @@ def loader_of(paths, *, sampler=sample_clips, on_damage="replace", timeout=0.0, 
         seed=3,
         on_damage=on_damage,
         timeout=timeout,
+        crops=crops,
+        crop_size=crop_size,
     )
     settings = {"batch_size": 2, "shuffle": True, "drop_last": True} | options
     return build_loader(data, **settings)
@@ -209,6 +221,22 @@ def test_ranks_together_see_what_one_process_sees(paths, reference):
         for row, part in enumerate(parts):
             _, *_, height, width = part.frames.shape
             assert torch.equal(part.frames[0], whole.frames[row, ..., :height, :width])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_crops_by_the_decoder_are_the_same_bytes_everywhere(paths, workers):
+    """Whatever the workers and the ranks, and from the middle of an epoch on."""
+    crops = {"crops": TrainAugmentation(size=16).boxes, "crop_size": 16}
+    alone = list(loader_of(paths, **crops).epoch(4))
+    assert alone[0].frames.shape == (2, 2, 3, 3, 16, 16)
+    assert all_same(list(loader_of(paths, workers=workers, **crops).epoch(4)), alone)
+    assert all_same(list(loader_of(paths, workers=workers, **crops).epoch(4, 2)), alone[2:])
+    ranks = [
+        list(loader_of(paths, workers=workers, rank=r, world_size=2, **crops).epoch(4))
+        for r in (0, 1)
+    ]
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        assert torch.cat([part.frames for part in parts]).equal(whole.frames)
 
 
 def test_loading_leaves_the_global_generators_alone(paths):
