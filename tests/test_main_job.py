@@ -300,6 +300,7 @@ def test_a_damaged_video_is_replaced_counted_and_named(data, config, finished, t
     assert main(["train", *allowed]) == 0
     results = json.loads((out / "results.json").read_text())
     assert results["training"]["damaged_videos"] == [str(broken)]
+    assert results["training"]["readers"] == ["pyav"]
     assert sum("damaged" in line for line in (out / "log.jsonl").read_text().splitlines()) == 1
 
     strict = arguments(data, config, tmp_path / "strict", *base, "DATA.DAMAGED_LIMIT", 0)

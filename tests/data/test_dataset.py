@@ -49,6 +49,7 @@ def test_a_sample_is_the_sampled_frames_with_their_labels(paths):
     assert sample.size == (32, 48)
     assert (sample.label, sample.group, sample.index, sample.epoch) == (2, 102, 2, 5)
     assert sample.damaged == ()
+    assert sample.reader == "pyav"
     expected = sample_clips(22, 25.0, numpy_generator(7, 5, 2, "train/sampling"))
     assert frame_numbers(sample) == sample.frame_indices.tolist() == expected.tolist()
 

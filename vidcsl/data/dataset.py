@@ -40,6 +40,7 @@ class Sample:
         frame_indices: int64 [V, T], which frames of the video these are; views may share some.
         epoch: the one it was asked for in.
         damaged: the videos that could not be read and that this one stands in for.
+        reader: the name of the reader that decoded it.
     """
 
     frames: Tensor
@@ -50,6 +51,7 @@ class Sample:
     frame_indices: Tensor
     epoch: int
     damaged: tuple[str, ...] = ()
+    reader: str = ""
 
 
 class ClipDataset(Dataset[Sample]):
@@ -159,6 +161,7 @@ class ClipDataset(Dataset[Sample]):
             frame_indices=torch.from_numpy(clips),
             epoch=epoch,
             damaged=damaged,
+            reader=reader.name,
         )
 
     def _views(self, reader: Reader, clips: NDArray[np.int64], seed: int) -> Tensor:

@@ -34,6 +34,7 @@ class Batch:
         frame_indices: int64 [N, V, T], which frames of its video each view holds.
         epoch: the epoch that the batch belongs to.
         damaged: paths of the videos that could not be read and were replaced.
+        readers: names of the readers that decoded the videos, each once.
     """
 
     frames: Tensor
@@ -44,6 +45,7 @@ class Batch:
     frame_indices: Tensor
     epoch: int
     damaged: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -85,6 +87,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         frame_indices=torch.stack([sample.frame_indices for sample in samples]),
         epoch=samples[0].epoch,
         damaged=tuple(path for sample in samples for path in sample.damaged),
+        readers=tuple(sorted({sample.reader for sample in samples})),
     )
 
 

@@ -100,6 +100,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.position = Position()
         self.damaged: set[str] = set()
+        self.readers: set[str] = set()  # who decoded this process's videos
         self._named_damaged: set[str] = set()
         self.interval, self.epoch_tally = Tally(self.world), Tally(self.world)
         self._meter = Meter()
@@ -169,6 +170,7 @@ class Trainer:
         """One optimiser step; the number of clips of this process."""
         set_lr(self.optimiser, self.schedule.lr(self._global_step))
         self.damaged = self.damaged | set(batch.damaged)
+        self.readers.update(batch.readers)
         clips = self._augmented(batch)
         self.method.train()
         with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bfloat16):

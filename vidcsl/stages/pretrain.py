@@ -74,6 +74,7 @@ def _results(
             "epochs": cfg.TRAIN.EPOCHS,
             "loss": summary["loss"],
             "damaged_videos": sorted(trainer.damaged),
+            "readers": sorted(trainer.readers),
         },
         "false_negatives": {
             "detector": detector,
