@@ -1,4 +1,5 @@
 import multiprocessing
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,6 +89,14 @@ def test_cached_frames_are_those_of_the_shard(packed, tmp_path):
         cached = loader(packed / "shards" / "train.csv", packed / "shards", cache=tmp_path)
         for one, other in zip(plain.epoch(0), cached.epoch(0), strict=True):
             assert torch.equal(one.frames, other.frames)
+
+
+def test_a_slow_store_does_not_damage_a_video(packed, monkeypatch):
+    fetch = Span._fetch
+    monkeypatch.setattr(Span, "_fetch", lambda span: (time.sleep(0.7), fetch(span))[1])
+    videos = read_list(packed / "shards" / "train.csv", root=packed / "shards")
+    dataset = ClipDataset(videos=videos, sampler=sampler, short_side=32, seed=1, timeout=0.6)
+    assert dataset[0, 0].damaged == ()
 
 
 def spans_of(packed):

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -143,11 +144,13 @@ class ClipDataset(Dataset[Sample]):
         if position in self.given_up:
             raise VideoError(video.path, self.given_up[position])
         rng = numpy_generator(self.seed, epoch, index, f"{self.purpose}/sampling")
+        # Before the time runs: a store that is slow to hand out a video does not damage it.
+        open_video = self._opener(video)
         with (
             self.desk.holding(position),
             time_limit(self.timeout, str(video.path)),
             # Opened here and not kept: a decoder opened in one process hangs in another.
-            self._open(video) as reader,
+            open_video() as reader,
         ):
             clips = self._sampled(reader, rng)  # [V, T]
             frames = self._views(reader, clips, sample_seed(self.seed, epoch, position))
@@ -173,12 +176,11 @@ class ClipDataset(Dataset[Sample]):
         boxes = self.crops(size, torch.tensor([seed]), len(clips))[0].numpy()  # [V, 4]
         return torch.from_numpy(reader.read_crops(clips, boxes, size=self.crop_size))
 
-    def _open(self, video: Video) -> Reader:
+    def _opener(self, video: Video) -> Callable[[], Reader]:
+        options: dict[str, Any] = {"backend": self.reader, "short_side": self.short_side}
         if self.cache is None:
-            return open_reader(video.source(), backend=self.reader, short_side=self.short_side)
-        return open_cached(
-            video, folder=self.cache, backend=self.reader, short_side=self.short_side
-        )
+            return partial(open_reader, video.source(), **options)
+        return partial(open_cached, video, folder=self.cache, **options)
 
     def _sampled(self, reader: Reader, rng: np.random.Generator) -> NDArray[np.int64]:
         try:
