@@ -18,7 +18,7 @@ NOT_MONOTONE = {
     "P/reverse_sampling": "the fewer frames are left, the less there is to reverse",
     "P/jumbling": "the published segments shrink",
     "P/box_jumbling": "a shuffle is a shuffle",
-    "C/fog": "thicker, but also rougher",
+    "C/fog": "4 is no thicker than 3, only rougher",
     "C/saturate": "1 and 2 take colour away, 3 to 5 add it",
     "C/bit_error": "which byte is hit matters more than how many are",
     "C/packet_loss": "which packet is lost matters more than how many are",

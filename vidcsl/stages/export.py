@@ -75,7 +75,9 @@ def _export_video(
     }
     if not missing:
         return
-    with open_reader(video.path, backend=cfg.DATA.READER, short_side=cfg.DATA.SHORT_SIDE) as reader:
+    with open_reader(
+        video.source(), backend=cfg.DATA.READER, short_side=cfg.DATA.SHORT_SIDE
+    ) as reader:
         frames = reader.read(np.arange(reader.num_frames))
         rate = Fraction(reader.fps).limit_denominator(1001) if reader.fps else _FALLBACK_RATE
     clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float().div_(255)  # [1, 3, T, H, W]
