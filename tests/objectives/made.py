@@ -2,9 +2,11 @@
 
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
+from vidcsl.data.motions import draw_source, render
 from vidcsl.models.heads import Norms, projector
 from vidcsl.objectives import CONTRASTIVE, ClipBatch
 from vidcsl.objectives.byol import BYOL
@@ -14,6 +16,7 @@ from vidcsl.objectives.losses import nt_xent
 from vidcsl.objectives.queue import KeyQueue
 from vidcsl.objectives.supervised import Supervised
 from vidcsl.objectives.swav import SwAV
+from vidcsl.seeding import numpy_generator
 
 VIDEOS = 64  # length of the training list
 DIM = 8
@@ -44,6 +47,28 @@ def batch(*, videos=6, views=2, classes=2, progress=1.0, seed=3, size=4, frames=
         groups=torch.arange(videos) // 2,
         videos=torch.arange(videos) + 40,
         progress=progress,
+    )
+
+
+def rendered(*, videos=12, views=2, frames=4, size=16):
+    """Clips of rendered motions, three kinds of them, each video with looks of its own."""
+    motions = ("sway", "rise", "spin")
+    clips = []
+    for video in range(videos):
+        looks = draw_source(numpy_generator("looks", video), size=size)
+        motion = motions[video % len(motions)]
+        for view in range(views):
+            generator = numpy_generator("clip", video, view)
+            clips.append(
+                render(looks, motion=motion, frames=frames, size=size, generator=generator)
+            )
+    pixels = torch.from_numpy(np.stack(clips)).float().div(255)  # [B * V, T, H, W, 3]
+    ids = torch.arange(videos)
+    return ClipBatch(
+        clips=pixels.permute(0, 4, 1, 2, 3).unflatten(0, (videos, views)),
+        labels=ids % len(motions),
+        groups=ids,
+        videos=ids,
     )
 
 
