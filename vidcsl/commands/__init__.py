@@ -4,6 +4,7 @@ A module has `HELP` (one line), `add_arguments(parser)` and `run(args)`.
 """
 
 from vidcsl.commands import (
+    attack,
     compare,
     corrupt,
     doctor,
@@ -14,11 +15,14 @@ from vidcsl.commands import (
     report,
     show,
     train,
+    transfer,
 )
 
 COMMANDS = {
     "train": train,
     "evaluate": evaluate,
+    "attack": attack,
+    "transfer": transfer,
     "corrupt": corrupt,
     "export": export,
     "prepare": prepare,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vidcsl.data.loader import Batch
@@ -58,6 +59,23 @@ def cropped_clips(
     yield Clips(crop(batch.frames[:, :1], batch.sizes)[:, 0], batch.labels, seeds, videos)
 
 
+@dataclass(frozen=True)
+class Views:
+    """The look at the decoded frames of a video: views of them, cropped and averaged.
+
+    Args:
+        pattern: positions of each view's frames among those given, `[V, T]`.
+        crop: from frames to what the model takes.
+    """
+
+    pattern: NDArray[np.int64]
+    crop: Crop
+
+    def __call__(self, model: nn.Module, mean: Mean) -> nn.Module:
+        """The model of clips as one of these frames."""
+        return OverViews(model, self.pattern, crop=self.crop, mean=mean)
+
+
 def decoded_frames(
     batch: Batch, crop: Crop, *, seeds: Sequence[int], videos: Sequence[int]
 ) -> Iterator[Clips]:
@@ -82,14 +100,5 @@ def decoded_frames(
             batch.labels[rows],
             [seeds[row] for row in rows],
             [videos[row] for row in rows],
-            look=_Views(views[key], crop),
+            look=Views(views[key], crop),
         )
-
-
-@dataclass(frozen=True)
-class _Views:
-    pattern: np.ndarray
-    crop: Crop
-
-    def __call__(self, model: nn.Module, mean: Mean) -> nn.Module:
-        return OverViews(model, self.pattern, crop=self.crop, mean=mean)

@@ -93,6 +93,7 @@ class OverViews(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.crop, self.mean = model, crop, mean
+        self.training = model.training
         self.views = torch.as_tensor(views, dtype=torch.long, device="cpu")  # of few, known frames
         if self.views.ndim != 2 or self.views.numel() == 0 or self.views.min() < 0:
             raise UserError(f"views must be frame positions [V, T], not {list(self.views.shape)}")
@@ -153,6 +154,7 @@ class NeighbourVote(nn.Module):
         if len(gallery) == 0 or len(labels) != len(gallery) or int(labels.min()) < 0:
             raise UserError("nearest neighbours need a gallery whose videos all have labels")
         self.encoder, self.k, self.temperature = encoder, min(k, len(gallery)), temperature
+        self.training = encoder.training
         self.register_buffer("gallery", gallery)
         self.register_buffer("one_hot", F.one_hot(labels, classes).to(gallery.dtype))  # [M, K]
 
@@ -219,6 +221,7 @@ class Expectation(nn.Module):
             raise UserError(f"an expectation needs 1 or more draws, not {draws}")
         self.model, self.transform, self.mean = model, transform, mean
         self.draws, self.seed = draws, seed
+        self.training = model.training
 
     def forward(self, clips: Tensor) -> Tensor:
         """The mean answer `[N, K]`."""

@@ -65,7 +65,8 @@ class _Campaign:
         """Attack what is not answered yet; what all answers say, by section of the results."""
         job = self.job
         ledger = Ledger(job.folder.answers, settings=self._settings, rank=job.world.rank)
-        answered = {*ledger.answers(self.name), *ledger.answers("unreadable")}
+        # What the main process knows, so that all share the rest in the same way.
+        answered = job.world.share({*ledger.answers(self.name), *ledger.answers("unreadable")})
         with job.bar(self.name, sum(video not in answered for video in self.chosen)) as advance:
             curve = attack_curve(
                 self.target,

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from torch import nn
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
@@ -57,11 +56,7 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
     job.store({"data": {**data, "left_out": _left_out(test, queries)}})
     job.store({"geometry": describe_geometry(queries)})
     _keep_projection(queries, train.classes, job)
-    heads: dict[str, nn.Linear] = {}
-    if outcome.probe:
-        heads[""] = outcome.probe.as_layer()
     if isinstance(job.method, Supervised):
-        heads["_own_head"] = job.method.head
         with torch.no_grad():
             logits = job.method.head(queries.values.to(job.world.device)).cpu()
         add_accuracy(clean, "own_head", *video_answers(logits, queries.labels), seed=cfg.SEED)
@@ -71,7 +66,7 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
         job.store({"clean": clean})
     run_splits(clean, job)
     run_transfer(job)
-    heads = {suffix: head.to(job.world.device) for suffix, head in heads.items()}
+    heads = job.heads(outcome.gallery)
     targets = builders.build_targets(
         cfg, job.method.encoder, heads, outcome.gallery, classes=len(train.classes)
     )

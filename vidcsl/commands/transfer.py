@@ -1,0 +1,31 @@
+"""`vidcsl transfer`: attacked clips tried on other models."""
+
+import argparse
+import json
+from pathlib import Path
+
+from vidcsl.engine import distributed
+from vidcsl.engine.run_folder import write_atomically
+from vidcsl.stages.transfer import transfer, transfer_table
+
+HELP = "try attacked clips on other models: the transfer matrix"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The clips, the models, and where the numbers go."""
+    parser.add_argument("clips", type=Path, nargs="+", help="folders that vidcsl attack wrote")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", required=True, help="folders of the runs to try them on"
+    )
+    parser.add_argument("--json", type=Path, help="write the numbers here, too")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the matrix."""
+    with distributed.start(args.device) as world:
+        found = transfer(args.clips, args.runs, world)
+        if world.is_main:
+            if args.json:
+                write_atomically(args.json, json.dumps(found, indent=2) + "\n")
+            print(transfer_table(found))
