@@ -17,7 +17,7 @@ PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 LONE_PENALTY = 1e-2
 FOLDS = 5
 ROWS_TO_CHOOSE = 10_000
-STEPS, STEPS_TO_CHOOSE = 100, 20  # of L-BFGS
+STEPS, STEPS_TO_CHOOSE, STEPS_TO_END = 100, 15, 40  # of L-BFGS: from zero, choosing, going on
 TOLERANCE = 1e-6  # of the loss, from one step to the next
 
 Start = tuple[Tensor, Tensor]
@@ -125,6 +125,7 @@ def fit_linear_probe(
         classes=classes,
         penalty=penalty,
         start=start,
+        most=STEPS if start is None else STEPS_TO_END,
     )
     weight = weight / std
     return LinearProbe(weight, bias - weight @ mean, penalty, held_out)

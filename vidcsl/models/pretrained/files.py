@@ -14,12 +14,15 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 
+# Where NumPy makes a number out of its bytes, in NumPy 2 and before.
+_SCALAR = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
+
 # Plain values that research code leaves beside its tensors, and that can do nothing.
 _PLAIN: list[Any] = [
     argparse.Namespace,
     np.dtype,
-    np._core.multiarray.scalar,  # type: ignore[attr-defined]
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # type: ignore[attr-defined]
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,
     np.dtypes.Int64DType,
