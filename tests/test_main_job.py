@@ -172,6 +172,15 @@ def test_two_processes_write_the_same_results_file(data, config, finished, tmp_p
     assert mine["attack_settings"]["pgd_linf"]["clips"] == mine["data"]["test_videos"]
     assert mine["false_negatives"]["removed"] == theirs["false_negatives"]["removed"]
 
+    # The same weights judged by one process give the same numbers, to the last bit.
+    (checkpoint,) = list((out / "checkpoints").glob("epoch00002*.pt"))
+    alone = tmp_path / "alone"
+    words = arguments(data, config, alone, "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]")
+    assert main(["evaluate", *words, "--checkpoint", str(checkpoint)]) == 0
+    single = json.loads((alone / "results.json").read_text())
+    assert single["clean"] == mine["clean"]
+    assert single["geometry"] == mine["geometry"]
+
 
 def test_evaluation_alone_from_a_checkpoint(data, config, finished, tmp_path):
     (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))

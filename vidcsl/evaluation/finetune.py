@@ -61,8 +61,9 @@ class FineTuned(Supervised):
         loss = share * self._cross_entropy(logits, labels)
         if share < 1:
             loss = loss + (1 - share) * self._cross_entropy(logits, labels[partners])
-        right = (logits.argmax(dim=1) == labels).float().mean()
-        return {"loss": loss, **({"train_accuracy": right} if share == 1 else {})}
+        if self.mixup:
+            return {"loss": loss}
+        return {"loss": loss, "train_accuracy": (logits.argmax(dim=1) == labels).float().mean()}
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
