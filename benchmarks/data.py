@@ -64,8 +64,11 @@ def main() -> None:
 
 def transcoded(originals: Sequence[Path], folder: Path) -> list[Path]:
     """Small copies with short groups of pictures, as `vidcsl prepare transcode` makes them."""
+    settings = Settings(short_side=SHORT_SIDE, gop=12)
+    scratch = folder / "scratch"
+    scratch.mkdir()
     for k, path in enumerate(originals):
-        encode(path, f"{k:04d}.mp4", folder, Settings(short_side=SHORT_SIDE, gop=12))
+        encode(path, f"{k:04d}.mp4", out_root=folder, scratch=scratch, settings=settings)
     return sorted(folder.glob("*.mp4"))
 
 
