@@ -28,7 +28,7 @@ def main() -> None:
     files = sorted(p for p in args.videos.rglob("*") if p.suffix in (".avi", ".mp4"))
     paths = itertools.cycle(files)
     resident = []
-    for step in range(STEPS + 1):
+    for step in range(STEPS):
         for path in itertools.islice(paths, args.opens // STEPS):
             with open_reader(path, backend=args.reader, short_side=64) as reader:
                 reader.read(np.array([0, min(5, reader.num_frames - 1)]))
