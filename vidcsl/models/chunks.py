@@ -6,7 +6,6 @@ comes: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Li
 RepL4NLP 2021 (GradCache). One more forward pass buys a batch of any size.
 """
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vidcsl.memory import return_freed_memory
 from vidcsl.models.dual_norm import use_again
 
 
@@ -55,14 +55,8 @@ def _again(module: nn.Module | None, device: torch.device) -> AbstractContextMan
 
 @contextmanager
 def _freed_memory_returned(device: torch.device) -> Iterator[None]:
-    """Begin with what earlier chunks have freed given back to the system.
-
-    glibc before 2.38 does not use freed aligned memory again where small live objects lie between,
-    as the graphs of chunks do: without this, a process grows as if it held all activations.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if device.type == "cpu" else None
-    if trim:
-        trim(0)
+    """Give what earlier chunks have freed back to the system first."""
+    return_freed_memory(device)
     yield
 
 

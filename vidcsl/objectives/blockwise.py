@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidcsl.memory import return_freed_memory
 from vidcsl.objectives.losses import Pairs, RowLoss, at_least_float32
 
 PairsOf = Callable[[Tensor, slice], Pairs]
@@ -20,6 +21,7 @@ PairsOf = Callable[[Tensor, slice], Pairs]
 # caches, fewer rows cost more calls than work; a GPU wants more work at a time.
 BLOCK_PAIRS = {"cpu": 2**20, "cuda": 2**26}
 BLOCK_ROWS = (32, 256)  # at least and, on a CPU, at most
+RETURN_EVERY = 32  # blocks after which freed memory is given back: seldom enough to cost nothing
 
 
 def blockwise_loss(
@@ -74,16 +76,18 @@ class _Walk(torch.autograd.Function):
         to_anchors = torch.zeros_like(anchors) if wanted[0] else None
         to_candidates = torch.zeros_like(candidates) if wanted[1] and not alike else None
         total = anchors.new_zeros((), dtype=torch.float64)
-        defined = []
+        defined = torch.empty(len(anchors), dtype=torch.bool, device=anchors.device)
         for start in range(0, len(anchors), rows):
+            if start % (RETURN_EVERY * rows) == 0 and start:
+                return_freed_memory(anchors.device)
             here = slice(start, min(start + rows, len(anchors)))
             similarities = anchors[here] @ candidates.T
             of_block = pairs(similarities, here)
             with torch.set_grad_enabled(any(wanted)):
-                losses, fine = loss(similarities.requires_grad_(any(wanted)), of_block)
+                similarities.requires_grad_(any(wanted))
+                losses, defined[here] = loss(similarities, of_block)
                 summed = losses.sum()
             total += summed.detach()
-            defined.append(fine)
             if any(wanted):
                 (gradient,) = torch.autograd.grad(summed, similarities)
             if to_anchors is not None:
@@ -93,9 +97,8 @@ class _Walk(torch.autograd.Function):
             if to_others is not None:
                 to_others.addmm_(gradient.T, anchors[here])
         ctx.save_for_backward(to_anchors, to_candidates)
-        joined = torch.cat(defined)
-        ctx.mark_non_differentiable(joined)
-        return total.to(anchors.dtype), joined
+        ctx.mark_non_differentiable(defined)
+        return total.to(anchors.dtype), defined
 
     @staticmethod
     @torch.autograd.function.once_differentiable
