@@ -27,8 +27,8 @@ def open_reader(
 
     Args:
         video: the path of a file or of a folder of pictures, or a `Source` that holds the bytes.
-        backend: a name in `READERS`, or "auto": PyAV, which is the fastest of them and right for
-            every file, or pictures for a folder.
+        backend: a name in `READERS`, or "auto": PyAV, which is right for every file and the
+            fastest that reports damage, or pictures for a folder.
         short_side: scale (up or down) so that the shorter side has this many pixels, the aspect
             kept and the longer side rounded to the nearest pixel; None keeps the file's size.
 
