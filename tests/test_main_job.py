@@ -234,7 +234,7 @@ def test_a_finished_evaluation_is_not_run_again(data, config, finished, tmp_path
 def test_attacks_on_videos_and_on_neighbours(data, config, finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "run")
     words = ("ATTACK.TARGETS", "[classifier, knn, retrieval]", "ATTACK.INPUT", "video")
-    words += ("CORRUPT.NAMES", "[]", "EVALUATE.CROPS", 3)
+    words += ("ATTACK.RUNS", "[pgd/linf]", "CORRUPT.NAMES", "[]", "EVALUATE.CROPS", 3)
     assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
     results = json.loads((out / "results.json").read_text())
     clean = {name: found["clean"] for name, found in results["attack_settings"].items()}
@@ -250,10 +250,20 @@ def test_attacks_on_videos_and_on_neighbours(data, config, finished, tmp_path):
         assert sum(found["8/255"]) < sum(found["clean"]), name
 
 
+def test_universal_perturbations_of_whole_videos_are_refused(
+    data, config, finished, tmp_path, capsys
+):
+    out = shutil.copytree(finished, tmp_path / "run")
+    words = ("ATTACK.INPUT", "video", "CORRUPT.NAMES", "[]")
+    assert main(["evaluate", *arguments(data, config, out, *words)]) == 2
+    assert "universal=yes,eps=8': universal perturbations are fitted" in capsys.readouterr().err
+
+
 def test_attacks_through_random_preprocessing(data, config, finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "run")
     words = ("ATTACK.PREPROCESSING", "crop", "ATTACK.DRAWS", 2, "ATTACK.INPUT", "frames")
     words += ("ATTACK.MAX_CLIPS", 4, "CORRUPT.NAMES", "[]", "ATTACK.EXAMPLES", 1)
+    words += ("ATTACK.RUNS", "[pgd/linf]")
     assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
     results = json.loads((out / "results.json").read_text())
     assert list(results["attacks"]) == ["pgd_linf_frames_random_crop"]
