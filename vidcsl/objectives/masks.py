@@ -1,16 +1,30 @@
 """Masks of pairs, bool `[b, M]`: compared, counted, turned into numbers.
 
-All by way of bytes, as torch's CPU kernels to and from bool are two to five times slower.
+On CPUs, comparisons are NumPy's and numbers come by way of bytes: torch's kernels to and from bool
+do not use vector registers and are two to five times slower.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def equal(rows: Tensor, columns: Tensor) -> Tensor:
     """Where the integers `[b]` and `[M]` are equal."""
-    result = torch.empty(len(rows), len(columns), dtype=torch.int8, device=rows.device)
-    return torch.eq(rows[:, None], columns, out=result).view(torch.bool)
+    return _compared(np.equal, torch.eq, rows[:, None], columns)
+
+
+def above(values: Tensor, limit: float) -> Tensor:
+    """Where `values` `[b, M]` are greater than the limit."""
+    return _compared(np.greater, torch.gt, values, values.new_tensor(limit))
+
+
+def at_least(values: Tensor, limits: Tensor) -> Tensor:
+    """Where `values` `[b, M]` reach the limit of their row, `[b]`."""
+    return _compared(np.greater_equal, torch.ge, values, limits[:, None])
 
 
 def count(mask: Tensor) -> Tensor:
@@ -21,3 +35,12 @@ def count(mask: Tensor) -> Tensor:
 def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """1 where true, else 0."""
     return mask.view(torch.int8).to(dtype)
+
+
+def _compared(
+    on_cpu: Callable[..., Any], elsewhere: Callable[..., Tensor], one: Tensor, other: Tensor
+) -> Tensor:
+    one, other = one.detach(), other.detach()
+    if one.device.type != "cpu":
+        return elsewhere(one, other)
+    return torch.from_numpy(on_cpu(one.numpy(), other.numpy()))

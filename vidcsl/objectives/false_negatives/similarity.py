@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vidcsl.objectives.false_negatives.detector import Detector
 from vidcsl.objectives.false_negatives.samples import Samples
-from vidcsl.objectives.masks import count
+from vidcsl.objectives.masks import above, as_numbers, at_least, count
 
 
 class AdaptiveSimilarity(Detector):
@@ -78,7 +78,7 @@ class NearestFew(Detector):
         if progress < self.start:
             return torch.zeros_like(negatives)
         counts = count(negatives).clamp(max=self.count)
-        return nearest(scores, negatives, counts) & (scores > self.threshold)
+        return nearest(scores, negatives, counts) & above(scores, self.threshold)
 
 
 def risen(progress: float, *, start: float, ramp: float) -> float:
@@ -96,9 +96,10 @@ def nearest(scores: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
     """
     if not counts.any():
         return torch.zeros_like(eligible)
-    masked = scores.masked_fill(~eligible, -torch.inf)
-    least = _ranked(masked, counts.clamp(min=1))
-    return eligible & (masked >= least[:, None]) & (counts > 0)[:, None]
+    lowest = torch.finfo(scores.dtype).min / 4
+    masked = scores.add(as_numbers(~eligible, scores.dtype), alpha=lowest)
+    least = torch.where(counts > 0, _ranked(masked, counts.clamp(min=1)), torch.inf)
+    return eligible & at_least(masked, least)
 
 
 def _ranked(scores: Tensor, ranks: Tensor) -> Tensor:
