@@ -15,7 +15,7 @@ from vidcsl.errors import UserError
 from vidcsl.evaluation.attentive import fit_attentive_probe
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.intervals import bootstrap_interval
-from vidcsl.evaluation.linear import LinearProbe, video_answers
+from vidcsl.evaluation.linear import video_answers
 from vidcsl.evaluation.low_shot import low_shot_accuracy
 from vidcsl.evaluation.neighbours import RANKS, first_hits, knn_predictions
 from vidcsl.stages.job import Job
@@ -28,13 +28,11 @@ class Outcome:
     Args:
         results: the section `clean` of the results.
         gallery, queries: features of the training and of the test videos.
-        probe: the linear probe, where it is asked for.
     """
 
     results: dict[str, Any]
     gallery: Features
     queries: Features
-    probe: LinearProbe | None
 
 
 def run_protocols(train: VideoList, test: VideoList, job: Job) -> Outcome:
@@ -56,7 +54,6 @@ def run_protocols(train: VideoList, test: VideoList, job: Job) -> Outcome:
     }
     if bool((gallery.labels >= 0).any()):
         _neighbours(results, job.cfg, gallery, queries, classes=len(train.classes))
-    probe = None
     if cfg.LINEAR:
         probe = job.linear_probe(gallery, train)
         answers = video_answers(probe.logits(queries.values), queries.labels)
@@ -67,7 +64,7 @@ def run_protocols(train: VideoList, test: VideoList, job: Job) -> Outcome:
     if cfg.ATTENTIVE:
         _attentive(results, train, test, job)
     results.update(_low_shot(job, gallery, queries, classes=len(train.classes)))
-    return Outcome(results, gallery, queries, probe)
+    return Outcome(results, gallery, queries)
 
 
 def add_accuracy(
