@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 
 from vidcsl.models.encoder import Encoder
 
@@ -20,6 +19,8 @@ class Cost:
 
 def cost_of(encoder: Encoder) -> Cost:
     """Count on a clip of the encoder's own size, in eval mode."""
+    from fvcore.nn import FlopCountAnalysis  # warns of torch's plans when it is imported
+
     was_training = encoder.training
     encoder.eval()
     size, device = encoder.frame_size, encoder.mean.device
