@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vidcsl.data.lists import replacing
+from vidcsl.report.page import TEMPLATES, templates
 from vidcsl.report.pictures import chosen_frames
 from vidcsl.report.player import player
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _LINE, _GAP, _MARGIN = 18, 4, 16  # pixels
 _INK, _SOFT, _PAGE = "#1a1d21", "#575d66", "#ffffff"
 _SMALLEST = 96  # smaller frames are enlarged by whole factors, to at least this height
@@ -133,20 +132,17 @@ def _draw_text(text: str, *, size: int = 12, above: int = 2) -> Image.Image:
 
 def render_page(samples: Sequence[Sample], *, title: str) -> str:
     """The page as text, self-contained; the same samples give the same text."""
-    templates = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return templates.get_template("clips.html.j2").render(
-        title=title,
-        samples=[
-            {"facts": sample.facts, "frames": sample.frames, "views": _films(sample)}
-            for sample in samples
-        ],
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
+    return (
+        templates()
+        .get_template("clips.html.j2")
+        .render(
+            title=title,
+            samples=[
+                {"facts": sample.facts, "frames": sample.frames, "views": _films(sample)}
+                for sample in samples
+            ],
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        )
     )
 
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from vidcsl.data.lists import replacing
+from vidcsl.report.page import templates
 from vidcsl.report.player import player
 
-_TEMPLATES = Path(__file__).parent / "templates"
 # Half the size of a film that hides its coding; strong noise would make the page too large.
 _QUALITY = 24
 
@@ -54,15 +53,10 @@ def write_gallery(
         title: of the page.
         clean: the clip itself, uint8 `[T, H, W, 3]`.
     """
-    templates = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = templates.get_template("gallery.html.j2").render(
-        title=title, clean=_film(clean, "the clip without corruption"), suites=list(suites)
+    page = (
+        templates()
+        .get_template("gallery.html.j2")
+        .render(title=title, clean=_film(clean, "the clip without corruption"), suites=list(suites))
     )
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")

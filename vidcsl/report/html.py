@@ -5,17 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from vidcsl.errors import UserError
 from vidcsl.report import curves, pictures, summary
 from vidcsl.report.attacks import attack_sections
 from vidcsl.report.files import read_log, read_mapping, read_results, read_text
+from vidcsl.report.page import TEMPLATES, templates
 from vidcsl.report.projection import read_projection
 from vidcsl.report.summary import SUITE_TITLES, Tree, number, percent
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(run_dir: Path) -> Path:
@@ -45,21 +43,15 @@ def render(run_dir: Path) -> str:
     """The page as text; the same files give the same text."""
     results = read_results(run_dir / "results.json")
     lines, unreadable = read_log(run_dir / "log.jsonl")
-    templates = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters.update(
+    environment = templates()
+    environment.filters.update(
         percent=percent,
         plain=summary.plain,
         duration=summary.duration,
         number=number,
         words=lambda name: str(name).replace("_", " "),
     )
-    return templates.get_template("report.html.j2").render(
+    return environment.get_template("report.html.j2").render(
         results=results,
         name=str(results.get("name", run_dir.resolve().name)),
         headline=summary.headline(results),
@@ -83,8 +75,8 @@ def render(run_dir: Path) -> str:
         unreadable=unreadable,
         config=read_text(run_dir / "config.yaml"),
         environment=_flat(read_mapping(run_dir / "environment.json")),
-        style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8")),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
     )
 
 
