@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from vidcsl import builders
 from vidcsl.cli import main
+from vidcsl.config import load_config
 from vidcsl.data.lists import Row, read_rows, write_list
 from vidcsl.data.synthetic import generate
 from vidcsl.engine.checkpoint import load_newest
 from vidcsl.engine.train import Trainer
+from vidcsl.models.pretrained import load_pretrained, parse_weights
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
@@ -66,6 +69,10 @@ def arguments(data, config, out, *overrides):
     }
     pairs = [str(word) for pair in where.items() if pair[0] not in overrides for word in pair]
     return ["--cfg", str(config), *pairs, *map(str, overrides)]
+
+
+def newest(out):
+    return sorted((out / "checkpoints").glob("epoch*.pt"))[-1]
 
 
 def losses(out):
@@ -497,6 +504,8 @@ def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
     assert "BatchNorms copied to every set" in said
     mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
     assert mine["method"] == "vidcsl"
+    told = (mine["clean"], mine["corruptions"], *mine["attack_settings"].values())
+    assert {section.pop("norms") for section in told} == {"clean"}
     assert mine["clean"] == theirs["clean"]
     assert mine["attacks"] == theirs["attacks"]
     assert mine["corruptions"] == theirs["corruptions"]
@@ -506,6 +515,42 @@ def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
     assert "--weights or --checkpoint" in fails(capsys, "evaluate", *words, *both)
     wrong = ["--weights", f"pyslowfast:{checkpoint}"]
     assert "fit slow_r50, not MODEL.NAME" in fails(capsys, "evaluate", *words, *wrong)
+
+
+def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
+    data, config, finished, tmp_path, capsys
+):
+    words = arguments(data, config, tmp_path / "run", "MODEL.DUAL_NORM", "true")
+    cfg = load_config(words[1], words[2:])
+    encoder = builders.build_encoder(cfg)
+    load_pretrained(encoder, parse_weights(f"vidcsl:{newest(finished)}"), name=cfg.MODEL.NAME)
+    for name, tensor in encoder.state_dict().items():
+        if ".norms.adversarial." in name and name.endswith((".weight", ".bias")):
+            tensor.fill_(name.endswith(".bias"))  # this set is blind: all clips look alike
+    torch.save(encoder.state_dict(), tmp_path / "dual.pt")
+    words += ["FINETUNE.ENABLED", "true", "FINETUNE.EPOCHS", "1", "FINETUNE.BATCH", "8"]
+    words += ["ATTACK.RUNS", "[pgd/linf]", "CORRUPT.NAMES", "[gaussian_noise]"]
+    weights = ["--weights", f"vidcsl:{tmp_path / 'dual.pt'}"]
+    found = {}
+    for name in ("clean", "adversarial"):  # one folder: what is kept of one set is not the other's
+        assert main(["evaluate", *words, "EVALUATE.NORMS", name, *weights]) == 0
+        found[name] = json.loads((tmp_path / "run" / "results.json").read_text())
+        told = (found[name]["clean"], found[name]["corruptions"])
+        assert {part["norms"] for part in told} == {name}
+        assert f"{name} BatchNorms" in (tmp_path / "run" / "report.html").read_text()
+    theirs = json.loads((finished / "results.json").read_text())
+    assert found["clean"]["attacks"]["pgd_linf"] == theirs["attacks"]["pgd_linf"]
+    blind = found["adversarial"]
+    assert blind["geometry"]["effective_rank"] == pytest.approx(1, abs=1e-3)
+    assert found["clean"]["geometry"]["effective_rank"] > 1.5
+    for part in (blind["clean"]["linear_top1"], blind["corruptions"]["clean"]):
+        assert part == blind["data"]["chance"]
+    assert set(blind["attacks"]["pgd_linf"].values()) == {blind["data"]["chance"]}
+    assert len(list((tmp_path / "run" / "finetune").iterdir())) == 2
+    wrong = arguments(data, config, tmp_path / "one", "EVALUATE.NORMS", "other")
+    assert "has each BatchNorm once" in fails(capsys, "train", *wrong)
+    dual = ["MODEL.DUAL_NORM", "true"]
+    assert "has the sets clean, adversarial" in fails(capsys, "train", *wrong, *dual)
 
 
 def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, capsys):

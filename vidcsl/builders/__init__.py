@@ -16,7 +16,7 @@ from vidcsl.builders.finetune import (
     build_finetuned,
 )
 from vidcsl.builders.methods import build_method
-from vidcsl.builders.models import build_encoder, is_bgr, load_weights_of
+from vidcsl.builders.models import build_encoder, is_bgr, load_weights_of, norm_sets
 from vidcsl.builders.run import check, output_dir, use_bfloat16
 from vidcsl.builders.targets import build_input, build_targets
 from vidcsl.builders.training import build_optimiser_of, build_schedule
@@ -44,6 +44,7 @@ __all__ = [
     "check",
     "is_bgr",
     "load_weights_of",
+    "norm_sets",
     "output_dir",
     "use_bfloat16",
 ]

@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS, Encoder
-from vidcsl.models.dual_norm import with_norm_sets
+from vidcsl.models.dual_norm import ADVERSARIAL, CLEAN, with_norm_sets
 from vidcsl.models.pretrained import load_pretrained, parse_weights
 from vidcsl.options import OPTIONS
 from vidcsl.seeding import seed_of
@@ -43,9 +43,24 @@ def build_encoder(cfg: CfgNode) -> Encoder:
             clip_frames=cfg.DATA.FRAMES, frame_size=cfg.MODEL.FRAME_SIZE, **_shape(cfg, build)
         )
     _normalise(encoder, cfg)
-    if cfg.MODEL.DUAL_NORM:
-        with_norm_sets(encoder)
+    if len(norm_sets(cfg)) > 1:
+        with_norm_sets(encoder, norm_sets(cfg))
     return encoder
+
+
+def norm_sets(cfg: CfgNode) -> tuple[str, ...]:
+    """The names of the encoder's sets of BatchNorms; one name: it has each BatchNorm once."""
+    return (CLEAN, ADVERSARIAL) if cfg.MODEL.DUAL_NORM else (CLEAN,)
+
+
+def check_norms(cfg: CfgNode) -> None:
+    """Raise UserError where the BatchNorms that are to be judged are none of the encoder's."""
+    name, sets = cfg.EVALUATE.NORMS, norm_sets(cfg)
+    if name not in sets:
+        has = f"has the sets {', '.join(sets)}" if len(sets) > 1 else "has each BatchNorm once"
+        raise UserError(
+            f"EVALUATE.NORMS {name}: the encoder {has}; see MODEL.DUAL_NORM in docs/models.md"
+        )
 
 
 def load_weights_of(cfg: CfgNode, encoder: Encoder, *, source: str = "") -> list[str]:

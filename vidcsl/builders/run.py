@@ -10,6 +10,7 @@ from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
 from vidcsl.builders.data import check_lists
 from vidcsl.builders.methods import check_method
+from vidcsl.builders.models import check_norms
 from vidcsl.builders.targets import check_targets
 
 
@@ -22,9 +23,11 @@ def check(cfg: CfgNode) -> None:
     """Find the mistakes that would otherwise show only after hours of training.
 
     Raises:
-        UserError: a method, a list, an augmentation, attack or corruption cannot be built.
+        UserError: a method, a list, a set of norms, an augmentation, an attack or a corruption
+            cannot be built.
     """
     check_method(cfg)
+    check_norms(cfg)
     check_lists(cfg)
     build_augmentation(cfg)
     build_crop(cfg, crops=cfg.EVALUATE.CROPS)

@@ -44,24 +44,39 @@ def with_norm_sets(module: nn.Module, names: Sequence[str] = (CLEAN, ADVERSARIAL
     return module
 
 
-@contextmanager
-def norms_in_use(module: nn.Module, name: str) -> Iterator[None]:
-    """Within the block the BatchNorms of this name are in use; without any, nothing changes.
+def use_norms(module: nn.Module, name: str) -> None:
+    """From now on the BatchNorms of this name are in use; without any sets, nothing changes.
 
     Raises:
         UserError: there is no set of this name.
     """
-    sets = [each for each in module.modules() if isinstance(each, NormSet)]
-    unknown = [each for each in sets if name not in each.norms]
-    if unknown:
-        raise UserError(f"no BatchNorms are named {name!r}: {', '.join(unknown[0].norms)}")
-    with _activated(dict.fromkeys(sets, name)):
+    for each in _named(module, name):
+        each.active = name
+
+
+@contextmanager
+def norms_in_use(module: nn.Module, name: str) -> Iterator[None]:
+    """As `use_norms`, within the block only."""
+    with _activated(dict.fromkeys(_named(module, name), name)):
         yield
 
 
 def use_again(module: nn.Module) -> AbstractContextManager[None]:
     """A block in which the BatchNorms are in use that are in use now."""
-    return _activated({each: each.active for each in module.modules() if isinstance(each, NormSet)})
+    return _activated({each: each.active for each in _sets(module)})
+
+
+def _sets(module: nn.Module) -> list[NormSet]:
+    return [each for each in module.modules() if isinstance(each, NormSet)]
+
+
+def _named(module: nn.Module, name: str) -> list[NormSet]:
+    """The sets of a module, each of which has a BatchNorm of this name."""
+    sets = _sets(module)
+    unknown = [each for each in sets if name not in each.norms]
+    if unknown:
+        raise UserError(f"no BatchNorms are named {name!r}: {', '.join(unknown[0].norms)}")
+    return sets
 
 
 @contextmanager

@@ -7,6 +7,9 @@ EVALUATION: dict[str, Option] = {
     "EVALUATE.KNN": Option(True, "nearest neighbours among the training videos"),
     "EVALUATE.KNN_K": Option(20, "how many neighbours vote", minimum=1),
     "EVALUATE.RETRIEVAL": Option(True, "test queries, training gallery: R@1, 5, 10, 20, 50"),
+    "EVALUATE.NORMS": Option(
+        "clean", "which BatchNorms an encoder with several sets is judged with (MODEL.DUAL_NORM)"
+    ),
     "EVALUATE.SAMPLING": Option(
         "uniform",
         "where the clips lie: evenly spaced, or one frame of each of DATA.FRAMES equal segments",

@@ -123,6 +123,7 @@ class _Campaign:
                 "solver": str(self.run.solver),
                 "clips": curve.clips,
                 "clean": curve.clean / curve.clips,
+                **self.job.norms,
             },
             "attack_classes": curve.by_class(len(self.job.train.classes)),
             "attack_frames": curve.frame_rms(),

@@ -30,7 +30,7 @@ from vidcsl.robustness.scores import (
     robustness_scores,
     scored,
 )
-from vidcsl.stages.job import Job, subset
+from vidcsl.stages.job import Job, make_job, subset
 
 INTERVALS = "95 %, bootstrap over videos, 1000 resamples"
 
@@ -68,7 +68,7 @@ def corruption_results(model: nn.Module, test: VideoList, job: Job) -> dict[str,
     if job.world.is_main:
         missing = sorted({*chosen} - {*table.videos})
         ledger.record("unreadable", missing, [True] * len(missing))
-    return summarise(table)
+    return {**summarise(table), **job.norms}
 
 
 def summarise(table: CorruptionTable) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def corrupt_checkpoints(
     for source, document in documents.items():
         method = builders.build_method(cfg, train, world)
         load_parts(method, document["method"], parts=method.kept, source=source)
-        job = Job(cfg, method.eval(), train, world, folder)
+        job = make_job(cfg, method, train, world, folder)
         found[source] = corruption_results(_classifier(job), test, job)
         _store(found, folder, job)
     return found

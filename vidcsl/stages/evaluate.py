@@ -20,7 +20,7 @@ from vidcsl.report.html import write_report
 from vidcsl.stages.attack import attack_targets
 from vidcsl.stages.corrupt import corrupt_clips
 from vidcsl.stages.finetune import finetune
-from vidcsl.stages.job import Job
+from vidcsl.stages.job import Job, make_job
 from vidcsl.stages.protocols import add_accuracy, run_protocols, run_splits, run_transfer
 
 
@@ -33,8 +33,7 @@ def evaluate(
     folder: RunFolder,
 ) -> None:
     """Run every evaluation that the config enables; each is on disk as soon as it is done."""
-    job = Job(cfg, method, train, world, folder)
-    job.method.eval()
+    job = make_job(cfg, method, train, world, folder)
     trained = type(method) is not Method  # and not foreign weights as they came
     name = cfg.METHOD.NAME if trained else cfg.MODEL.WEIGHTS.partition(":")[0]
     job.store({"name": cfg.NAME, "seed": cfg.SEED, "method": name})

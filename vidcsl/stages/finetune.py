@@ -39,6 +39,7 @@ def finetune(results: dict[str, Any], test: VideoList, job: Job) -> None:
 def _trained(job: Job) -> FineTuned:
     cfg, world = job.cfg, job.world
     settings = {"weights": job.weights, "finetune": dict(cfg.FINETUNE), "seed": cfg.SEED}
+    settings |= job.norms
     folder = RunFolder(job.folder.path / "finetune" / digest(settings))
     if world.is_main:
         folder.create()

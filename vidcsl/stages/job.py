@@ -31,6 +31,7 @@ from vidcsl.errors import UserError
 from vidcsl.evaluation.attentive import PooledTokens
 from vidcsl.evaluation.features import Features, extract_features
 from vidcsl.evaluation.linear import LinearProbe, fit_linear_probe
+from vidcsl.models.dual_norm import use_norms
 from vidcsl.objectives import Method
 from vidcsl.objectives.supervised import Supervised
 from vidcsl.robustness.clips import Clips, cropped_clips
@@ -134,8 +135,18 @@ class Job:
             "frame_size": self.cfg.MODEL.FRAME_SIZE,
             "sampling": self.cfg.EVALUATE.SAMPLING,
             "normalisation": normalisation_of(self.method.encoder),
+            **self.norms,
             **more,
         }
+
+    @property
+    def norms(self) -> dict[str, str]:
+        """`{"norms": NAME}` of the BatchNorms that are judged, where the encoder has several sets.
+
+        They all are in its weights, whose digest therefore does not tell.
+        """
+        several = len(builders.norm_sets(self.cfg)) > 1
+        return {"norms": self.cfg.EVALUATE.NORMS} if several else {}
 
     @cached_property
     def weights(self) -> str:
@@ -237,12 +248,21 @@ def open_job(
     if world.is_main:
         folder.create()
     world.barrier()
-    return Job(cfg, method.eval(), train, world, folder), test
+    return make_job(cfg, method, train, world, folder), test
 
 
-def model_name(cfg: CfgNode, head: str) -> str:
+def make_job(
+    cfg: CfgNode, method: Method, train: VideoList, world: World, folder: RunFolder
+) -> Job:
+    """The job of a loaded model: in eval mode, with the BatchNorms that EVALUATE.NORMS names."""
+    use_norms(method.encoder, cfg.EVALUATE.NORMS)
+    return Job(cfg, method.eval(), train, world, folder)
+
+
+def model_name(job: Job, head: str) -> str:
     """How a run's model is called beside others; `head` is what its attacks have appended."""
-    return f"{cfg.NAME}{head} seed{cfg.SEED}"
+    norms = "".join(f" {name} norms" for name in job.norms.values())
+    return f"{job.cfg.NAME}{head} seed{job.cfg.SEED}{norms}"
 
 
 def normalisation_of(encoder: nn.Module) -> list[float]:

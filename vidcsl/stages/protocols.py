@@ -50,6 +50,7 @@ def run_protocols(train: VideoList, test: VideoList, job: Job) -> Outcome:
         "test_videos": len(queries),
         "views": f"{cfg.TEST_VIEWS} clips x {cfg.CROPS} crops",
         "train_views": f"{cfg.TRAIN_VIEWS} clips x 1 crop",
+        **job.norms,
         "intervals": {},
     }
     if bool((gallery.labels >= 0).any()):

@@ -147,7 +147,7 @@ class _Export:
             "clean": None if threat is None else "../../" + CLEAN,
             "quantise": cfg.ATTACK.QUANTISE,
             "model": {
-                "name": model_name(cfg, self.suffix.removeprefix(f"_{cfg.ATTACK.INPUT}")),
+                "name": model_name(self.job, self.suffix.removeprefix(f"_{cfg.ATTACK.INPUT}")),
                 "method": cfg.METHOD.NAME,
                 "checkpoint": self.source,
                 "weights": weights_digest(self.target(directly)),

@@ -97,7 +97,7 @@ def _models(run: Path, world: World) -> Iterator[tuple[str, tuple[Classifier, tu
     gallery = job.features(job.train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1)
     for suffix, head in job.heads(gallery).items():
         model = Classifier(job.method.encoder, head).eval()  # type: ignore[arg-type]
-        yield model_name(cfg, suffix), (model, job.train.classes)
+        yield model_name(job, suffix), (model, job.train.classes)
 
 
 def _right(
