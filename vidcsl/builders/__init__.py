@@ -10,6 +10,7 @@ from vidcsl.builders.data import (
     build_train_loader,
     build_transfer,
 )
+from vidcsl.builders.engine import build_stepper
 from vidcsl.builders.finetune import (
     build_finetune_optimiser,
     build_finetune_schedule,
@@ -17,7 +18,7 @@ from vidcsl.builders.finetune import (
 )
 from vidcsl.builders.methods import build_method
 from vidcsl.builders.models import build_encoder, is_bgr, load_weights_of, norm_sets
-from vidcsl.builders.run import check, output_dir, use_bfloat16
+from vidcsl.builders.run import check, output_dir
 from vidcsl.builders.targets import build_input, build_targets
 from vidcsl.builders.training import build_optimiser_of, build_schedule
 
@@ -37,6 +38,7 @@ __all__ = [
     "build_optimiser_of",
     "build_schedule",
     "build_splits",
+    "build_stepper",
     "build_targets",
     "build_test_loader",
     "build_train_loader",
@@ -46,5 +48,4 @@ __all__ = [
     "load_weights_of",
     "norm_sets",
     "output_dir",
-    "use_bfloat16",
 ]

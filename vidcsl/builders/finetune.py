@@ -5,7 +5,7 @@ from fvcore.common.config import CfgNode
 
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
-from vidcsl.engine.train import Schedule
+from vidcsl.engine.schedule import Schedule
 from vidcsl.evaluation.finetune import FineTuned, layer_decayed_groups
 from vidcsl.models import Encoder
 from vidcsl.seeding import seed_of
@@ -46,7 +46,5 @@ def build_finetune_schedule(cfg: CfgNode, *, steps_per_epoch: int) -> Schedule:
         steps_per_epoch=steps_per_epoch,
         peak_lr=options.LR,
         warmup_epochs=0.1 * options.EPOCHS,
-        clip_gradient=cfg.TRAIN.CLIP_GRADIENT,
         log_every=cfg.TRAIN.LOG_EVERY,
-        keep=1,
     )

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from fvcore.common.config import CfgNode
 
 from vidcsl.builders.attacks import build_attacks
@@ -34,13 +33,3 @@ def check(cfg: CfgNode) -> None:
     build_attacks(cfg)
     check_targets(cfg)
     build_corruptions(cfg)
-
-
-def use_bfloat16(cfg: CfgNode, device: torch.device) -> bool:
-    """Whether pretraining computes in bfloat16: where asked, or where the hardware has it."""
-    if cfg.PRECISION != "auto":
-        return bool(cfg.PRECISION == "bfloat16")
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Emulated on other CPUs, where it is slower than float32.
-    return bool(torch.cpu._is_avx512_bf16_supported())

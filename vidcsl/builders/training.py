@@ -5,7 +5,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from vidcsl.engine.optim import build_optimiser, scaled_lr
-from vidcsl.engine.train import Schedule
+from vidcsl.engine.schedule import Schedule
 
 
 def build_optimiser_of(cfg: CfgNode, method: nn.Module) -> torch.optim.Optimizer:
@@ -26,10 +26,9 @@ def build_schedule(cfg: CfgNode, *, steps_per_epoch: int) -> Schedule:
         steps_per_epoch=steps_per_epoch,
         peak_lr=_peak_lr(cfg),
         warmup_epochs=min(cfg.TRAIN.WARMUP_EPOCHS, cfg.TRAIN.EPOCHS),
-        clip_gradient=cfg.TRAIN.CLIP_GRADIENT,
         log_every=cfg.TRAIN.LOG_EVERY,
         checkpoint_every=cfg.TRAIN.CHECKPOINT_EVERY,
-        keep=cfg.TRAIN.KEEP,
+        checkpoint_steps=cfg.TRAIN.CHECKPOINT_STEPS,
     )
 
 

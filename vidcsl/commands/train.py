@@ -6,7 +6,7 @@ import sys
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
 from vidcsl.engine import distributed
-from vidcsl.engine.train import Interrupted
+from vidcsl.engine.signals import Interrupted
 from vidcsl.stages.run import headline, train_and_evaluate
 
 HELP = "pretrain, evaluate and report"

@@ -3,68 +3,25 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from vidcsl.data.loader import Batch
 from vidcsl.engine.checkpoint import Position, load_weights, save_checkpoint
 from vidcsl.engine.distributed import World
-from vidcsl.engine.optim import cosine_lr, set_lr
 from vidcsl.engine.progress import Bar, Log, Meter
 from vidcsl.engine.run_folder import RunFolder
+from vidcsl.engine.schedule import Schedule
+from vidcsl.engine.signals import Interrupted, noted_signals
+from vidcsl.engine.step import Stepper
 from vidcsl.engine.tally import Tally
 from vidcsl.errors import UserError
-from vidcsl.objectives import ClipBatch, Method
+from vidcsl.objectives import ClipBatch
 from vidcsl.seeding import sample_seed
-
-
-class Interrupted(Exception):
-    """SIGTERM or SIGINT came; the state was saved before this was raised."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(f"stopped by {signal.Signals(number).name}; continue with --resume")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long, how fast and how often.
-
-    Args:
-        epochs, steps_per_epoch: length of the training.
-        peak_lr: of the cosine schedule.
-        warmup_epochs: of linear warm-up.
-        clip_gradient: largest gradient norm; 0: not clipped.
-        log_every: steps between lines of the log.
-        checkpoint_every: epochs between checkpoints; the last epoch always has one.
-        keep: newest checkpoints that stay.
-    """
-
-    epochs: int
-    steps_per_epoch: int
-    peak_lr: float
-    warmup_epochs: float = 0.0
-    clip_gradient: float = 0.0
-    log_every: int = 10
-    checkpoint_every: int = 1
-    keep: int = 2
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole training."""
-        return self.epochs * self.steps_per_epoch
-
-    def lr(self, step: int) -> float:
-        """Learning rate of global step `step`."""
-        warmup = round(self.warmup_epochs * self.steps_per_epoch)
-        return cosine_lr(step, peak=self.peak_lr, warmup_steps=warmup, total_steps=self.total_steps)
 
 
 @dataclass
@@ -72,29 +29,27 @@ class Trainer:
     """Trains a method; everything it needs is given, so it knows no config.
 
     Args:
-        method: encoder, heads and loss, on the world's device.
-        optimiser: over its parameters.
+        stepper: the method, its optimiser, and how a step is made of them.
         batches: `(epoch, first step) -> batches` of this process.
         augment: `(frames, sizes, seeds) -> clips`, see `vidcsl.augment`.
-        schedule: length, learning rate, logging and checkpoints.
+        schedule: length, learning rate, and when it is logged and saved.
         world: the processes.
         folder: where the run is written.
         seed: of the run.
-        bfloat16: compute the encoder in bfloat16.
         damaged_limit: how many different videos may be unreadable.
+        keep: newest checkpoints that stay.
         document: plain values that go into each checkpoint (config, classes).
     """
 
-    method: Method
-    optimiser: torch.optim.Optimizer
+    stepper: Stepper
     batches: Callable[[int, int], Iterable[Batch]]
     augment: Callable[[Tensor, Tensor, Tensor], Tensor]
     schedule: Schedule
     world: World
     folder: RunFolder
     seed: int = 0
-    bfloat16: bool = False
     damaged_limit: int = 0
+    keep: int = 2
     document: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,16 +59,13 @@ class Trainer:
         self._named_damaged: set[str] = set()
         self.interval, self.epoch_tally = Tally(self.world), Tally(self.world)
         self._meter = Meter()
-        self._replica: nn.Module = self.method
-        if self.world.size > 1:
-            # Buffers need no broadcast: synchronised BatchNorm keeps them equal.
-            self._replica = DistributedDataParallel(self.method, broadcast_buffers=False)
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Go on from where `checkpoint` was written."""
         source = f"the newest of {self.folder.checkpoints}"
-        load_weights(self.method, checkpoint["method"], source=source)
-        self.optimiser.load_state_dict(checkpoint["optimiser"])
+        load_weights(self.stepper.method, checkpoint["method"], source=source)
+        self.stepper.optimiser.load_state_dict(checkpoint["optimiser"])
+        self.stepper.precision.load(checkpoint.get("precision", {}))
         self.position = Position(**checkpoint["position"])
         self.damaged = self._named_damaged = set(checkpoint["damaged"])
         if self.world.is_main:  # the tally is of all processes: one of them carries it on
@@ -133,12 +85,15 @@ class Trainer:
         by_class: dict[str, list[float | None]] = {}
         log, bar = self._open_log(), self._open_bar()
         try:
-            with _signals() as received:
+            with noted_signals() as received:
                 while self.position.epoch < self.schedule.epochs:
                     batches = self.batches(self.position.epoch, self.position.step)
                     for batch in self._meter.watch(batches):
                         clips += self._step(batch) * self.world.size
-                        bar.advance(1, **(self._log(log) if self._is_log_step else {}))
+                        due = self.schedule.logs(self.position.step)
+                        bar.advance(1, **(self._log(log) if due else {}))
+                        if self.schedule.saves(epoch=self.position.epoch, step=self.position.step):
+                            self._save()
                         if self.world.any(bool(received)):
                             self._log(log)
                             self._save()
@@ -161,27 +116,12 @@ class Trainer:
     def _global_step(self) -> int:
         return self.position.epoch * self.schedule.steps_per_epoch + self.position.step
 
-    @property
-    def _is_log_step(self) -> bool:
-        step = self.position.step
-        return step == self.schedule.steps_per_epoch or step % self.schedule.log_every == 0
-
     def _step(self, batch: Batch) -> int:
         """One optimiser step; the number of clips of this process."""
-        set_lr(self.optimiser, self.schedule.lr(self._global_step))
         self.damaged = self.damaged | set(batch.damaged)
         self.readers.update(batch.readers)
         clips = self._augmented(batch)
-        self.method.train()
-        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.bfloat16):
-            outputs = self._replica(clips)
-        self.optimiser.zero_grad(set_to_none=True)
-        outputs["loss"].backward()
-        if self.schedule.clip_gradient:
-            norm = nn.utils.clip_grad_norm_(self.method.parameters(), self.schedule.clip_gradient)
-            outputs["gradient_norm"] = norm
-        self.optimiser.step()
-        self.method.after_step(clips.progress)
+        outputs = self.stepper(clips, lr=self.schedule.lr(self._global_step))
         self.interval.add(outputs)
         self.epoch_tally.add(outputs)
         self.position = Position(self.position.epoch, self.position.step + 1)
@@ -237,8 +177,7 @@ class Trainer:
         self.position = Position(self.position.epoch + 1, 0)
         log.write("epoch", epoch=self.position.epoch, step=self._global_step, **summary)
         self.epoch_tally.reset()
-        last = self.position.epoch == self.schedule.epochs
-        if last or self.position.epoch % self.schedule.checkpoint_every == 0:
+        if self.schedule.saves(epoch=self.position.epoch, step=0):
             self._save()
 
     def _open_log(self) -> Log:
@@ -255,26 +194,11 @@ class Trainer:
         if self.world.is_main:
             state = {
                 **self.document,
-                "method": self.method.state_dict(),
-                "optimiser": self.optimiser.state_dict(),
+                "method": self.stepper.method.state_dict(),
+                "optimiser": self.stepper.optimiser.state_dict(),
+                "precision": self.stepper.precision.state(),
                 "damaged": sorted(self.damaged),
                 "epoch_tally": tally,
             }
-            save_checkpoint(self.folder.checkpoints, state, self.position, keep=self.schedule.keep)
+            save_checkpoint(self.folder.checkpoints, state, self.position, keep=self.keep)
         self.world.barrier()
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of dying, so that the step under way can end."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

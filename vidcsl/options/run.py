@@ -9,8 +9,9 @@ RUN: dict[str, Option] = {
     "DEVICE": Option("auto", "auto takes the GPU where there is one", ("auto", "cpu", "cuda")),
     "PRECISION": Option(
         "auto",
-        "of pretraining; auto: bfloat16 where the hardware has it. Evaluation is float32",
-        ("auto", "float32", "bfloat16"),
+        "of pretraining; auto: bfloat16 where the hardware has it; float16 comes with a loss "
+        "scale. Evaluation is float32",
+        ("auto", "float32", "bfloat16", "float16"),
     ),
     "REPORT.ENABLED": Option(True, "write report.html"),
 }

@@ -30,5 +30,8 @@ TRAINING: dict[str, Option] = {
     "TRAIN.LABEL_SMOOTHING": Option(0.0, "of the supervised method", minimum=0, maximum=1),
     "TRAIN.LOG_EVERY": Option(10, "steps between lines of the log", minimum=1),
     "TRAIN.CHECKPOINT_EVERY": Option(1, "epochs between checkpoints", minimum=1),
+    "TRAIN.CHECKPOINT_STEPS": Option(
+        0, "steps between further checkpoints within an epoch; 0: none", minimum=0
+    ),
     "TRAIN.KEEP": Option(2, "newest checkpoints that are kept", minimum=1),
 }

@@ -9,7 +9,6 @@ import torch
 from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.batchnorm import synchronise
 from vidcsl.engine.checkpoint import load_newest
 from vidcsl.engine.ledger import digest
 from vidcsl.engine.run_folder import RunFolder
@@ -49,16 +48,20 @@ def _trained(job: Job) -> FineTuned:
     method = builders.build_finetuned(cfg, encoder, job.train, world)  # type: ignore[arg-type]
     loader = builders.build_train_loader(cfg, job.train, world, batch=cfg.FINETUNE.BATCH)
     trainer = Trainer(
-        method=synchronise(method, world),  # type: ignore[arg-type]
-        optimiser=builders.build_finetune_optimiser(cfg, method),
+        stepper=builders.build_stepper(
+            cfg,
+            method,
+            world,
+            optimiser=lambda made: builders.build_finetune_optimiser(cfg, made),  # type: ignore[arg-type]
+        ),
         batches=loader.epoch,
         augment=builders.build_augmentation(cfg),
         schedule=builders.build_finetune_schedule(cfg, steps_per_epoch=loader.steps),
         world=world,
         folder=folder,
         seed=cfg.SEED,
-        bfloat16=builders.use_bfloat16(cfg, world.device),
         damaged_limit=int(cfg.DATA.DAMAGED_LIMIT * len(job.train)),
+        keep=1,
         document={"config": dump_config(cfg), "classes": list(job.train.classes)},
     )
     checkpoint = load_newest(folder.checkpoints)

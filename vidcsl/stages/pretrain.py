@@ -8,7 +8,6 @@ from fvcore.common.config import CfgNode
 from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.batchnorm import synchronise
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
 from vidcsl.engine.train import Trainer
@@ -31,16 +30,17 @@ def pretrain(
     """
     loader = builders.build_train_loader(cfg, train, world)
     trainer = Trainer(
-        method=synchronise(method, world),  # type: ignore[arg-type]
-        optimiser=builders.build_optimiser_of(cfg, method),
+        stepper=builders.build_stepper(
+            cfg, method, world, optimiser=lambda made: builders.build_optimiser_of(cfg, made)
+        ),
         batches=loader.epoch,
         augment=builders.build_augmentation(cfg),
         schedule=builders.build_schedule(cfg, steps_per_epoch=loader.steps),
         world=world,
         folder=folder,
         seed=cfg.SEED,
-        bfloat16=builders.use_bfloat16(cfg, world.device),
         damaged_limit=int(cfg.DATA.DAMAGED_LIMIT * len(train)),
+        keep=cfg.TRAIN.KEEP,
         document={"config": dump_config(cfg), "classes": list(train.classes)},
     )
     if checkpoint:

@@ -1,0 +1,57 @@
+"""One step of the optimiser, whatever it is computed in and spread over."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vidcsl.engine.optim import set_lr
+from vidcsl.engine.precision import Precision
+from vidcsl.objectives import ClipBatch, Method
+from vidcsl.objectives.metrics import Metric, Share
+
+
+@dataclass
+class Stepper:
+    """Forward, backward, clipping, optimiser, and what the method does after it.
+
+    Args:
+        method: encoder, heads and loss.
+        optimiser: over its parameters.
+        replica: what is called in the method's place, see `strategies`; by default the method.
+        precision: what the forward pass computes in.
+        clip_gradient: largest gradient norm; 0: not clipped.
+    """
+
+    method: Method
+    optimiser: torch.optim.Optimizer
+    replica: nn.Module | None = None
+    precision: Precision = field(default_factory=Precision)
+    clip_gradient: float = 0.0
+
+    def __call__(self, batch: ClipBatch, *, lr: float) -> dict[str, Metric]:
+        """What the method reports of this batch, before the step that it causes."""
+        set_lr(self.optimiser, lr)
+        scaler = self.precision.scaler
+        self.method.train()
+        with self.precision.autocast():
+            outputs: dict[str, Metric] = (self.replica or self.method)(batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = outputs["loss"]
+        assert isinstance(loss, Tensor)
+        scaler.scale(loss).backward()
+        if self.clip_gradient:
+            scaler.unscale_(self.optimiser)
+            norm = nn.utils.clip_grad_norm_(self.method.parameters(), self.clip_gradient)
+            outputs["gradient_norm"] = _finite(norm)
+        scaler.step(self.optimiser)
+        scaler.update()
+        self.method.after_step(batch.progress)
+        return outputs
+
+
+def _finite(norm: Tensor) -> Share:
+    """The norm, or nothing where float16 overflowed: such a step is left out, its scale lowered."""
+    whole = getattr(norm, "full_tensor", lambda: norm)()  # of sharded gradients
+    finite = whole.isfinite()
+    return Share(whole.where(finite, 0.0), finite.float())
