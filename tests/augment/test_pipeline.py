@@ -181,3 +181,32 @@ def test_evaluation_crops(crops: int) -> None:
 def test_evaluation_options_out_of_range(options: dict) -> None:
     with pytest.raises(UserError, match=f"^{next(iter(options))} must"):
         EvalCrop(**({"size": 16} | options))
+
+
+def test_strength_falls_with_the_training() -> None:
+    frames = video(4, sides=(24, 24))
+    augment = TrainAugmentation(size=24, flip=0.0, strengths=(1.0, 0.5, 0.0), **STRONG)
+    full = TrainAugmentation(size=24, flip=0.0, **STRONG)
+    shown = [augment(frames, full_sizes(frames), torch.arange(4), p) for p in (0, 0.3, 0.4, 0.9, 1)]
+    assert torch.equal(shown[0], full(frames, full_sizes(frames), torch.arange(4)))
+    assert torch.equal(shown[0], shown[1])
+    half = full.weakened(0.5)
+    assert half.jitter == pytest.approx((0.4, 0.4, 0.4, 0.1))
+    assert half.crop_area == pytest.approx((0.65, 1.0))
+    assert half.blur_probability == pytest.approx(0.25)
+    assert torch.equal(shown[2], half(frames, full_sizes(frames), torch.arange(4)))
+    for each in shown[3:]:
+        assert torch.equal(each, frames.float() / 255)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strengths": ()}, "strengths must be"),
+        ({"strengths": (1.2,)}, "strengths must be"),
+        ({"strengths": (1.0, 0.5), "cropped": True}, r"AUGMENT\.CROP_BY to device"),
+    ],
+)
+def test_strengths_out_of_range(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainAugmentation(size=16, **options)

@@ -1,7 +1,7 @@
 """From decoded, padded frames to clips: random views to learn from, fixed crops to evaluate on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ class TrainAugmentation:
         blur_sigma: smallest and largest standard deviation of the blur, pixels.
         solarise_probability: of inverting bright pixels; one number or one for each view.
         corrupt: what is done to the finished clips in the end, `(clips, seeds) -> clips`.
+        strengths: of crops and colours, from 0 (none) to 1 (as above), in equal parts of the
+            training one after the other (Luo et al., "Rethinking the Effect of Data Augmentation
+            in Adversarial Contrastive Learning", ICLR 2023).
 
     Raises:
         UserError: an option is out of its range.
@@ -56,6 +59,7 @@ class TrainAugmentation:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarise_probability: float | Sequence[float] = 0.0
     corrupt: Callable[[Tensor, Sequence[int]], Tensor] | None = None
+    strengths: Sequence[float] = (1.0,)
 
     def __post_init__(self) -> None:
         _check_size(self.size)
@@ -66,18 +70,46 @@ class TrainAugmentation:
         _check_probability("flip", self.flip)
         for name in ("jitter", "gray", "blur", "solarise"):
             _check_probability(f"{name}_probability", getattr(self, f"{name}_probability"))
+        _check_strengths(self.strengths, cropped=self.cropped)
 
-    def __call__(self, frames: Tensor, sizes: Tensor, seeds: Tensor) -> Tensor:
+    def strength(self, progress: float) -> float:
+        """That of the part of the training in which `progress`, in [0, 1], lies."""
+        parts = len(self.strengths)
+        return self.strengths[min(int(progress * parts + 1e-9), parts - 1)]
+
+    def weakened(self, strength: float) -> "TrainAugmentation":
+        """The same augmentation, its crops nearer to the frame and its colours to the true ones."""
+        least, most = self.crop_area
+        brightness, contrast, saturation, hue = (strength * each for each in self.jitter)
+        return replace(
+            self,
+            strengths=(1.0,),
+            crop_area=(1 - strength * (1 - least), 1 - strength * (1 - most)),
+            crop_aspect=(self.crop_aspect[0] ** strength, self.crop_aspect[1] ** strength),
+            jitter=(brightness, contrast, saturation, hue),
+            jitter_probability=strength * self.jitter_probability,
+            gray_probability=strength * self.gray_probability,
+            blur_probability=_scaled(self.blur_probability, strength),
+            solarise_probability=_scaled(self.solarise_probability, strength),
+        )
+
+    def __call__(
+        self, frames: Tensor, sizes: Tensor, seeds: Tensor, progress: float = 0.0
+    ) -> Tensor:
         """Augment every view of every sample.
 
         Args:
             frames: uint8 `[N, V, 3, T, H, W]`, padded at the bottom and right.
             sizes: true (height, width), int64 `[N, 2]`.
             seeds: one for each sample, int64 `[N]`; each view derives its own.
+            progress: share of the training that is done, which decides on the strength.
 
         Returns:
             float32 in [0, 1] `[N, V, 3, T, S, S]`, on the frames' device.
         """
+        strength = self.strength(progress)
+        if strength != 1:
+            return self.weakened(strength)(frames, sizes, seeds)
         samples, views = frames.shape[:2]
         own = _own_seeds(seeds, views)
         draws = clip_draws(own)
@@ -188,6 +220,22 @@ def _per_view(name: str, probability: float | Sequence[float], views: int) -> Te
             "give one number, or one for each view"
         )
     return torch.tensor(probability, dtype=torch.float32)
+
+
+def _scaled(probability: float | Sequence[float], factor: float) -> float | Sequence[float]:
+    if isinstance(probability, int | float):
+        return factor * probability
+    return [factor * each for each in probability]
+
+
+def _check_strengths(strengths: Sequence[float], *, cropped: bool) -> None:
+    if not strengths or not all(0 <= strength <= 1 for strength in strengths):
+        raise UserError(f"strengths must be one or more numbers in [0, 1], got {strengths}")
+    if cropped and any(strength != 1 for strength in strengths):
+        raise UserError(
+            "strengths of the augmentation change the crops, which the decoder has cut already: "
+            "set AUGMENT.CROP_BY to device"
+        )
 
 
 def _check_size(size: int) -> None:

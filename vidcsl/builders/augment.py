@@ -25,6 +25,7 @@ def build_augmentation(cfg: CfgNode) -> TrainAugmentation:
         blur_sigma=_pair("AUGMENT.BLUR_SIGMA", options.BLUR_SIGMA),
         solarise_probability=_per_view(options.SOLARISE_PROBABILITY, cfg),
         corrupt=build_random_corruption(cfg),
+        strengths=tuple(options.STRENGTHS),
     )
 
 

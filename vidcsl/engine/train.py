@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class Trainer:
     Args:
         stepper: the method, its optimiser, and how a step is made of them.
         batches: `(epoch, first step) -> batches` of this process.
-        augment: `(frames, sizes, seeds) -> clips`, see `vidcsl.augment`.
+        augment: `(frames, sizes, seeds, progress) -> clips`, see `vidcsl.augment`.
         schedule: length, learning rate, and when it is logged and saved.
         world: the processes.
         folder: where the run is written.
@@ -43,7 +43,7 @@ class Trainer:
 
     stepper: Stepper
     batches: Callable[[int, int], Iterable[Batch]]
-    augment: Callable[[Tensor, Tensor, Tensor], Tensor]
+    augment: Callable[[Tensor, Tensor, Tensor, float], Tensor]
     schedule: Schedule
     world: World
     folder: RunFolder
@@ -117,13 +117,14 @@ class Trainer:
         return self.position.epoch * self.schedule.steps_per_epoch + self.position.step
 
     def _step(self, batch: Batch) -> int:
-        """One optimiser step; the number of clips of this process."""
+        """One batch; the number of clips of this process."""
         self.damaged = self.damaged | set(batch.damaged)
         self.readers.update(batch.readers)
-        clips = self._augmented(batch)
-        outputs = self.stepper(clips, lr=self.schedule.lr(self._global_step))
-        self.interval.add(outputs)
-        self.epoch_tally.add(outputs)
+        clips, lr = self._augmented(batch), self.schedule.lr(self._global_step)
+        for replay in range(self.stepper.method.replays):
+            outputs = self.stepper(replace(clips, replay=replay), lr=lr)
+            self.interval.add(outputs)
+            self.epoch_tally.add(outputs)
         self.position = Position(self.position.epoch, self.position.step + 1)
         count = clips.clips.shape[0] * clips.clips.shape[1]
         self._meter.add(count * self.world.size)
@@ -133,12 +134,13 @@ class Trainer:
         batch = batch.to(self.world.device)
         indices = batch.indices.tolist()
         seeds = torch.tensor([sample_seed(self.seed, batch.epoch, index) for index in indices])
+        progress = self._global_step / self.schedule.total_steps
         return ClipBatch(
-            clips=self.augment(batch.frames, batch.sizes, seeds),
+            clips=self.augment(batch.frames, batch.sizes, seeds, progress),
             labels=batch.labels,
             groups=batch.groups,
             videos=batch.indices,
-            progress=self._global_step / self.schedule.total_steps,
+            progress=progress,
         )
 
     def _log(self, log: Log) -> dict[str, str]:

@@ -22,6 +22,7 @@ class ClipBatch:
         clips: float `[B, V, 3, T, S, S]` in [0, 1].
         labels, groups, videos: int64 `[B]`; -1 where unknown.
         progress: share of the training that is done, from 0 to 1.
+        replay: how often this batch was learned from just before, see `Method.replays`.
     """
 
     clips: Tensor
@@ -29,6 +30,7 @@ class ClipBatch:
     groups: Tensor
     videos: Tensor
     progress: float = 0.0
+    replay: int = 0
 
     def samples(self, views: int) -> Samples:
         """Of the first `views` views of each video, `[B * views]`, a video's own in a row."""
@@ -44,9 +46,11 @@ class Method(nn.Module):
 
     Attributes:
         kept: children that evaluation needs; all else serves the training only.
+        replays: steps of the optimiser that are made with each batch, one after the other.
     """
 
     kept: tuple[str, ...] = ("encoder",)
+    replays: int = 1
 
     def __init__(self, encoder: nn.Module, *, world: World | None = None) -> None:
         super().__init__()

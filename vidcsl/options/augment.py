@@ -19,6 +19,11 @@ AUGMENT: dict[str, Option] = {
     "AUGMENT.GRAY_PROBABILITY": Option(0.2, "of dropping colour", minimum=0, maximum=1),
     "AUGMENT.BLUR_PROBABILITY": Option([0.0], "of Gaussian blur: one value, or one for each view"),
     "AUGMENT.BLUR_SIGMA": Option([0.1, 2.0], "range of the blur's sigma, pixels"),
+    "AUGMENT.STRENGTHS": Option(
+        [1.0],
+        "strength of crops and colours in equal parts of the training, 0 (none) to 1; other than "
+        "1: AUGMENT.CROP_BY device",
+    ),
     "AUGMENT.CORRUPTIONS": Option(
         ["P"], "corruptions to train with, as in CORRUPT.NAMES; equally likely"
     ),
