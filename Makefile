@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Tests run in so many processes; a number, or auto: one a core.
+WORKERS ?= auto
 
 .PHONY: demo test check clean
 
@@ -9,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/python tools/train_net.py --cfg configs/demo.yaml --resume
 
 test: $(VENV)/installed-test check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 check: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -1,3 +1,9 @@
+import os
+
+# One thread a process, also in the processes that tests start: the suite runs several side by side,
+# and sums do not depend on the machine's cores. Set before torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from hypothesis import settings
 
 # A loaded machine must not fail a test: time is for the benchmarks.

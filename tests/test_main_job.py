@@ -35,7 +35,10 @@ ATTACK:
   EPS_LINF: [1, 8]
   STEPS: 2
 CORRUPT: {NAMES: [gaussian_noise, C/contrast]}
+REPORT: {ENABLED: false}
 """
+
+REPORT = ("REPORT.ENABLED", "true")
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +59,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(data, config, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished") / "run"
-    assert main(["train", *arguments(data, config, out)]) == 0
+    assert main(["train", *arguments(data, config, out, *REPORT)]) == 0
     return out
 
 
@@ -124,7 +127,7 @@ def test_everything_is_written(finished):
 def test_the_same_seed_gives_the_same_run_and_another_does_not(data, config, finished, tmp_path):
     for seed, same in ((0, True), (1, False)):
         out = tmp_path / str(seed)
-        words = ("SEED", seed, "DATA.WORKERS", 2, "DATA.TEST_LIST", "", "REPORT.ENABLED", "false")
+        words = ("SEED", seed, "DATA.WORKERS", 2, "DATA.TEST_LIST", "")
         assert main(["train", *arguments(data, config, out, *words)]) == 0
         assert (losses(out) == losses(finished)) is same
 
@@ -203,7 +206,7 @@ def test_another_method_and_list_do_not_stop_an_evaluation(data, config, finishe
     """Only the encoder counts, not what the training remembered of its videos."""
     (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
     words = ["METHOD.NAME", "byol", "FALSE_NEGATIVES.DETECTOR", "none", "ATTACK.RUNS", "[]"]
-    words += ["CORRUPT.NAMES", "[]", "REPORT.ENABLED", "false"]
+    words += ["CORRUPT.NAMES", "[]"]
     out = tmp_path / "evaluated"
     command = [*arguments(data, config, out, *words), "--checkpoint", str(checkpoint)]
     assert main(["evaluate", *command]) == 0
@@ -294,7 +297,7 @@ def test_the_state_of_any_method_survives_a_stop(
     words += ["FALSE_NEGATIVES.VOTERS", voters, "FALSE_NEGATIVES.START", 0.3]
     words += ["FALSE_NEGATIVES.CLUSTERS", "[4, 2]", "FALSE_NEGATIVES.CEILING", 0.4]
     words += ["FALSE_NEGATIVES.RAMP", 0]
-    words += ["METHOD.PROTOTYPES", 6, "DATA.TEST_LIST", "", "REPORT.ENABLED", "false"]
+    words += ["METHOD.PROTOTYPES", 6, "DATA.TEST_LIST", ""]
     runs = {run: arguments(data, config, tmp_path / run, *words) for run in ("whole", "stopped")}
     assert main(["train", *runs["whole"]]) == 0
     stop_after(4, monkeypatch, runs["stopped"])  # in the second epoch
@@ -497,7 +500,7 @@ def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
 ):
     (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
     out = tmp_path / "foreign"
-    words = arguments(data, config, out, "MODEL.DUAL_NORM", "true")
+    words = arguments(data, config, out, "MODEL.DUAL_NORM", "true", *REPORT)
     assert main(["evaluate", *words, "--weights", f"vidcsl:{checkpoint}"]) == 0
     said = capsys.readouterr().err
     assert "left out, heads and what else was trained beside it: projector." in said
@@ -560,7 +563,7 @@ def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, caps
     words = arguments(
         *(data, config, out),
         *("EVALUATE.SPLITS", f"['{swapped}']", "EVALUATE.TRANSFER", f"['same,{data},{lists}']"),
-        *("EVALUATE.LOW_SHOT", "[0.5, 1]", "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]"),
+        *("EVALUATE.LOW_SHOT", "[0.5, 1]", "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]", *REPORT),
     )
     assert main(["evaluate", *words, "--checkpoint", str(checkpoint)]) == 0
     results = json.loads((out / "results.json").read_text())
@@ -592,7 +595,7 @@ def test_finetuning_and_the_attentive_probe(data, config, finished, tmp_path):
         *(data, config, out, "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]", "SEED", 1),
         *("EVALUATE.ATTENTIVE", "true", "EVALUATE.ATTENTIVE_EPOCHS", 2, "EVALUATE.TOKENS", 4),
         *("FINETUNE.ENABLED", "true", "FINETUNE.EPOCHS", 2, "FINETUNE.BATCH", 8),
-        *("FINETUNE.MIXUP", "0.2"),
+        *("FINETUNE.MIXUP", "0.2", *REPORT),
     )
     command = ["evaluate", *words, "--checkpoint", str(checkpoint)]
     assert main(command) == 0

@@ -12,18 +12,20 @@ import torch
 
 from vidcsl.engine.distributed import World, start
 
+# Forked from a server that has imported the slow part once, and never ran any of it: a forked torch
+# that has run may hang in its thread pool.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "torchvision", "sklearn.cluster", "vidcsl.models"])
+
 
 def run_in_world(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
     """`function(world, *arguments)` in `size` processes; their results in rank order."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Forked from a server that has imported the slow part once, and never ran any of it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchvision", "sklearn.cluster", "vidcsl.models"])
-    queue = context.Queue()
+    queue = PROCESSES.Queue()
     processes = [
-        context.Process(target=_process, args=(rank, function, size, port, queue, arguments))
+        PROCESSES.Process(target=_process, args=(rank, function, size, port, queue, arguments))
         for rank in range(size)
     ]
     for process in processes:

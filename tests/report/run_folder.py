@@ -188,7 +188,7 @@ def log_lines(epochs: int = 40, steps: int = 8) -> list[dict[str, Any]]:
     return [*lines, damaged]
 
 
-def write_attack(path: Path, *, frames: int = 16, size: int = 64, eps: float = 0.5) -> None:
+def write_attack(path: Path, *, frames: int = 8, size: int = 32, eps: float = 0.5) -> None:
     """A disc that moves over a shaded ground, and a perturbation of +-eps/255."""
     row, column = np.mgrid[:size, :size] / size
     ground = np.stack([0.35 + 0.4 * row, 0.5 - 0.2 * column, 0.3 + 0.3 * column], -1)

@@ -1,4 +1,3 @@
-import multiprocessing
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.worlds import run_in_world
+from tests.engine.worlds import PROCESSES, run_in_world
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import Ledger
 from vidcsl.robustness.attack_curve import Curve, Outcome, attack_batch, attack_curve, frame_rms
@@ -171,9 +170,8 @@ def slow_run(folder):
 
 
 def test_killed_at_any_moment_it_gives_the_same_numbers(tmp_path):
-    context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     for lines in (2, 6):
-        process = context.Process(target=slow_run, args=(tmp_path,))
+        process = PROCESSES.Process(target=slow_run, args=(tmp_path,))
         process.start()
         while process.is_alive() and _lines(tmp_path) < lines:
             time.sleep(0.01)
