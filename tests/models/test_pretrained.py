@@ -361,12 +361,56 @@ def test_image_transformers_inflated_or_per_frame(tmp_path, container):
         torch.testing.assert_close(per_frame(still), wanted, rtol=1e-3, atol=1e-4)
     larger = vit(**shape, FRAME_SIZE=48)
     notes = " ".join(load(larger, "image_vit", path, "video_vit_b"))
+    assert "positions interpolated from 1 x 2 x 2 to 2 x 3 x 3 (time x height x width)" in notes
+    per_frame = slim("frames", IMAGE="vit_tiny_patch16_224", FRAME_SIZE=48)
+    notes = " ".join(load(per_frame, "image", path, "frames"))
     assert "positions interpolated from 2 x 2 to 3 x 3" in notes
+    assert per_frame(torch.rand(1, 3, 2, 48, 48)).shape == (1, 192)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "class"])
+def test_learned_positions_of_other_clips_are_interpolated_and_said(tmp_path, pooling):
+    shape = {"POSITIONS": "learned", "POOLING": pooling}
+    made = randomised(vit(**shape, frames=6, FRAME_SIZE=48))
+    path = saved(tmp_path / "ours.pt", {"method": state_of(made), "config": "", "position": {}})
+    same = vit(**shape, frames=6, FRAME_SIZE=48)
+    assert load(same, "vidcsl", path, "video_vit_b") == []
+    assert torch.equal(same(clips_for(made)), made(clips_for(made)))
+    other = vit(**shape, frames=8, FRAME_SIZE=32)
+    (note,) = load(other, "vidcsl", path, "video_vit_b")
+    assert "positions interpolated from 3 x 3 x 3 to 4 x 2 x 2 (time x height x width)" in note
+    before, after = (each.backbone.pos_embed[0].permute(3, 0, 1, 2) for each in (made, other))
+    frames = [
+        nn.functional.interpolate(frame[None], (2, 2), mode="bicubic", antialias=True)[0]
+        for frame in before.unbind(1)
+    ]
+    rows = torch.stack(frames, dim=-1).flatten(0, 2)  # [C * places, T]
+    wanted = nn.functional.interpolate(rows[None], 4, mode="linear")[0].unflatten(0, (24, 2, 2))
+    torch.testing.assert_close(after, wanted.permute(0, 3, 1, 2))
+    # Clips that it was not made for are seen by the same positions without loading.
+    torch.testing.assert_close(other(clips_for(other)), made(clips_for(other)))
+
+
+def test_learned_times_of_other_clips_are_interpolated_and_said(tmp_path):
+    made = slim("frames", TEMPORAL="transformer")
+    path = saved(tmp_path / "ours.pt", {"method": state_of(made)})
+    other = ENCODERS["frames"](
+        clip_frames=6, frame_size=32, image="resnet10t", temporal="transformer"
+    ).eval()
+    (note,) = load(other, "vidcsl", path, "frames")
+    assert note.endswith("positions interpolated from 4 to 6 frames")
+    clips = clips_for(other)
+    torch.testing.assert_close(other(clips), made(clips), rtol=1e-4, atol=1e-5)
+
+
+def state_of(encoder):
+    """As a checkpoint holds it."""
+    return {f"encoder.{key}": tensor for key, tensor in encoder.state_dict().items()}
 
 
 def test_our_own_checkpoints_give_their_encoder(tmp_path):
     encoder = randomised(slim("r3d_18"))
-    state = {f"encoder.{key}": tensor for key, tensor in encoder.state_dict().items()}
+    state = state_of(encoder)
     state["projector.0.weight"] = torch.zeros(2, 2)
     path = saved(tmp_path / "ours.pt", {"method": state, "config": "", "position": {}})
     dual = slim("r3d_18", DUAL_NORM=True)

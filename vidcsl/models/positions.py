@@ -1,8 +1,11 @@
 """Where a token lies in time, height and width: tables of positions for any grid of tokens."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 
 Grid = tuple[int, int, int]
 """Tokens along time, height and width."""
@@ -37,10 +40,39 @@ def rotary_table(grid: Grid, head_dim: int) -> Tensor:
     return torch.cat([table.sin(), table.cos()], dim=1)
 
 
-def interpolated(table: Tensor, grid: Grid, new: Grid) -> Tensor:
-    """A table of positions `[1, T * H * W, dim]` for another grid, by trilinear weights."""
-    if grid == new:
-        return table
-    volume = table.transpose(1, 2).unflatten(2, grid)
-    resized = F.interpolate(volume, size=new, mode="trilinear", align_corners=False)
-    return resized.flatten(2).transpose(1, 2)
+def interpolated(table: Tensor, grid: Grid) -> Tensor:
+    """A table of positions `[1, T, H, W, dim]` for another grid: bicubic in space, linear in time.
+
+    Space as timm does it for pictures; what is of the right size is left as it is.
+    """
+    _, time, *space, _ = table.shape
+    new_time, *new_space = grid
+    if space != new_space:
+        maps = rearrange(table, "1 t h w c -> t c h w")
+        maps = F.interpolate(maps, new_space, mode="bicubic", antialias=True, align_corners=False)
+        table = rearrange(maps, "t c h w -> 1 t h w c")
+    if time != new_time:
+        rows = rearrange(table, "1 t h w c -> 1 (h w c) t")
+        rows = F.interpolate(rows, new_time, mode="linear", align_corners=False)
+        table = rearrange(rows, "1 (h w c) t -> 1 t h w c", h=new_space[0], w=new_space[1])
+    return table
+
+
+class FixedTable(nn.Module):
+    """A table that follows from the grid; kept for the grid that is usual, made for others.
+
+    Args:
+        make: from a grid to its table.
+        grid: the usual one.
+    """
+
+    table: Tensor
+
+    def __init__(self, make: Callable[[Grid], Tensor], grid: Grid) -> None:
+        super().__init__()
+        self.make, self.grid = make, grid
+        self.register_buffer("table", make(grid), persistent=False)
+
+    def forward(self, grid: Grid) -> Tensor:
+        """The table of this grid, on the module's device."""
+        return self.table if grid == self.grid else self.make(grid).to(self.table)

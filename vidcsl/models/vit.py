@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vidcsl.errors import UserError
 from vidcsl.models.encoder import Encoder, flat, published_or
-from vidcsl.models.positions import Grid, interpolated, rotary_table, sine_table
+from vidcsl.models.positions import FixedTable, Grid, interpolated, rotary_table, sine_table
 
 HEAD_DIM = 64  # of the published sizes
 PUBLISHED_CLIP = (16, 224)  # frames and pixels for which VideoMAE numbers its tokens
@@ -56,11 +56,15 @@ class VideoTransformer(nn.Module):
         frames, pixels = tubelet
         kernel = (frames, pixels, pixels)
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, kernel, stride=kernel)})
-        self.tubelet, self.grid, self.head_dim = kernel, grid, width // heads
-        self.attention, self.positions, self.pooling = attention, positions, pooling
-        self.feature_dim = width
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if pooling == "class" else None
-        self.pos_embed = nn.Parameter(self._start(width)) if positions == "learned" else None
+        self.attention, self.feature_dim = attention, width
+        self.cls_token = _learned(1, 1, width) if pooling == "class" else None
+        # Shaped as the grid, so that a checkpoint tells for which clips it was made.
+        self.pos_embed = _learned(1, *grid, width) if positions == "learned" else None
+        numbered = partial(_sine_positions, tubelet=kernel, width=width)
+        self.sine = FixedTable(numbered, grid) if positions == "sine" else None
+        rotary = partial(rotary_table, head_dim=width // heads)
+        turned = _attended_grids(grid, attention) if positions == "rotary" else ()
+        self.ropes = nn.ModuleList(FixedTable(rotary, each) for each in turned)
         kind = {"joint": EvaBlock, "divided": DividedBlock}[attention]
         make = partial(kind, width, heads, num_prefix_tokens=self.prefix, norm_layer=_norm)
         extra = {"attn_type": "rope"} if attention == "joint" else {}
@@ -86,14 +90,17 @@ class VideoTransformer(nn.Module):
         maps = self.patch_embed["proj"](clips)  # [N, C, T', H', W']
         grid: Grid = tuple(maps.shape[2:])
         tokens = flat(maps)
-        table = self._table(grid, tokens)
-        if table is not None:
-            tokens = tokens + table[:, self.prefix :]
+        if self.pos_embed is not None:
+            tokens = tokens + interpolated(self.pos_embed, grid).flatten(1, 3)
+        if self.sine is not None:
+            tokens = tokens + self.sine(grid)
         if self.cls_token is not None:
-            own = self.cls_token if table is None else self.cls_token + table[:, :1]
-            tokens = torch.cat([own.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+            own = self.cls_token.expand(tokens.shape[0], -1, -1)
+            tokens = torch.cat([own, tokens], dim=1)
+        places = _attended_grids(grid, self.attention)
+        ropes = [rope(each) for rope, each in zip(self.ropes, places, strict=False)]
         for block in self.blocks:
-            tokens = self._through(block, tokens, grid)
+            tokens = self._through(block, tokens, grid, ropes)
         return tokens if self.norm is None else self.norm(tokens)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -104,41 +111,15 @@ class VideoTransformer(nn.Module):
         pooled = tokens.mean(dim=1)
         return pooled if self.fc_norm is None else self.fc_norm(pooled)
 
-    def _through(self, block: nn.Module, tokens: Tensor, grid: Grid) -> Tensor:
+    def _through(
+        self, block: nn.Module, tokens: Tensor, grid: Grid, ropes: Sequence[Tensor]
+    ) -> Tensor:
+        through: Tensor
         if self.attention == "divided":
-            through: Tensor = block(tokens, grid, ropes=self._ropes(grid, tokens.device))
-            return through
-        rope = None
-        if self.positions == "rotary":
-            rope = rotary_table(grid, self.head_dim).to(tokens.device)
-        attended: Tensor = block(tokens, rope=rope)
-        return attended
-
-    def _ropes(self, grid: Grid, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-        if self.positions != "rotary":
-            return None, None
-        time, height, width = grid
-        grids: Sequence[Grid] = ((time, 1, 1), (1, height, width))
-        first, second = (rotary_table(each, self.head_dim).to(device) for each in grids)
-        return first, second
-
-    def _start(self, width: int) -> Tensor:
-        tokens = self.grid[0] * self.grid[1] * self.grid[2]
-        return trunc_normal_(torch.zeros(1, self.prefix + tokens, width), std=0.02)
-
-    def _table(self, grid: Grid, like: Tensor) -> Tensor | None:
-        """Positions `[1, prefix + L, width]` to be added for this grid."""
-        if self.pos_embed is not None:
-            own, rest = self.pos_embed[:, : self.prefix], self.pos_embed[:, self.prefix :]
-            return torch.cat([own, interpolated(rest, self.grid, grid)], dim=1)
-        if self.positions == "rotary":
-            return None
-        frames, pixels = PUBLISHED_CLIP
-        times, heights, widths = self.tubelet
-        numbered = (max(1, frames // times), pixels // heights, pixels // widths)
-        table = sine_table(numbered, self.feature_dim)[None].to(like)
-        own = table.new_zeros(1, self.prefix, self.feature_dim)
-        return torch.cat([own, interpolated(table, numbered, grid)], dim=1)
+            through = block(tokens, grid, ropes=ropes or (None, None))
+        else:
+            through = block(tokens, rope=ropes[0] if ropes else None)
+        return through
 
 
 class DividedBlock(nn.Module):
@@ -162,9 +143,7 @@ class DividedBlock(nn.Module):
         self.mlp = nn.Module()
         self.mlp.fc1, self.mlp.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
-    def forward(
-        self, tokens: Tensor, grid: Grid, *, ropes: tuple[Tensor | None, Tensor | None]
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, grid: Grid, *, ropes: Sequence[Tensor | None]) -> Tensor:
         """Tokens `[N, prefix + L, width]` of a grid with L places."""
         batch, time = tokens.shape[0], grid[0]
         own, rest = tokens[:, : self.prefix], tokens[:, self.prefix :]
@@ -233,6 +212,25 @@ def video_vit(
         frame_size=frame_size,
         normalisation="imagenet",
     )
+
+
+def _learned(*shape: int) -> nn.Parameter:
+    return nn.Parameter(trunc_normal_(torch.zeros(shape), std=0.02))
+
+
+def _attended_grids(grid: Grid, attention: str) -> tuple[Grid, ...]:
+    """The tokens that see each other, of each attention of a block."""
+    time, height, width = grid
+    return (grid,) if attention == "joint" else ((time, 1, 1), (1, height, width))
+
+
+def _sine_positions(grid: Grid, *, tubelet: Grid, width: int) -> Tensor:
+    """VideoMAE's table `[1, L, width]`; of clips other than the published one, interpolated."""
+    frames, pixels = PUBLISHED_CLIP
+    times, heights, widths = tubelet
+    numbered = (max(1, frames // times), pixels // heights, pixels // widths)
+    table = sine_table(numbered, width).unflatten(0, numbered)[None]
+    return interpolated(table, grid).flatten(1, 3)
 
 
 _norm = partial(nn.LayerNorm, eps=1e-6)

@@ -2,10 +2,14 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed  # type: ignore[attr-defined]
+from timm.models import VisionTransformer
 from torch import Tensor, nn
 
+from vidcsl.models.positions import interpolated
 from vidcsl.models.pretrained.layout import State
 
 _RELATIVE = re.compile(r"(?P<start>.+\.)rel_pos_[thw]")
@@ -19,7 +23,7 @@ def fitted(state: State, backbone: nn.Module) -> tuple[State, list[str]]:
     """
     own = backbone.state_dict()
     notes: list[str] = []
-    for change in (_inflate_patches, _repeat_positions, _stretch_relative, _copy_norms):
+    for change in _CHANGES:
         state, note = change(state, own, backbone)
         notes += [note] if note else []
     return state, notes
@@ -34,26 +38,45 @@ def _inflate_patches(state: State, own: State, _backbone: nn.Module) -> tuple[St
     return {**state, key: spread.contiguous()}, f"image patches spread over {frames} frames"
 
 
-def _repeat_positions(state: State, own: State, backbone: nn.Module) -> tuple[State, str]:
-    """Positions of a picture, or of a shorter or smaller clip, for the grid of the encoder."""
+def _fit_positions(state: State, own: State, _backbone: nn.Module) -> tuple[State, str]:
+    """Positions `[1, T, H, W, dim]` of a picture or of other clips, for the encoder's grid."""
     key = "pos_embed"
+    theirs, ours = state.get(key), own.get(key)
+    if theirs is None or ours is None or theirs.ndim != ours.ndim or theirs.shape == ours.shape:
+        return state, ""
+    _, time, height, width, _ = ours.shape
+    after = (time, height, width)
+    words = f"from {_by(theirs.shape[1:4])} to {_by(after)} (time x height x width)"
+    return {**state, key: interpolated(theirs, after)}, f"positions interpolated {words}"
+
+
+def _fit_times(state: State, own: State, _backbone: nn.Module) -> tuple[State, str]:
+    """Positions in time `[1, T, dim]` of another number of frames."""
+    key = "time_embed"
     if key not in state or key not in own or state[key].shape == own[key].shape:
         return state, ""
-    time, height, width = backbone.grid  # type: ignore[misc]
-    prefix = int(backbone.prefix)  # type: ignore[arg-type]
-    first, rest = state[key][:, :prefix], state[key][:, prefix:]
-    side = math.isqrt(rest.shape[1])
-    if side**2 != rest.shape[1]:
-        return state, ""  # no picture: the shapes are reported as they are
-    picture = rest.transpose(1, 2).unflatten(2, (side, side))
-    resized = picture
-    if (side, side) != (height, width):
-        resized = F.interpolate(picture, (height, width), mode="bicubic", antialias=True)
-    repeated = resized[:, :, None].expand(-1, -1, time, -1, -1).flatten(2).transpose(1, 2)
-    joined = F.pad(repeated, (0, 0, prefix, 0))
-    joined[:, :prefix] = first
-    note = f"positions interpolated from {side} x {side} to {height} x {width}, over {time} times"
-    return {**state, key: joined}, note
+    before, after = state[key].shape[1], own[key].shape[1]
+    stretched = _linear(state[key][0], after)[None]
+    return {**state, key: stretched}, f"positions interpolated from {before} to {after} frames"
+
+
+def _fit_pictures(state: State, own: State, backbone: nn.Module) -> tuple[State, str]:
+    """Positions of timm's transformers, of pictures of another size, for `frames`."""
+    key = "image.pos_embed"
+    image = getattr(backbone, "image", None)
+    if key not in state or not isinstance(image, VisionTransformer):
+        return state, ""
+    prefix = 0 if image.no_embed_class else image.num_prefix_tokens
+    before, after = math.isqrt(state[key].shape[1] - prefix), image.patch_embed.grid_size
+    if state[key].shape == own[key].shape or before**2 != state[key].shape[1] - prefix:
+        return state, ""
+    resized = resample_abs_pos_embed(state[key], list(after), num_prefix_tokens=prefix)
+    note = f"positions interpolated from {_by((before, before))} to {_by(after)}"
+    return {**state, key: resized}, note
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def _stretch_relative(state: State, own: State, _backbone: nn.Module) -> tuple[State, str]:
@@ -83,3 +106,9 @@ def _copy_norms(state: State, own: State, _backbone: nn.Module) -> tuple[State, 
     for plain, keys in copies.items():
         changed.update({key: state[plain].clone() for key in keys})
     return changed, "BatchNorms copied to every set" if copies else ""
+
+
+_CHANGES = (
+    *(_inflate_patches, _fit_positions, _fit_times, _fit_pictures),
+    *(_stretch_relative, _copy_norms),
+)

@@ -6,7 +6,9 @@ clip of one still picture then has the features of that picture; with joint atte
 where there is no class token, which would see every patch once for each time.
 """
 
-from vidcsl.models.pretrained.layout import Layout
+import math
+
+from vidcsl.models.pretrained.layout import Layout, State
 
 _START = r"(?:module\.)?(?:backbone\.)?"
 _CONTAINERS = ("teacher", "model", "state_dict")
@@ -14,6 +16,23 @@ _LEFT_OUT = (
     (_START + r"(head|fc|projection)\..+", "the head"),
     (r"decoder.+|mask_token", "the decoder"),
 )
+
+
+def _as_a_clip(state: State) -> State:
+    """Positions of the patches as those of a clip of one frame; the class token's is added to it.
+
+    What is neither is left, and reported as it is.
+    """
+    tokens, own = state.get("pos_embed"), state.get("cls_token")
+    if tokens is None or tokens.ndim != 3:
+        return state
+    prefix = int(own is not None)
+    side = math.isqrt(tokens.shape[1] - prefix)
+    if side**2 != tokens.shape[1] - prefix:
+        return state
+    placed = {**state, "pos_embed": tokens[:, None, prefix:].unflatten(2, (side, side))}
+    return placed if own is None else {**placed, "cls_token": own + tokens[:, :1]}
+
 
 INFLATED = Layout(
     meaning="image ViTs of DINO, MAE or timm, inflated to tubelets",
@@ -24,11 +43,12 @@ INFLATED = Layout(
         (_START + r"((?:patch_embed\.proj|norm|fc_norm|blocks\.\d+\.[\w.]+)\.\w+)", r"\1"),
         (_START + r"(cls_token|pos_embed)", r"\1"),
     ),
+    changes=(_as_a_clip,),
     fresh=(r"blocks\.\d+\.temporal_.+",),
     normalisation="imagenet",
     note=(
-        "It needs MODEL.POSITIONS learned, and MODEL.POOLING class (or mean, for MAE fine-tuned "
-        "with global pooling)"
+        "It needs MODEL.POSITIONS learned, and MODEL.POOLING class (mean or tokens, of one without "
+        "a class token)"
     ),
 )
 
