@@ -17,3 +17,7 @@ class VideoError(UserError):
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         # An exception raised in a loader's worker travels to the parent by pickling.
         return type(self), (self.path, self.reason)
+
+
+class Diverged(UserError):
+    """A training whose numbers are no longer of use; it may be set back to its last checkpoint."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.objectives.made import DIM, TEMPERATURE, TinyEncoder, batch, make_method, rendered
-from vidcsl.errors import UserError
+from vidcsl.errors import Diverged, UserError
 from vidcsl.objectives import CONTRASTIVE, METHODS
 from vidcsl.objectives.false_negatives import DETECTORS, TREATMENTS
 from vidcsl.objectives.metrics import Share
@@ -250,8 +250,8 @@ class Broken(nn.Module):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_embeddings_that_are_not_finite_name_what_to_change(name):
-    with pytest.raises(UserError, match=r"embeddings are not finite.*TRAIN\.LR"):
+def test_embeddings_that_are_not_finite_are_told_to_the_engine(name):
+    with pytest.raises(Diverged, match=r"2 of 8 embeddings are not finite"):
         make_method(name, encoder=Broken)(batch(videos=4))
 
 

@@ -10,7 +10,7 @@ from vidcsl.builders.data import (
     build_train_loader,
     build_transfer,
 )
-from vidcsl.builders.engine import build_stepper
+from vidcsl.builders.engine import build_guard, build_stepper, build_strategy, build_writer
 from vidcsl.builders.finetune import (
     build_finetune_optimiser,
     build_finetune_schedule,
@@ -32,6 +32,7 @@ __all__ = [
     "build_finetune_optimiser",
     "build_finetune_schedule",
     "build_finetuned",
+    "build_guard",
     "build_input",
     "build_lists",
     "build_method",
@@ -39,10 +40,12 @@ __all__ = [
     "build_schedule",
     "build_splits",
     "build_stepper",
+    "build_strategy",
     "build_targets",
     "build_test_loader",
     "build_train_loader",
     "build_transfer",
+    "build_writer",
     "check",
     "is_bgr",
     "load_weights_of",

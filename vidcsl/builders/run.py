@@ -8,9 +8,11 @@ from vidcsl.builders.attacks import build_attacks
 from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
 from vidcsl.builders.data import check_lists
+from vidcsl.builders.engine import build_strategy
 from vidcsl.builders.methods import check_method
 from vidcsl.builders.models import check_norms
 from vidcsl.builders.targets import check_targets
+from vidcsl.builders.training import check_optimiser
 
 
 def output_dir(cfg: CfgNode) -> Path:
@@ -26,6 +28,8 @@ def check(cfg: CfgNode) -> None:
             cannot be built.
     """
     check_method(cfg)
+    build_strategy(cfg)
+    check_optimiser(cfg)
     check_norms(cfg)
     check_lists(cfg)
     build_augmentation(cfg)

@@ -6,6 +6,17 @@ from torch import nn
 
 from vidcsl.engine.optim import build_optimiser, scaled_lr
 from vidcsl.engine.schedule import Schedule
+from vidcsl.errors import UserError
+
+_FUSED = ("sgd", "adamw")  # torch's own; timm's run a kernel a parameter
+
+
+def check_optimiser(cfg: CfgNode) -> None:
+    """Raise a UserError where the optimiser has no fused form and one is asked for."""
+    if cfg.TRAIN.FUSED and cfg.TRAIN.OPTIMISER not in _FUSED:
+        raise UserError(
+            f"TRAIN.FUSED: {cfg.TRAIN.OPTIMISER} has no fused form, only {' and '.join(_FUSED)}"
+        )
 
 
 def build_optimiser_of(cfg: CfgNode, method: nn.Module) -> torch.optim.Optimizer:
@@ -16,6 +27,7 @@ def build_optimiser_of(cfg: CfgNode, method: nn.Module) -> torch.optim.Optimizer
         lr=_peak_lr(cfg),
         weight_decay=cfg.TRAIN.WEIGHT_DECAY,
         momentum=cfg.TRAIN.MOMENTUM,
+        fused=cfg.TRAIN.FUSED,
     )
 
 

@@ -7,18 +7,23 @@ generator states are needed: every random number is derived from (seed, epoch, s
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
+from vidcsl.engine.progress import say
 from vidcsl.errors import UserError
+from vidcsl.pieces import read_pieces, remove, write_pieces
 
 _KEYS = {"config", "method", "position"}
-_NAME = re.compile(r"epoch(\d+)_step(\d+)\.pt")
+_NAME = re.compile(r"epoch(\d+)_step(\d+)\.(pt|pieces)")
 
 
 @dataclass(frozen=True)
@@ -30,74 +35,143 @@ class Position:
 
 
 def save_checkpoint(
-    folder: Path, state: Mapping[str, Any], position: Position, *, keep: int
+    folder: Path,
+    state: Mapping[str, Any],
+    position: Position,
+    *,
+    keep: int,
+    keep_every: int = 0,
+    group: dist.ProcessGroup | None = None,
 ) -> Path:
-    """Write `state` atomically and delete all but the newest `keep` checkpoints.
+    """Write `state` whole or not at all, then delete old checkpoints.
+
+    Args:
+        folder: of the checkpoints.
+        state: nested dicts and lists of plain values and tensors.
+        position: where training stands.
+        keep: newest checkpoints that stay.
+        keep_every: further ones that stay: those at the end of every so many epochs; 0: none.
+        group: where the tensors are cut up, the processes that hold them; all take part.
 
     Raises:
         UserError: the disk is full or not writable; older checkpoints are left as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"epoch{position.epoch:05d}_step{position.step:06d}.pt"
+    writes = group is None or dist.get_rank(group) == 0
+    suffix = "pt" if group is None else "pieces"
+    path = folder / f"epoch{position.epoch:05d}_step{position.step:06d}.{suffix}"
     partial = path.with_suffix(".partial")
     document = {**state, "position": {"epoch": position.epoch, "step": position.step}}
     try:
-        with partial.open("wb") as file:
-            torch.save(document, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as a RuntimeError
-        partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or "the file was cut short, is the disk full?"
+        folder.mkdir(parents=True, exist_ok=True)
+        if writes:
+            for left in folder.glob("epoch*.partial"):  # of a run that was killed
+                remove(left)
+        if group is None:
+            _write_file(partial, document)
+        else:
+            write_pieces(partial, document, group=group)
+        if writes:
+            if path.is_dir():  # a damaged one at the same position: a folder cannot be replaced
+                remove(path)
+            partial.replace(path)
+    except (OSError, RuntimeError, CheckpointException) as error:
+        if writes:
+            remove(partial)
         raise UserError(
-            f"cannot write checkpoint {path}: {reason}; older ones are intact: make room (or the "
-            "folder writable) and continue with --resume"
+            f"cannot write checkpoint {path}: {_reason(error)}; older ones are intact: make room "
+            "(or the folder writable) and continue with --resume"
         ) from error
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
+    for old in _outdated(folder, keep=keep, keep_every=keep_every) if writes else []:
+        remove(old)
     return path
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Checkpoints in `folder`, oldest first."""
-    found = [path for path in folder.glob("*.pt") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: tuple(map(int, _NAME.fullmatch(path.name).groups())))  # type: ignore[union-attr]
+    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("epoch*")}
+    ranks = {path: tuple(map(int, name.groups()[:2])) for path, name in found.items() if name}
+    return sorted(ranks, key=lambda path: ranks[path])
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The document that `save_checkpoint` wrote, on the CPU.
+    """The document that `save_checkpoint` wrote, on the CPU, its checksums compared.
 
     Raises:
         UserError: missing, damaged, or not a checkpoint of this project.
     """
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"no checkpoint at {path}") from None
+        document = read_pieces(path) if path.is_dir() else _read_file(path)
+    except FileNotFoundError as error:
+        lacks = f"; it lacks {Path(error.filename).name}" if path.is_dir() else ""
+        raise UserError(f"no checkpoint at {path}{lacks}") from None
     except Exception as error:  # torch raises many kinds for a file that is not a checkpoint
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot load checkpoint {path}: {reason}") from error
+        raise UserError(f"cannot load checkpoint {path}: {_reason(error)}") from error
     if not isinstance(document, dict) or not set(document) >= _KEYS:
         raise UserError(f"{path} is not a vidcsl checkpoint (it lacks {', '.join(sorted(_KEYS))})")
     return document
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
+def load_newest(
+    folder: Path, *, note: Callable[[str], None] | None = None
+) -> dict[str, Any] | None:
     """The newest checkpoint that can be read, or None where there is none at all.
+
+    Args:
+        folder: of the checkpoints.
+        note: told, in a sentence, of each newer one that is damaged; by default on stderr.
 
     Raises:
         UserError: there are checkpoints and none can be read.
     """
-    failure: UserError | None = None
+    failures: list[UserError] = []
     for path in reversed(list_checkpoints(folder)):
         try:
-            return load_checkpoint(path)
+            document = load_checkpoint(path)
         except UserError as error:
-            failure = failure or error
-    if failure:
-        raise failure
+            failures.append(error)
+            continue
+        for failure in failures:
+            (note or say)(f"{failure}; the one before is taken: {path.name}")
+        return document
+    if failures:
+        raise failures[0]
     return None
+
+
+def _write_file(path: Path, document: Mapping[str, Any]) -> None:
+    with path.open("wb") as file:
+        torch.save(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_file(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:  # torch itself does not compare the CRCs that it writes
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"{damaged} is damaged: its checksum is not that of its directory")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _outdated(folder: Path, *, keep: int, keep_every: int) -> list[Path]:
+    def stays(path: Path) -> bool:
+        name = _NAME.fullmatch(path.name)
+        assert name
+        epoch, step = int(name[1]), int(name[2])
+        return bool(keep_every) and step == 0 and epoch % keep_every == 0
+
+    return [path for path in list_checkpoints(folder)[:-keep] if not stays(path)]
+
+
+def _reason(error: BaseException) -> str:
+    """One line; torch reports a write that failed as a RuntimeError of many."""
+    causes = list(error.failures.values()) if isinstance(error, CheckpointException) else [error]
+    cause = causes[0][0] if isinstance(causes[0], tuple) else causes[0]
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    if isinstance(cause, RuntimeError) and "write" in str(cause):
+        return "the file was cut short, is the disk full?"
+    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
 
 
 def weights_digest(module: nn.Module) -> str:

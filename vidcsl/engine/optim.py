@@ -1,6 +1,7 @@
 """Optimiser (timm's) and learning-rate schedule (a function of the step, so resuming is exact)."""
 
 import math
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
@@ -8,7 +9,13 @@ from torch import nn
 
 
 def build_optimiser(
-    module: nn.Module, *, name: str, lr: float, weight_decay: float, momentum: float
+    module: nn.Module,
+    *,
+    name: str,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """A timm optimiser that decays weights but neither biases nor norms.
 
@@ -17,7 +24,9 @@ def build_optimiser(
         name: sgd (plain momentum), adamw, lars or lamb.
         lr: peak learning rate.
         weight_decay, momentum: momentum is used by sgd and lars.
+        fused: one kernel for all parameters, of sgd and adamw.
     """
+    options: Any = {"fused": True} if fused else {}  # timm's own optimisers know no such word
     # timm's "sgd" is Nesterov's; its "momentum" is the published recipes' plain SGD.
     optimiser: torch.optim.Optimizer = create_optimizer_v2(
         module,
@@ -26,6 +35,7 @@ def build_optimiser(
         weight_decay=weight_decay,
         momentum=momentum,
         filter_bias_and_bn=True,
+        **options,
     )
     return optimiser
 

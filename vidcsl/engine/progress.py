@@ -1,6 +1,7 @@
 """What a person and a plot see of a long job: a bar or plain lines, log.jsonl, TensorBoard."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,12 @@ from typing import Any, TextIO, TypeVar
 from tqdm import tqdm
 
 Item = TypeVar("Item")
+
+
+def say(text: str) -> None:
+    """One line on stderr, from the first process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"vidcsl: {text}", file=sys.stderr, flush=True)
 
 
 class Log:

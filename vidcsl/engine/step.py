@@ -1,14 +1,17 @@
 """One step of the optimiser, whatever it is computed in and spread over."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vidcsl.engine.checkpoint import load_weights
 from vidcsl.engine.optim import set_lr
 from vidcsl.engine.precision import Precision
 from vidcsl.objectives import ClipBatch, Method
 from vidcsl.objectives.metrics import Metric, Share
+from vidcsl.pieces import cut_like, joined
 
 
 @dataclass
@@ -33,6 +36,7 @@ class Stepper:
         """What the method reports of this batch, before the step that it causes."""
         set_lr(self.optimiser, lr)
         scaler = self.precision.scaler
+        torch.compiler.cudagraph_mark_step_begin()
         self.method.train()
         with self.precision.autocast():
             outputs: dict[str, Metric] = (self.replica or self.method)(batch)
@@ -49,9 +53,41 @@ class Stepper:
         self.method.after_step(batch.progress)
         return outputs
 
+    def state(self) -> dict[str, Any]:
+        """Weights, the optimiser's memory and the loss scale, for a checkpoint."""
+        return {
+            "method": self.method.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "precision": self.precision.state(),
+        }
+
+    def load(self, state: dict[str, Any], *, source: str) -> None:
+        """Go on from `state`.
+
+        Raises:
+            UserError: it is of another architecture.
+        """
+        own = self.method.state_dict()
+        weights = {name: cut_like(w, own.get(name)) for name, w in state["method"].items()}
+        load_weights(self.method, weights, source=source)
+        self.optimiser.load_state_dict(self._cut(state["optimiser"]))
+        self.precision.load(state.get("precision", {}))
+
+    def _cut(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The optimiser's memory of each parameter, cut up as that is."""
+        parameters = [p for group in self.optimiser.param_groups for p in group["params"]]
+        memory = {
+            index: {
+                key: cut_like(value, parameters[index]) if isinstance(value, Tensor) else value
+                for key, value in of_one.items()
+            }
+            for index, of_one in state["state"].items()
+        }
+        return {**state, "state": memory}
+
 
 def _finite(norm: Tensor) -> Share:
     """The norm, or nothing where float16 overflowed: such a step is left out, its scale lowered."""
-    whole = getattr(norm, "full_tensor", lambda: norm)()  # of sharded gradients
+    whole = joined(norm)
     finite = whole.isfinite()
     return Share(whole.where(finite, 0.0), finite.float())

@@ -1,9 +1,8 @@
 """Pretraining that can be left alone: logged, checkpointed, resumed exactly."""
 
-import math
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,16 +10,19 @@ import torch
 from torch import Tensor
 
 from vidcsl.data.loader import Batch
-from vidcsl.engine.checkpoint import Position, load_weights, save_checkpoint
+from vidcsl.engine.checkpoint import Position, load_newest
 from vidcsl.engine.distributed import World
-from vidcsl.engine.progress import Bar, Log, Meter
+from vidcsl.engine.guard import Guard
+from vidcsl.engine.progress import Bar, Log, Meter, say
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.schedule import Schedule
 from vidcsl.engine.signals import Interrupted, noted_signals
 from vidcsl.engine.step import Stepper
 from vidcsl.engine.tally import Tally
-from vidcsl.errors import UserError
+from vidcsl.engine.writer import CheckpointWriter
+from vidcsl.errors import Diverged, UserError
 from vidcsl.objectives import ClipBatch
+from vidcsl.objectives.metrics import Metric
 from vidcsl.seeding import sample_seed
 
 
@@ -37,7 +39,8 @@ class Trainer:
         folder: where the run is written.
         seed: of the run.
         damaged_limit: how many different videos may be unreadable.
-        keep: newest checkpoints that stay.
+        writer: of checkpoints; by default the newest two stay.
+        guard: says when the loss has gone astray; by default when it is not finite.
         document: plain values that go into each checkpoint (config, classes).
     """
 
@@ -49,7 +52,8 @@ class Trainer:
     folder: RunFolder
     seed: int = 0
     damaged_limit: int = 0
-    keep: int = 2
+    writer: CheckpointWriter | None = None
+    guard: Guard = field(default_factory=Guard)
     document: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,15 +63,16 @@ class Trainer:
         self._named_damaged: set[str] = set()
         self.interval, self.epoch_tally = Tally(self.world), Tally(self.world)
         self._meter = Meter()
+        self._clips = 0  # of all processes
+        self._writer = self.writer or CheckpointWriter(self.folder.checkpoints, self.world)
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
         """Go on from where `checkpoint` was written."""
-        source = f"the newest of {self.folder.checkpoints}"
-        load_weights(self.stepper.method, checkpoint["method"], source=source)
-        self.stepper.optimiser.load_state_dict(checkpoint["optimiser"])
-        self.stepper.precision.load(checkpoint.get("precision", {}))
+        self.stepper.load(checkpoint, source=f"the newest of {self.folder.checkpoints}")
+        self.guard.load(checkpoint.get("guard", {}))
         self.position = Position(**checkpoint["position"])
         self.damaged = self._named_damaged = set(checkpoint["damaged"])
+        self.epoch_tally.reset()
         if self.world.is_main:  # the tally is of all processes: one of them carries it on
             self.epoch_tally.load(checkpoint["epoch_tally"])
 
@@ -78,57 +83,110 @@ class Trainer:
 
         Raises:
             Interrupted: on SIGTERM or SIGINT, after a checkpoint was written.
-            UserError: the loss is not finite, or too many videos are damaged.
+            UserError: the loss went astray once too often, a checkpoint cannot be written, or too
+                many videos are damaged.
         """
-        started, clips = time.perf_counter(), 0
-        summary: dict[str, float] = {}
-        by_class: dict[str, list[float | None]] = {}
+        started = time.perf_counter()
+        epoch: dict[str, Any] = {}
         log, bar = self._open_log(), self._open_bar()
         try:
             with noted_signals() as received:
                 while self.position.epoch < self.schedule.epochs:
-                    batches = self.batches(self.position.epoch, self.position.step)
-                    for batch in self._meter.watch(batches):
-                        clips += self._step(batch) * self.world.size
-                        due = self.schedule.logs(self.position.step)
-                        bar.advance(1, **(self._log(log) if due else {}))
-                        if self.schedule.saves(epoch=self.position.epoch, step=self.position.step):
-                            self._save()
-                        if self.world.any(bool(received)):
-                            self._log(log)
-                            self._save()
-                            raise Interrupted(received[0] if received else signal.SIGTERM)
-                    summary = self.epoch_tally.averages()
-                    by_class = self.epoch_tally.by_class()
-                    self._finish_epoch(log, summary)
+                    try:
+                        epoch = self._epoch(log, bar, received)
+                    except Diverged as trouble:
+                        bar.advance(self._roll_back(trouble, log))
+                self._writer.wait()
         finally:
+            self._writer.close()
             bar.close()
             log.close()
         seconds = time.perf_counter() - started
-        return {
-            **summary,
-            "by_class": by_class,
-            "seconds": seconds,
-            "clips_per_second": clips / seconds,
-        }
+        return {**epoch, "seconds": seconds, "clips_per_second": self._clips / seconds}
 
     @property
     def _global_step(self) -> int:
         return self.position.epoch * self.schedule.steps_per_epoch + self.position.step
 
-    def _step(self, batch: Batch) -> int:
-        """One batch; the number of clips of this process."""
+    def _epoch(self, log: Log, bar: Bar, received: Sequence[int]) -> dict[str, Any]:
+        """The rest of the epoch that is under way; its averages."""
+        batches = self.batches(self.position.epoch, self.position.step)
+        for batch in self._meter.watch(batches):
+            stop = self._step(batch, stop=bool(received))
+            due = self.schedule.logs(self.position.step)
+            bar.advance(1, **(self._log(log) if due else {}))
+            if stop:
+                self._log(log)
+            if stop or self.schedule.saves(epoch=self.position.epoch, step=self.position.step):
+                self._save()
+            if stop:
+                self._writer.wait()
+                raise Interrupted(received[0] if received else signal.SIGTERM)
+        summary = self.epoch_tally.averages()
+        by_class = self.epoch_tally.by_class()
+        self._finish_epoch(log, summary)
+        return {**summary, "by_class": by_class}
+
+    def _step(self, batch: Batch, *, stop: bool) -> bool:
+        """One batch, or none where it is left out; whether any process is to stop.
+
+        Raises:
+            Diverged: on all processes.
+        """
         self.damaged = self.damaged | set(batch.damaged)
         self.readers.update(batch.readers)
-        clips, lr = self._augmented(batch), self.schedule.lr(self._global_step)
-        for replay in range(self.stepper.method.replays):
-            outputs = self.stepper(replace(clips, replay=replay), lr=lr)
-            self.interval.add(outputs)
-            self.epoch_tally.add(outputs)
+        left_out = self._global_step in self.guard.left_out
+        outputs = [] if left_out else self._learn(batch)
+        losses = [torch.as_tensor(each["loss"]).detach() for each in outputs]
+        loss = torch.stack(losses).mean() if losses else torch.zeros((), device=self.world.device)
+        flags = torch.stack([loss, loss.new_tensor(stop), loss.new_tensor(self._writer.failed)])
+        total, stops, failures = self.world.total(flags).tolist()
+        if failures:
+            self._writer.wait()  # says why
+        if outputs:
+            self.guard.check(total / self.world.size)
+        for each in outputs:
+            self.interval.add(each)
+            self.epoch_tally.add(each)
         self.position = Position(self.position.epoch, self.position.step + 1)
-        count = clips.clips.shape[0] * clips.clips.shape[1]
-        self._meter.add(count * self.world.size)
-        return count
+        return bool(stops)
+
+    def _learn(self, batch: Batch) -> list[dict[str, Metric]]:
+        """The steps that are made with a batch; what the method reports of each."""
+        clips, lr = self._augmented(batch), self.schedule.lr(self._global_step)
+        count = clips.clips.shape[:2].numel() * self.world.size
+        self._clips += count
+        self._meter.add(count)
+        replays = range(self.stepper.method.replays)
+        return [self.stepper(replace(clips, replay=replay), lr=lr) for replay in replays]
+
+    def _roll_back(self, trouble: Diverged, log: Log) -> int:
+        """Return to the newest checkpoint; how far that is, in steps, as a negative number.
+
+        Raises:
+            Diverged: there is none, or the training was set back often enough.
+        """
+        self._writer.wait()
+        bad, where = self._global_step, f"{trouble} at step {self._global_step + 1}"
+        checkpoint = load_newest(self.folder.checkpoints) if self.guard.may_roll_back else None
+        if not checkpoint:
+            why = f"after {self.guard.done} of at most {self.guard.rollbacks} roll-backs"
+            why = why if self.guard.done >= self.guard.rollbacks else "before the first checkpoint"
+            raise Diverged(
+                f"{where}, {why}; the last checkpoint is intact: lower TRAIN.LR, raise "
+                "METHOD.TEMPERATURE, set TRAIN.CLIP_GRADIENT, or PRECISION to float32"
+            ) from trouble
+        left_out = self.guard.roll_back(bad_step=bad)
+        self.restore(checkpoint)
+        self.interval.reset()
+        back = self._global_step
+        log.write("rollback", step=bad + 1, to=back, reason=str(trouble), left_out=left_out)
+        if self.world.is_main:
+            say(
+                f"{where}: back to step {back}, without the batches of {len(left_out)} steps "
+                f"(roll-back {self.guard.done} of at most {self.guard.rollbacks})"
+            )
+        return back - bad
 
     def _augmented(self, batch: Batch) -> ClipBatch:
         batch = batch.to(self.world.device)
@@ -150,11 +208,6 @@ class Trainer:
         if not averages:
             return {}
         epoch = self.position.epoch + self.position.step / self.schedule.steps_per_epoch
-        if not math.isfinite(averages["loss"]):
-            raise UserError(
-                f"the loss is not finite at epoch {epoch:.2f}; the last checkpoint is intact: "
-                "lower TRAIN.LR, raise METHOD.TEMPERATURE or set TRAIN.CLIP_GRADIENT"
-            )
         lr = self.schedule.lr(self._global_step - 1)
         log.write("train", epoch=epoch, step=self._global_step, lr=lr, **averages, **rates)
         return {
@@ -170,6 +223,7 @@ class Trainer:
         self.damaged = self._named_damaged = everywhere
         if len(everywhere) > self.damaged_limit:
             self._save()
+            self._writer.wait()
             raise UserError(
                 f"{len(everywhere)} damaged videos, more than DATA.DAMAGED_LIMIT allows "
                 f"({self.damaged_limit}); first: {min(everywhere)}; see {self.folder.log}"
@@ -192,15 +246,11 @@ class Trainer:
         return Bar("pretraining", total=total, done=done, shown=self.world.is_main)
 
     def _save(self) -> None:
-        tally = self.epoch_tally.state()  # a sum over processes: all of them take part
-        if self.world.is_main:
-            state = {
-                **self.document,
-                "method": self.stepper.method.state_dict(),
-                "optimiser": self.stepper.optimiser.state_dict(),
-                "precision": self.stepper.precision.state(),
-                "damaged": sorted(self.damaged),
-                "epoch_tally": tally,
-            }
-            save_checkpoint(self.folder.checkpoints, state, self.position, keep=self.keep)
-        self.world.barrier()
+        state = {
+            **self.document,
+            **self.stepper.state(),
+            "guard": self.guard.state(),
+            "damaged": sorted(self.damaged),
+            "epoch_tally": self.epoch_tally.state(),
+        }
+        self._writer.save(state, self.position)

@@ -8,6 +8,7 @@ RepL4NLP 2021 (GradCache). One more forward pass buys a batch of any size.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +33,27 @@ def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, *, size: int
     if len(chunks) == 1 or not torch.is_grad_enabled():
         return torch.cat([function(chunk) for chunk in chunks])
     module = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+    return torch.cat([recomputed(function, chunk, owner=module) for chunk in chunks])
+
+
+def recomputed(function: Callable[..., Any], *inputs: Any, owner: nn.Module | None) -> Any:
+    """`function(*inputs)`, whose activations are dropped and computed again when a gradient comes.
+
+    Exact, dropout included; running statistics of `owner` see the inputs once.
+
+    Args:
+        function: of tensors and whatever else.
+        inputs: what it is called with.
+        owner: the module that it computes with.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    device = next((each.device for each in inputs if isinstance(each, Tensor)), torch.device("cpu"))
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return _freed_memory_returned(inputs.device), _again(module, inputs.device)
+        return _freed_memory_returned(device), _again(owner, device)
 
-    return torch.cat(
-        [checkpoint(function, chunk, use_reentrant=False, context_fn=contexts) for chunk in chunks]
-    )
+    return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 def _again(module: nn.Module | None, device: torch.device) -> AbstractContextManager[None]:

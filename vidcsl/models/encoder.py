@@ -32,12 +32,14 @@ class Encoder(nn.Module):
         frame_size: side S of the square frames, pixels.
         normalisation: a name in `NORMALISATIONS`.
 
-    In training mode, clips pass `chunk` at a time where that is not 0: see `chunks`.
+    In training mode, clips pass `chunk` at a time where that is not 0: see `chunks`. They have the
+    layout that 3-D convolutions are faster in, `channels_last`, where that is not switched off.
     """
 
     mean: Tensor
     std: Tensor
     chunk: int = 0
+    channels_last: bool = True
 
     def __init__(
         self,
@@ -90,8 +92,8 @@ class Encoder(nn.Module):
 
     def _normalised(self, clips: Tensor) -> Tensor:
         normalised = (clips - self.mean) / self.std
-        # Channels last is the faster layout of 3-D convolutions, on CPU and GPU.
-        return normalised.contiguous(memory_format=torch.channels_last_3d)
+        layout = torch.channels_last_3d if self.channels_last else torch.contiguous_format
+        return normalised.contiguous(memory_format=layout)
 
 
 def published_or(value: int, published: int) -> int:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidcsl.errors import UserError
+from vidcsl.errors import Diverged
 from vidcsl.objectives.false_negatives import Samples
 from vidcsl.objectives.geometry import describe_batch
 from vidcsl.objectives.losses import at_least_float32
@@ -71,16 +71,12 @@ class Method(nn.Module):
         """The geometry of the embeddings `[B, V, P]` of all processes.
 
         Raises:
-            UserError: on every process, where one of them is not finite.
+            Diverged: on every process, where one of them is not finite.
         """
         everyones = self.world.gather(embeddings.detach())
         broken = int((~everyones.isfinite()).any(dim=2).sum())
         if broken:
-            raise UserError(
-                f"{broken} of {everyones.shape[:2].numel()} embeddings are not finite; the last "
-                "checkpoint is intact: lower TRAIN.LR, set TRAIN.CLIP_GRADIENT, or PRECISION to "
-                "float32"
-            )
+            raise Diverged(f"{broken} of {everyones.shape[:2].numel()} embeddings are not finite")
         with torch.autocast(everyones.device.type, enabled=False):
             return describe_batch(everyones, self.world.gather(batch.labels))
 

@@ -13,6 +13,7 @@ from vidcsl.engine.checkpoint import load_newest
 from vidcsl.engine.ledger import digest
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.train import Trainer
+from vidcsl.engine.writer import CheckpointWriter
 from vidcsl.evaluation.finetune import FineTuned
 from vidcsl.evaluation.linear import video_answers
 from vidcsl.stages.job import Job
@@ -61,7 +62,7 @@ def _trained(job: Job) -> FineTuned:
         folder=folder,
         seed=cfg.SEED,
         damaged_limit=int(cfg.DATA.DAMAGED_LIMIT * len(job.train)),
-        keep=1,
+        writer=CheckpointWriter(folder.checkpoints, world, keep=1),
         document={"config": dump_config(cfg), "classes": list(job.train.classes)},
     )
     checkpoint = load_newest(folder.checkpoints)

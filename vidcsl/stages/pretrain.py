@@ -8,10 +8,12 @@ from fvcore.common.config import CfgNode
 from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
+from vidcsl.engine.checkpoint import load_weights
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
 from vidcsl.engine.train import Trainer
 from vidcsl.objectives import Method
+from vidcsl.pieces import joined
 
 _SHARES = ("removed", "precision", "recall")
 
@@ -23,15 +25,20 @@ def pretrain(
     world: World,
     folder: RunFolder,
     checkpoint: dict[str, Any] | None,
-) -> None:
-    """Train `method` in place, from `checkpoint` on where there is one.
+) -> Method:
+    """Train `method`, from `checkpoint` on where there is one; the trained one, as it was built.
 
-    Afterwards the folder holds the checkpoints, the log and the training part of the results.
+    Afterwards the folder holds the checkpoints, the log and the training part of the results. What
+    was given is of no more use: it may be compiled, or cut up over the processes.
     """
     loader = builders.build_train_loader(cfg, train, world)
     trainer = Trainer(
         stepper=builders.build_stepper(
-            cfg, method, world, optimiser=lambda made: builders.build_optimiser_of(cfg, made)
+            cfg,
+            method,
+            world,
+            optimiser=lambda made: builders.build_optimiser_of(cfg, made),
+            strategy=builders.build_strategy(cfg),
         ),
         batches=loader.epoch,
         augment=builders.build_augmentation(cfg),
@@ -40,16 +47,24 @@ def pretrain(
         folder=folder,
         seed=cfg.SEED,
         damaged_limit=int(cfg.DATA.DAMAGED_LIMIT * len(train)),
-        keep=cfg.TRAIN.KEEP,
+        writer=builders.build_writer(cfg, folder.checkpoints, world),
+        guard=builders.build_guard(cfg),
         document={"config": dump_config(cfg), "classes": list(train.classes)},
     )
     if checkpoint:
         trainer.restore(checkpoint)
-        if trainer.position.epoch >= cfg.TRAIN.EPOCHS:
-            return
-    summary = trainer.run()
-    if world.is_main:
-        folder.update_results(_results(cfg, train, trainer, summary))
+    if trainer.position.epoch < cfg.TRAIN.EPOCHS:
+        summary = trainer.run()
+        if world.is_main:
+            folder.update_results(_results(cfg, train, trainer, summary))
+    return _as_built(cfg, method, train, world)
+
+
+def _as_built(cfg: CfgNode, trained: Method, train: VideoList, world: World) -> Method:
+    weights = {name: joined(weight) for name, weight in trained.state_dict().items()}
+    method = builders.build_method(cfg, train, world)
+    load_weights(method, weights, source="the training")
+    return method
 
 
 def _results(

@@ -26,6 +26,7 @@ TRAINING = (
 FREE = {
     *("DATA.ROOT", "DATA.TEST_LIST", "DATA.WORKERS", "DATA.CACHE", "DATA.DAMAGED_LIMIT"),
     *("DATA.ALLOW_DAMAGED_TEST", "DATA.TIMEOUT", "TRAIN.ENABLED", "TRAIN.KEEP"),
+    *("TRAIN.KEEP_EVERY", "TRAIN.CHECKPOINT_BACKGROUND"),
     *("TRAIN.CHECKPOINT_EVERY", "TRAIN.CHECKPOINT_STEPS", "TRAIN.LOG_EVERY"),
 }
 
@@ -40,7 +41,7 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
     if checkpoint is None:
         _load_start(cfg, method, world, folder)
     if cfg.TRAIN.ENABLED:
-        pretrain(cfg, method, train, world, folder, checkpoint)
+        method = pretrain(cfg, method, train, world, folder, checkpoint)
     elif checkpoint:
         source = f"the newest of {folder.checkpoints}"
         load_parts(method, checkpoint["method"], parts=method.kept, source=source)
