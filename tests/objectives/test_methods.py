@@ -251,7 +251,7 @@ class Broken(nn.Module):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_embeddings_that_are_not_finite_are_told_to_the_engine(name):
-    with pytest.raises(Diverged, match=r"2 of 8 embeddings are not finite"):
+    with pytest.raises(Diverged, match="embeddings are not finite"):
         make_method(name, encoder=Broken)(batch(videos=4))
 
 
