@@ -134,16 +134,16 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(data, config, fin
 
 def stop_after(steps, monkeypatch, words):
     """Train until SIGTERM comes after so many steps."""
-    step = Trainer._step
+    learn = Trainer._learn
 
     def killed(self, batch):
-        done = step(self, batch)
-        if self._global_step == steps:
+        outputs = learn(self, batch)
+        if self._global_step + 1 == steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        return done
+        return outputs
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_step", killed)
+        patched.setattr(Trainer, "_learn", killed)
         with pytest.raises(SystemExit) as stopped:
             main(["train", *words])
     assert stopped.value.code == 128 + signal.SIGTERM

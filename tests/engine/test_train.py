@@ -1,5 +1,8 @@
 """The trainer on small trainings: roll-backs, background checkpoints, exact resumption."""
 
+import os
+import signal
+
 import pytest
 import torch
 
@@ -52,14 +55,14 @@ def test_a_killed_roll_back_is_repeated_exactly(tmp_path):
     whole.run()
     first = make_trainer(tmp_path / "killed", hurt=(6,), guard=Guard(rollbacks=1), epochs=1)
     first.schedule = whole.schedule
-    step = first._step
+    learn = first._learn
 
-    def killed(batch, *, stop):
+    def killed(batch):
         if first.guard.done and first.position == Position(1, 1):
             raise KeyboardInterrupt
-        return step(batch, stop=stop)
+        return learn(batch)
 
-    first._step = killed
+    first._learn = killed
     with pytest.raises(KeyboardInterrupt):
         first.run()
     second = make_trainer(tmp_path / "killed", hurt=(6,), guard=Guard(rollbacks=1))
@@ -97,8 +100,14 @@ def test_resumption_is_exact_whoever_writes(tmp_path, background):
         folder = tmp_path / f"stopped{stop.epoch}"
         writer = CheckpointWriter(folder / "checkpoints", WORLD, background=background)
         first = make_trainer(folder, writer=writer, schedule={"checkpoint_steps": 1})
-        advance = first._step
-        first._step = lambda batch, stop, t=first, a=advance, s=stop: a(batch, stop=t.position == s)
+        learn = first._learn
+
+        def interrupted(batch, trainer=first, learn=learn, stop=stop):
+            if trainer.position == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return learn(batch)
+
+        first._learn = interrupted
         with pytest.raises(Interrupted):
             first.run()
         second = make_trainer(folder)

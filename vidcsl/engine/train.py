@@ -112,7 +112,7 @@ class Trainer:
         """The rest of the epoch that is under way; its averages."""
         batches = self.batches(self.position.epoch, self.position.step)
         for batch in self._meter.watch(batches):
-            stop = self._step(batch, stop=bool(received))
+            stop = self._step(batch, received)
             due = self.schedule.logs(self.position.step)
             bar.advance(1, **(self._log(log) if due else {}))
             if stop:
@@ -127,7 +127,7 @@ class Trainer:
         self._finish_epoch(log, summary)
         return {**summary, "by_class": by_class}
 
-    def _step(self, batch: Batch, *, stop: bool) -> bool:
+    def _step(self, batch: Batch, received: Sequence[int]) -> bool:
         """One batch, or none where it is left out; whether any process is to stop.
 
         Raises:
@@ -139,8 +139,8 @@ class Trainer:
         outputs = [] if left_out else self._learn(batch)
         losses = [torch.as_tensor(each["loss"]).detach() for each in outputs]
         loss = torch.stack(losses).mean() if losses else torch.zeros((), device=self.world.device)
-        flags = torch.stack([loss, loss.new_tensor(stop), loss.new_tensor(self._writer.failed)])
-        total, stops, failures = self.world.total(flags).tolist()
+        flags = loss.new_tensor([bool(received), self._writer.failed])
+        total, stops, failures = self.world.total(torch.cat([loss[None], flags])).tolist()
         if failures:
             self._writer.wait()  # says why
         if outputs:
