@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Tests run in so many processes; a number, or auto: one a core.
 WORKERS ?= auto
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs wheel clean
 
 demo: $(VENV)/installed
 	$(BIN)/python tools/train_net.py --cfg configs/demo.yaml --resume
@@ -18,6 +18,12 @@ check: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --strict --quiet
+
+wheel:
+	tools/check_wheel.sh $(PYTHON)
+
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
@@ -25,6 +31,10 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
 clean:

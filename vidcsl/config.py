@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
+from vidcsl import shipped
 from vidcsl.errors import UserError
 from vidcsl.options import OPTIONS, Option
 
@@ -22,14 +23,14 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     """The effective, frozen configuration.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a config that comes with vidcsl (`demo`).
         overrides: `KEY VALUE KEY VALUE ...`, as on the command line.
 
     Raises:
         UserError: the file cannot be read, or a key or a value is wrong.
     """
     cfg = default_config()
-    for file, values in _chain(Path(path)):
+    for file, values in _chain(shipped.find(path)):
         _merge(cfg, values, where=str(file))
     _merge(cfg, _parse_overrides(overrides), where="command line")
     cfg.freeze()
@@ -76,7 +77,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = yaml.load(path.read_text(), Loader=_UniqueKeyLoader)
     except OSError as error:
-        raise UserError(f"cannot read config {path}: {error.strerror}") from error
+        hint = "" if path.suffix else f"; shipped are: {', '.join(shipped.names())}"
+        raise UserError(f"cannot read config {path}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read config {path}: it is not a text file") from error
     except yaml.YAMLError as error:

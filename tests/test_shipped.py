@@ -1,0 +1,19 @@
+import pytest
+
+from vidcsl import shipped
+from vidcsl.config import load_config
+from vidcsl.errors import UserError
+
+
+def test_a_shipped_config_by_its_name_and_a_file_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "demo" in shipped.names()
+    assert load_config("demo") == load_config(shipped.CONFIGS / "demo.yaml")
+    assert load_config("ucf101_10_simclr").TRAIN.EPOCHS  # through its base
+    (tmp_path / "demo").write_text("NAME: mine\n")
+    assert load_config("demo").NAME == "mine"
+
+
+def test_a_name_that_is_not_shipped_says_which_are():
+    with pytest.raises(UserError, match=r"cannot read config dmeo: .*; shipped are: demo, "):
+        load_config("dmeo")
