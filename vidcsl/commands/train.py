@@ -2,26 +2,36 @@
 
 import argparse
 import sys
+from pathlib import Path
 
+from fvcore.common.config import CfgNode
+
+from vidcsl import builders
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
+from vidcsl.commands.launching import add_launcher, launch
 from vidcsl.config import load_config
 from vidcsl.engine import distributed
+from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.signals import Interrupted
-from vidcsl.stages.run import headline, train_and_evaluate
+from vidcsl.stages.run import headline, refuse_overwriting, train_and_evaluate
 
 HELP = "pretrain, evaluate and report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Config and whether to continue."""
+    """Config, whether to continue, and who runs it."""
     add_config(parser)
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
+    add_launcher(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Train and evaluate; exit code 128 + signal number where a signal stopped it."""
     cfg = load_config(args.cfg, with_weights(args))
+    if args.launcher:
+        _launch(cfg, args)
+        return
     with distributed.start(cfg.DEVICE) as world:
         try:
             folder = train_and_evaluate(cfg, world, resume=args.resume)
@@ -31,3 +41,14 @@ def run(args: argparse.Namespace) -> None:
             raise SystemExit(128 + interruption.number) from None
         if world.is_main:
             print(headline(folder))
+
+
+def _launch(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Submit the same command; a wrong config is found here and not in the queue."""
+    builders.check(cfg)
+    folder = RunFolder(builders.output_dir(cfg))
+    if not args.resume:
+        refuse_overwriting(folder)
+    config = str(Path(args.cfg).resolve())
+    words = ["train", "--cfg", config, *with_weights(args), "--resume"]
+    launch([words], args, folder=folder.path / "jobs", name=cfg.NAME)

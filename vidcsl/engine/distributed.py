@@ -109,11 +109,36 @@ def start(device: str = "auto") -> Iterator[World]:
         yield World(rank=0, size=1, device=chosen)
         return
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    dist.init_process_group(backend, timeout=timedelta(minutes=30), **_meeting())
     try:
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=chosen)
     finally:
         dist.destroy_process_group()
+
+
+def _meeting() -> dict[str, Any]:
+    """Where the processes meet, if not where torch would let them.
+
+    By default torchrun's agents lend their store to the processes and keep it when they start them
+    anew; these then find the addresses of the dead and hang (pytorch/pytorch issue 135712).
+
+    Raises:
+        UserError: several nodes share the store: they count restarts each by itself.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts and int(os.environ.get("GROUP_WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            "restarts on several nodes need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the "
+            "environment of torchrun, and its --rdzv-backend=c10d"
+        )
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, size, is_master=False)  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = dist.PrefixStore(f"attempt{attempt}", store)  # type: ignore[attr-defined]
+    return {"store": own, "rank": rank, "world_size": size}
 
 
 def _choose_device(name: str, *, rank: int, processes: int) -> torch.device:

@@ -8,7 +8,13 @@ from fvcore.common.config import CfgNode
 
 from vidcsl import builders
 from vidcsl.config import differing_keys, dump_config, load_config
-from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_parts, load_weights
+from vidcsl.engine.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    load_newest,
+    load_parts,
+    load_weights,
+)
 from vidcsl.engine.distributed import World
 from vidcsl.engine.progress import Log
 from vidcsl.engine.run_folder import RunFolder
@@ -90,6 +96,15 @@ def evaluate_weights(cfg: CfgNode, world: World) -> RunFolder:
     return folder
 
 
+def refuse_overwriting(folder: RunFolder) -> None:
+    """Raise a UserError where the folder holds a run with a checkpoint."""
+    if list_checkpoints(folder.checkpoints):
+        raise UserError(
+            f"{folder.path} already holds a run: continue it with --resume, or choose another "
+            "OUTPUT_DIR"
+        )
+
+
 def headline(folder: RunFolder) -> str:
     """Where everything was written, and the main numbers, a line each."""
     results = folder.read_results()
@@ -149,12 +164,9 @@ def _open_folder(
     cfg: CfgNode, folder: RunFolder, world: World, *, resume: bool
 ) -> dict[str, Any] | None:
     """The newest checkpoint where the run is continued; a fresh folder otherwise."""
+    if not resume:
+        refuse_overwriting(folder)
     checkpoint = load_newest(folder.checkpoints)
-    if checkpoint and not resume:
-        raise UserError(
-            f"{folder.path} already holds a run: continue it with --resume, or choose another "
-            "OUTPUT_DIR"
-        )
     if checkpoint and cfg.TRAIN.ENABLED:
         _check_unchanged(cfg, folder)
     world.barrier()  # no process may look before, and another after, the files are made

@@ -1,0 +1,181 @@
+import os
+import signal
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from tests.engine.worlds import run_in_world
+from tests.test_main_job import arguments, config, data, losses  # noqa: F401
+from vidcsl.cli import main
+from vidcsl.config import load_config
+from vidcsl.data.dataset import ClipDataset
+from vidcsl.errors import UserError
+from vidcsl.launch import Resources, TorchRun, submit
+from vidcsl.stages.run import train_and_evaluate
+
+submitit = pytest.importorskip("submitit", reason="the extra vidcsl[slurm]")
+ROOT = Path(__file__).parents[1]
+PRETRAINING = ("DATA.TEST_LIST", "", "REPORT.ENABLED", "false", "TRAIN.EPOCHS", "2")
+
+
+def train(world, words):
+    train_and_evaluate(load_config(words[1], words[2:]), world)
+
+
+def train_or_die(words, killed):
+    """The command, in a worker of which the second is killed once, in the middle of an epoch."""
+    read = ClipDataset.__getitem__
+
+    def deadly(dataset, key):
+        if key[0] == 1 and os.environ["RANK"] == "1" and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(dataset, key)
+
+    ClipDataset.__getitem__ = deadly
+    assert main(["train", *words, "--resume"]) == 0
+
+
+@pytest.fixture
+def _signals():
+    """Put back the handlers of this process that torchrun's agent takes."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals")
+def test_a_killed_worker_starts_anew_and_changes_nothing(data, config, tmp_path):  # noqa: F811
+    calm = arguments(data, config, tmp_path / "calm", *PRETRAINING)
+    run_in_world(train, 2, calm)  # which also readies the server that the next ones fork from
+    killed = tmp_path / "killed"
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        run_id="elastic",
+        max_restarts=1,
+        start_method="forkserver",
+    )
+    stormy = arguments(data, config, tmp_path / "stormy", *PRETRAINING)
+    elastic_launch(launch, train_or_die)(stormy, killed)
+    assert killed.exists()
+    assert losses(tmp_path / "stormy") == losses(tmp_path / "calm")
+    assert (tmp_path / "stormy" / "results.json").exists()
+
+
+SCRIPT = """
+import pathlib, signal, sys, time
+saved, started = map(pathlib.Path, sys.argv[1:])
+if not saved.exists():
+    signal.signal(signal.SIGTERM, lambda *_: (saved.write_text("state"), sys.exit(143)))
+    signal.signal(signal.SIGUSR2, lambda *_: sys.exit("only the job may hear of it"))
+    started.touch()
+    time.sleep(60)
+print("went on from", saved.read_text())
+"""
+
+
+def test_a_preempted_job_saves_and_is_queued_anew(tmp_path):
+    # Pickled whole, as a class of no module: the job need not import the tests.
+    class Patient(TorchRun):
+        def _command(self):
+            return [sys.executable, *self.words]
+
+    script, saved, started = (tmp_path / name for name in ("script.py", "saved", "started"))
+    script.write_text(SCRIPT)
+    executor = submitit.AutoExecutor(tmp_path / "jobs", cluster="local")
+    executor.update_parameters(timeout_min=2)
+    job = executor.submit(Patient((str(script), str(saved), str(started)), 1, 0))
+    (task,) = until(lambda: started.exists() and children(int(job.job_id)))
+    os.kill(task, signal.SIGUSR2)  # as Slurm does
+    assert job.exception() is None
+    assert saved.read_text() == "state"
+    assert "went on from state" in job.stdout()
+    assert "Requeued" in job.stdout()
+
+
+def until(found):
+    """What `found` gives once it gives something."""
+    for _ in range(600):
+        if answer := found():
+            return answer
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def children(pid):
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """A Slurm that only takes notes: where it puts what was submitted."""
+    commands, submitted = tmp_path / "bin", tmp_path / "submitted.sh"
+    commands.mkdir()
+    scripts = {"srun": "exit 1", "sbatch": f'cp "$1" {submitted}; echo Submitted batch job 41'}
+    for name, text in scripts.items():
+        (commands / name).write_text(f"#!/bin/sh\n{text}\n")
+        (commands / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
+    return submitted
+
+
+def test_what_slurm_is_asked_for(data, config, sbatch, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "run"
+    words = ["--partition", "gpu", "--nodes", "2", "--gpus", "8", "--hours", "1.5"]
+    words += ["--sbatch", "qos=low", "--launcher", "slurm"]
+    assert main(["train", *arguments(data, config, out), *words]) == 0
+    asked = sbatch.read_text()
+    lines = ("partition=gpu", "nodes=2", "gpus-per-node=8", "time=90", "qos=low", "requeue")
+    for line in (*lines, "ntasks-per-node=1", "signal=USR2@180"):
+        assert f"#SBATCH --{line}\n" in asked
+    assert "vidcsl: job 41, log " in capsys.readouterr().err
+    (pickled,) = (out / "jobs").glob("41_submitted.pkl")
+    run = submitit.core.utils.DelayedSubmission.load(pickled).function
+    assert (run.processes, run.words[0], run.words[-1]) == (8, "train", "--resume")
+
+
+def test_several_commands_are_one_array(sbatch, tmp_path):
+    commands = [["train", "--cfg", name] for name in ("a", "b", "c")]
+    jobs = submit(
+        commands, launcher="slurm", folder=tmp_path / "jobs", resources=Resources(), at_once=2
+    )
+    assert [job.job_id for job in jobs] == ["41_0", "41_1", "41_2"]
+    assert "#SBATCH --array=0-2%2\n" in sbatch.read_text()
+
+
+def test_nodes_meet_at_the_first(monkeypatch):
+    for name, value in {
+        "SUBMITIT_EXECUTOR": "slurm",
+        "SLURM_JOB_ID": "123456",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_NODEID": "1",
+        "SLURM_JOB_NODELIST": "gpu[07-08]",
+    }.items():
+        monkeypatch.setenv(name, value)
+    command = TorchRun(("train",), 8, 3)._command()
+    expected = ("--nnodes=2", "--rdzv-endpoint=gpu07:23456", "--rdzv-conf=is_host=0")
+    assert {*expected, "--nproc-per-node=8", "--max-restarts=3"} <= set(command)
+
+
+def test_what_cannot_be_submitted(data, config, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("PATH", str(tmp_path))
+    where = {"folder": tmp_path, "resources": Resources(nodes=2)}
+    with pytest.raises(UserError, match="no Slurm here"):
+        submit([["train"]], launcher="slurm", **where)
+    with pytest.raises(UserError, match="one node"):
+        submit([["train"]], launcher="local", **where)
+    wrong = arguments(data, config, tmp_path / "run", "--launcher", "slurm", "--sbatch", "low")
+    assert main(["train", *wrong]) == 2
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"pip install 'vidcsl\[slurm\]'"):
+        submit([["train"]], launcher="slurm", **where)

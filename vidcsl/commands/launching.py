@@ -1,0 +1,98 @@
+"""Arguments of commands that can be handed to a cluster, and the handing over."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vidcsl.errors import UserError
+from vidcsl.launch import LAUNCHERS, Resources, submit
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """`--launcher` and what a job asks for."""
+    defaults = Resources()
+    group = parser.add_argument_group("jobs", "run as a job, see docs/cluster.md")
+    group.add_argument("--launcher", choices=LAUNCHERS, help="who runs it; default: this process")
+    group.add_argument("--nodes", type=_positive, default=defaults.nodes, help="machines of a job")
+    group.add_argument("--gpus", type=int, default=defaults.gpus, help="GPUs of each node")
+    group.add_argument(
+        "--processes", type=int, default=defaults.processes, help="of each node; 0: one a GPU"
+    )
+    group.add_argument("--cpus", type=int, default=defaults.cpus, help="cores of each node")
+    group.add_argument(
+        "--memory-gb", type=float, default=defaults.memory_gb, help="memory of each node"
+    )
+    group.add_argument(
+        "--hours", type=float, default=defaults.hours, help="after which the job is queued anew"
+    )
+    group.add_argument("--partition", default=defaults.partition, help="of Slurm")
+    group.add_argument(
+        "--restarts", type=int, default=defaults.restarts, help="of processes that died"
+    )
+    group.add_argument(
+        "--sbatch", action="append", default=[], metavar="NAME=VALUE", help="any option of sbatch"
+    )
+    group.add_argument("--wait", action="store_true", help="until the jobs have ended")
+
+
+def resources_of(args: argparse.Namespace) -> Resources:
+    """What the arguments ask for."""
+    wrong = [text for text in args.sbatch if "=" not in text]
+    if wrong:
+        raise UserError(f"--sbatch {wrong[0]}: expected NAME=VALUE, as qos=low")
+    return Resources(
+        nodes=args.nodes,
+        gpus=args.gpus,
+        processes=args.processes,
+        cpus=args.cpus,
+        memory_gb=args.memory_gb,
+        hours=args.hours,
+        partition=args.partition,
+        restarts=args.restarts,
+        sbatch=dict(text.split("=", 1) for text in args.sbatch),
+    )
+
+
+def launch(
+    commands: Sequence[Sequence[str]],
+    args: argparse.Namespace,
+    *,
+    folder: Path,
+    name: str,
+    at_once: int = 0,
+) -> None:
+    """Submit commands as jobs, say where they log and, with `--wait`, wait for them.
+
+    Raises:
+        UserError: they cannot be submitted; or one did not end well.
+    """
+    jobs = submit(
+        commands,
+        launcher=args.launcher,
+        folder=folder,
+        resources=resources_of(args),
+        name=name,
+        at_once=at_once,
+    )
+    for job in jobs:
+        print(f"vidcsl: job {job.job_id}, log {job.paths.stderr}", file=sys.stderr)
+    if args.wait:
+        _await_all(jobs)
+
+
+def _await_all(jobs: Sequence[Any]) -> None:
+    failed = [job for job in jobs if job.exception() is not None]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} jobs failed, first {failed[0].job_id}: see "
+            f"{failed[0].paths.stderr}"
+        )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
