@@ -95,6 +95,10 @@ def _rows_look_whole_when_padded(width: int) -> bool:
 def _import_decord() -> ModuleType:
     if not importlib.util.find_spec("decord"):
         raise UserError("the reader decord is not installed here: set DATA.READER to auto or pyav")
+    # First: decord's zlib would take the place of that of torchvision's PNG functions.
+    import torchvision.io  # noqa: F401
+
+    # isort: split
     import decord
 
     # It floods stderr on a bad file; what is wrong comes with the exception.

@@ -16,7 +16,13 @@ from vidcsl.data.readers.container import (
     shows_size,
 )
 from vidcsl.data.readers.index import FrameIndex, header_index, packet_index
-from vidcsl.data.readers.numbered import Numbered, UnprovenError, after_jumps, in_order
+from vidcsl.data.readers.numbered import (
+    Numbered,
+    UnprovenError,
+    after_jumps,
+    in_order,
+    past_between,
+)
 from vidcsl.data.readers.reader import Pixels, Reader, scaled_size
 from vidcsl.data.readers.scaling import Cutter, Scaler
 from vidcsl.data.readers.source import Source
@@ -138,14 +144,19 @@ class PyavReader(Reader):
         if self._kept:
             yield from ((number, self._kept[number]) for number in wanted)
             return
-        if self._index.starts:
+        if self._index.starts or self._index.between:
             # Otherwise in order, where each frame is given anew or what is wrong comes to light.
             with suppress(UnprovenError, av.error.FFmpegError):
-                self._moved = True
-                yield from after_jumps(self._video, wanted, self._index)
+                yield from self._quickly(wanted)
                 return
             self._index = FrameIndex(self.num_frames)
         yield from in_order(self._at_start(), wanted)
+
+    def _quickly(self, wanted: Sequence[int]) -> Numbered:
+        if self._index.starts:
+            self._moved = True
+            return after_jumps(self._video, wanted, self._index)
+        return past_between(self._at_start(), wanted, self._index)
 
     def close(self) -> None:
         """Let go of the file."""

@@ -34,6 +34,10 @@ class Source:
         """Bytes of the file."""
         return Path(self.name).stat().st_size if self.data is None else len(self.data)
 
+    def read(self) -> bytes:
+        """All bytes of the file."""
+        return Path(self.name).read_bytes() if self.data is None else self.data
+
     def as_argument(self) -> str | io.BytesIO:
         """What the decoding libraries take: a path, or a file object over the bytes."""
         return self.name if self.data is None else io.BytesIO(self.data)

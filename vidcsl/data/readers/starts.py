@@ -1,4 +1,4 @@
-"""Which packets a decoder may begin with and give what it gives when it comes from the start.
+"""Which packets a decoder may begin with, or do without, and give what it gives in order.
 
 A container's keyframe flag does not suffice: it also stands on pictures after which others still
 refer to what was before. Nothing does after the pictures that are recognised here.
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _H264_IDR = (5,)
+_H264_REFERRED = 0x60  # two bits of a unit's first byte
 _HEVC_IDR = (19, 20)
 _MPEG4_PICTURE = b"\x00\x00\x01\xb6"
 
@@ -16,6 +17,14 @@ def is_clean_start(packet: Any, stream: Any) -> bool:
     """Whether everything that is decoded after this keyframe's packet depends on nothing before."""
     check = _CLEAN.get(stream.codec_context.name)
     return bool(packet.is_keyframe) and check is not None and check(packet, stream)
+
+
+def is_spare(packet: Any, stream: Any) -> bool:
+    """Whether no other picture refers to those of this packet, so that it may be left out."""
+    if stream.codec_context.name != "h264":
+        return False
+    slices = [unit[0] for unit in _units(packet, stream, width_at=4) if 1 <= unit[0] & 31 <= 5]
+    return bool(slices) and not any(head & _H264_REFERRED for head in slices)
 
 
 def _mpeg4(packet: Any, stream: Any) -> bool:
