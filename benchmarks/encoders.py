@@ -1,27 +1,34 @@
 """Training and inference clips a second, and peak memory, of each encoder; torchvision's as base.
 
-    python benchmarks/encoders.py [--names r3d_18 ...] [--clips 2] [--json FILE]
+    python benchmarks/encoders.py speed [--names r3d_18 ...] [--clips 2] [--compile] [--json FILE]
+    python benchmarks/encoders.py torchvision [--names r3d_18 ...] [--clips 1] [--json FILE]
 
-On a CPU, slim networks on small clips; on a GPU, published sizes in bfloat16, with and without
-torch.compile, and the share of the card's measured matrix rate.
+`speed` times each encoder as it is (channels last), on contiguous clips, and compiled. On a CPU:
+slim networks on small clips, compiled only with --compile, which takes a minute each. On a GPU:
+published sizes in bfloat16, compiled too, and the share of the card's measured matrix rate.
+`torchvision` times our networks at their published size beside torchvision's own, in turns.
 """
 
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 import torchvision.models.video as torchvision_video
-from common import Report, arguments, interleaved
+from common import Report, Times, arguments, interleaved
 from torch import Tensor, nn
+from torchvision.models.video.mvit import MViT
+from torchvision.ops import StochasticDepth
 
 from vidcsl import builders
 from vidcsl.commands.show.models import CLIPS
 from vidcsl.config import default_config
-from vidcsl.models import ENCODERS
+from vidcsl.models import ENCODERS, Encoder
 from vidcsl.models.cost import cost_of
+from vidcsl.models.mvit import BLOCKS, WIDTH, block_settings
 
 # About a quarter of the published width, for two cores.
 WIDTHS = {
@@ -31,85 +38,140 @@ WIDTHS = {
     **{"swin3d_b": 32, "video_vit_s": 128, "video_vit_b": 192, "video_vit_l": 256},
 }
 FRAMES, SIZE = 8, 64
-BASES = ("r2plus1d_18", "r3d_18", "mc3_18", "s3d", "mvit_v2_s", "swin3d_t")
 SAME_SPEED = 1.1  # ours may take this much longer than the same network of torchvision
+REPEATS = 3
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
+    parser.add_argument("part", choices=list(_PARTS))
     parser.add_argument("--names", nargs="*", default=list(ENCODERS), help="encoders")
     parser.add_argument("--clips", type=int, default=2, help="in a batch")
+    parser.add_argument("--compile", action="store_true", default=torch.cuda.is_available())
     args = parser.parse_args()
     report = Report("encoders", packages=("torchvision", "timm"))
-    rate = matrix_rate()
-    report.row(what="matrix product", tflops=rate / 1e12)
-    for name in args.names:
-        with torch.random.fork_rng():
-            report.row(**measured(name, args.clips, rate))
-    for name in sorted(set(BASES) & set(args.names)):
-        against_torchvision(name, args.clips, report)
+    _PARTS[args.part](args, report)
     report.finish(args.json)
 
 
-def measured(name: str, count: int, rate: float) -> dict[str, Any]:
-    """One encoder in a process of its own, whose peak memory is then its own too."""
+def speed(args: Any, report: Report) -> None:
+    """Every encoder by itself."""
+    rate = matrix_rate()
+    report.row(what="matrix product", tflops=rate / 1e12)
+    for name in args.names:
+        report.row(**in_own_process(_speed, name, args.clips, rate, args.compile))
+
+
+def torchvision(args: Any, report: Report) -> None:
+    """Ours beside torchvision's plain models."""
+    for name in (each for each in args.names if each in BASES):
+        row = in_own_process(_beside_torchvision, name, args.clips)
+        report.row(**row)
+        report.target(
+            f"{name}, training step over torchvision's",
+            measured=row["training_ratio"],
+            wanted=f"at most {SAME_SPEED}",
+            met=row["training_ratio"] <= SAME_SPEED,
+        )
+
+
+def in_own_process(measure: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+    """What `measure` finds in a fresh process, whose peak memory is then its own too."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (name, count, rate))
+        return pool.apply(measure, given)
 
 
-def _measured(name: str, count: int, rate: float) -> dict[str, Any]:
+def _speed(name: str, count: int, rate: float, compiled: bool) -> dict[str, Any]:
     before = _resident()
     encoder, clips = made(name, count)
-    cost = cost_of(encoder)
-    runs = {"inference": inference(encoder, clips), "training": training(encoder, clips)}
-    if clips.is_cuda:
-        compiled = torch.compile(encoder)
-        runs |= {"compiled": training(compiled, clips)}
-    times = interleaved(runs, repeats=3)
-    done = {f"{key}_clips_per_s": count / each.median for key, each in times.items()}
-    # A training step counts for three forward passes, each multiply-add for two operations.
-    share = 6 * cost.flops * done["training_clips_per_s"] / rate
+    training(encoder, clips)()  # alone first: the peak is of a training step as it is
     peak = torch.cuda.max_memory_allocated() / 2**20 if clips.is_cuda else _resident() - before
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "": encoder,
+        "_contiguous": partial(contiguous, encoder),
+    }
+    if compiled:
+        ways["_compiled"] = torch.compile(encoder)
+    runs = {f"inference{way}": inference(encoder, clips, call) for way, call in ways.items()}
+    runs |= {f"training{way}": training(encoder, clips, call) for way, call in ways.items()}
+    done = {key: count / each.median for key, each in interleaved(runs, repeats=REPEATS).items()}
+    cost = cost_of(encoder)
+    # A training step counts for three forward passes, each multiply-add for two operations.
+    shares = {
+        f"share_of_matrix_rate{way}": 6 * cost.flops * done[f"training{way}"] / rate for way in ways
+    }
     shape = f"{clips.shape[2]}x{clips.shape[3]}"
     return {
         **{"encoder": name, "clip": shape, "parameters_m": cost.parameters / 1e6},
-        **{"gflops": cost.flops / 1e9, **done, "share_of_matrix_rate": share, "peak_mib": peak},
+        **{"gflops": cost.flops / 1e9, "peak_mib": peak},
+        **{f"{key}_clips_per_s": value for key, value in done.items()},
+        **shares,
     }
 
 
-def against_torchvision(name: str, count: int, report: Report) -> None:
-    """Our network at its published size, and torchvision's own, in turns."""
-    ours, clips = made(name, count, slim=False, frames=FRAMES, size=112 if name == "s3d" else SIZE)
-    options = {"spatial_size": (SIZE, SIZE), "temporal_size": FRAMES}
-    try:
-        theirs = getattr(torchvision_video, name)(**(options if name == "mvit_v2_s" else {}))
-    except TypeError:  # mvit_v2_s fixes its clip
-        theirs, clips = torchvision_video.mvit_v2_s(), clips.new_zeros(1, 3, 16, 224, 224)
-        ours = made(name, 1, slim=False, frames=16, size=224)[0]
+def contiguous(encoder: Encoder, clips: Tensor) -> Tensor:
+    """Features without the change of layout that the encoder makes."""
+    features: Tensor = encoder.backbone((clips - encoder.mean) / encoder.std)
+    return features
+
+
+def _beside_torchvision(name: str, count: int) -> dict[str, Any]:
+    size = 112 if name == "s3d" else SIZE
+    ours, clips = made(name, count, slim=False, frames=FRAMES, size=size)
+    theirs = BASES[name](clips).to(clips.device)
+    times: Mapping[str, Times] = interleaved(
+        {
+            "inference": inference(ours, clips),
+            "inference_theirs": inference(theirs, clips),
+            "training": training(ours, clips),
+            "training_theirs": training(theirs, clips),
+        },
+        repeats=REPEATS,
+    )
+    found = {key: each.median for key, each in times.items()}
+    return {
+        **{"encoder": name, "clip": f"{FRAMES}x{size}"},
+        **{f"{key}_s": seconds for key, seconds in found.items()},
+        "inference_ratio": found["inference"] / found["inference_theirs"],
+        "training_ratio": found["training"] / found["training_theirs"],
+    }
+
+
+def _torchvisions(name: str, clips: Tensor) -> nn.Module:  # noqa: ARG001
+    model: nn.Module = getattr(torchvision_video, name)()
+    for module in model.modules():
+        if isinstance(module, StochasticDepth):
+            module.p = 0.0  # our encoders drop no blocks in training
     if name == "s3d":  # its classifier wants 2 x 7 x 7 maps
-        theirs.avgpool = nn.AdaptiveAvgPool3d(1)
-    theirs = theirs.to(clips.device)
-    times = interleaved(
-        {"ours": training(ours, clips), "torchvision": training(theirs, clips)}, repeats=3
+        model.avgpool = nn.AdaptiveAvgPool3d(1)
+    return model
+
+
+def _torchvisions_mvit(clips: Tensor) -> nn.Module:
+    """`mvit_v2_s` fixes its clip; this is the same network for ours."""
+    return MViT(
+        spatial_size=(clips.shape[3], clips.shape[4]),
+        temporal_size=clips.shape[2],
+        block_setting=block_settings(WIDTH, BLOCKS),
+        residual_pool=True,
+        residual_with_cls_embed=False,
+        rel_pos_embed=True,
+        proj_after_attn=True,
     )
-    ratio = times["ours"].median / times["torchvision"].median
-    report.row(
-        what=f"{name} beside torchvision's",
-        ours_s=times["ours"].median,
-        torchvision_s=times["torchvision"].median,
-        ratio=ratio,
-    )
-    report.target(
-        f"{name}, training step over torchvision's",
-        measured=ratio,
-        wanted=f"at most {SAME_SPEED}",
-        met=ratio <= SAME_SPEED,
-    )
+
+
+BASES: dict[str, Callable[[Tensor], nn.Module]] = {
+    **{
+        name: partial(_torchvisions, name)
+        for name in ("r2plus1d_18", "r3d_18", "mc3_18", "s3d", "swin3d_t", "swin3d_s", "swin3d_b")
+    },
+    "mvit_v2_s": _torchvisions_mvit,
+}
 
 
 def made(
     name: str, count: int, *, slim: bool = True, frames: int = 0, size: int = 0
-) -> tuple[Any, Tensor]:
+) -> tuple[Encoder, Tensor]:
     """An encoder and clips for it, on the GPU where there is one."""
     gpu = torch.cuda.is_available()
     cfg = default_config()
@@ -125,21 +187,29 @@ def made(
     return encoder, torch.rand(count, 3, cfg.DATA.FRAMES, side, side, device=encoder.mean.device)
 
 
-def inference(model: nn.Module, clips: Tensor) -> Callable[[], Any]:
+def inference(
+    model: nn.Module, clips: Tensor, call: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[], Any]:
+    """A forward pass of `model`, as `call` makes it."""
+
     def run() -> None:
         model.eval()
-        with torch.inference_mode(), _autocast(clips):
-            model(clips)
+        with torch.no_grad(), _autocast(clips):
+            (call or model)(clips)
 
     return run
 
 
-def training(model: nn.Module, clips: Tensor) -> Callable[[], Any]:
+def training(
+    model: nn.Module, clips: Tensor, call: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[], Any]:
+    """A forward and a backward pass of `model`, as `call` makes it."""
+
     def run() -> None:
         model.train()
         model.zero_grad(set_to_none=True)
         with _autocast(clips):
-            loss = model(clips).float().square().mean()
+            loss = (call or model)(clips).float().square().mean()
         loss.backward()
 
     return run
@@ -161,6 +231,8 @@ def _autocast(clips: Tensor) -> torch.autocast:
 def _resident() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
+
+_PARTS = {"speed": speed, "torchvision": torchvision}
 
 if __name__ == "__main__":
     started = time.perf_counter()

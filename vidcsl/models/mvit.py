@@ -47,7 +47,7 @@ def mvit_v2_s(*, clip_frames: int, frame_size: int, width: int = 0, depth: int =
     backbone = PooledMViT(
         spatial_size=(frame_size, frame_size),
         temporal_size=clip_frames,
-        block_setting=_blocks(width, shallow(BLOCKS, depth)),
+        block_setting=block_settings(width, shallow(BLOCKS, depth)),
         residual_pool=True,
         residual_with_cls_embed=False,
         rel_pos_embed=True,
@@ -65,8 +65,11 @@ def mvit_v2_s(*, clip_frames: int, frame_size: int, width: int = 0, depth: int =
     )
 
 
-def _blocks(width: int, stages: tuple[int, ...]) -> list[MSBlockConfig]:
-    """The first block of a later stage pools its queries; keys are pooled to one small grid."""
+def block_settings(width: int, stages: tuple[int, ...]) -> list[MSBlockConfig]:
+    """Of stages of so many blocks, the first of `width` channels.
+
+    The first block of a later stage pools its queries; keys are pooled to one small grid.
+    """
     settings = []
     for stage, depth in enumerate(stages):
         for number in range(depth):
