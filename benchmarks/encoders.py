@@ -195,7 +195,7 @@ def inference(
     def run() -> None:
         model.eval()
         with torch.no_grad(), _autocast(clips):
-            (call or model)(clips)
+            (model if call is None else call)(clips)
 
     return run
 
@@ -209,7 +209,7 @@ def training(
         model.train()
         model.zero_grad(set_to_none=True)
         with _autocast(clips):
-            loss = (call or model)(clips).float().square().mean()
+            loss = (model if call is None else call)(clips).float().square().mean()
         loss.backward()
 
     return run

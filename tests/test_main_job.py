@@ -514,10 +514,24 @@ def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
     assert mine["corruptions"] == theirs["corruptions"]
     assert "BatchNorms copied" in (out / "log.jsonl").read_text()
     assert "BatchNorms copied" in (out / "report.html").read_text()
+    assert main(["corrupt", *words, "--weights", f"vidcsl:{checkpoint}"]) == 0
+    again = json.loads((out / "results.json").read_text())["corruptions"]
+    assert again == {**mine["corruptions"], "norms": "clean"}
     both = ["--weights", f"vidcsl:{checkpoint}", "--checkpoint", str(checkpoint)]
     assert "--weights or --checkpoint" in fails(capsys, "evaluate", *words, *both)
     wrong = ["--weights", f"pyslowfast:{checkpoint}"]
     assert "fit slow_r50, not MODEL.NAME" in fails(capsys, "evaluate", *words, *wrong)
+    clips, numbers = tmp_path / "clips", tmp_path / "transfer.json"
+    few = ["ATTACK.RUNS", "[pgd/linf]", "ATTACK.EPS_LINF", "[8]", "ATTACK.MAX_CLIPS", "4"]
+    few += ["--weights", f"vidcsl:{checkpoint}", "--out", str(clips)]
+    assert main(["attack", *words, *few]) == 0
+    # A run that was evaluated from foreign weights is one of the models as any other.
+    assert main(["transfer", str(clips), "--runs", str(out), "--json", str(numbers)]) == 0
+    (row,) = json.loads(numbers.read_text())["sets"]
+    described = json.loads((clips / "pgd_linf" / "8_255" / "set.json").read_text())
+    named = [clip["prediction"] == clip["label"] for clip in described["clips"]]
+    assert row["results"][row["model"]]["accuracy"] == sum(named) / 4
+    assert row["model"] == "run seed0 clean norms"
 
 
 def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(

@@ -2,6 +2,8 @@
 
 import argparse
 
+from vidcsl.errors import UserError
+
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """`--cfg FILE KEY VALUE ...`."""
@@ -21,5 +23,11 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 
 def with_weights(args: argparse.Namespace) -> list[str]:
-    """The overrides, `--weights` among them."""
+    """The overrides, `--weights` among them.
+
+    Raises:
+        UserError: a checkpoint is named as well.
+    """
+    if args.weights and getattr(args, "checkpoint", None):
+        raise UserError("give --weights or --checkpoint: each says which model is meant")
     return [*args.overrides, *(["MODEL.WEIGHTS", args.weights] if args.weights else [])]

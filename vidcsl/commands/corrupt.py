@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vidcsl.commands.arguments import add_config
+from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
 from vidcsl.engine import distributed
 from vidcsl.report.corruption_table import compare_corruptions
@@ -14,8 +14,9 @@ HELP = "models under corruption side by side, or the corrupted test set as files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Config, checkpoints, and where to export to."""
+    """Config, checkpoints or weights, and where to export to."""
     add_config(parser)
+    add_weights(parser)
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -30,12 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table, or where the lists of the exported videos are."""
-    cfg = load_config(args.cfg, args.overrides)
+    cfg = load_config(args.cfg, with_weights(args))
     with distributed.start(cfg.DEVICE) as world:
         if args.export:
             lists = export_corrupted(cfg, world, folder=args.export)
             text = f"{len(lists)} lists of videos in {args.export}, the first {lists[0]}"
         else:
-            text = compare_corruptions(corrupt_checkpoints(cfg, world, checkpoints=args.checkpoint))
+            models = {"checkpoints": args.checkpoint, "foreign": bool(args.weights)}
+            text = compare_corruptions(corrupt_checkpoints(cfg, world, **models))
         if world.is_main:
             print(text)

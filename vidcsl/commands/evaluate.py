@@ -6,8 +6,7 @@ from pathlib import Path
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
 from vidcsl.engine import distributed
-from vidcsl.errors import UserError
-from vidcsl.stages.run import evaluate_checkpoint, evaluate_weights, headline
+from vidcsl.stages.run import evaluate_model, headline
 
 HELP = "evaluate and report, from a checkpoint or foreign weights"
 
@@ -21,13 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate, and print the main numbers."""
-    if args.weights and args.checkpoint:
-        raise UserError("give --weights or --checkpoint: both are what is to be evaluated")
     cfg = load_config(args.cfg, with_weights(args))
     with distributed.start(cfg.DEVICE) as world:
-        if args.weights:
-            folder = evaluate_weights(cfg, world)
-        else:
-            folder = evaluate_checkpoint(cfg, world, checkpoint=args.checkpoint)
+        folder = evaluate_model(cfg, world, checkpoint=args.checkpoint, foreign=bool(args.weights))
         if world.is_main:
             print(headline(folder))

@@ -31,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the files and print their names."""
-    if args.weights and args.checkpoint:
-        raise UserError("give --weights or --checkpoint: both are what is to be exported")
     cfg = load_config(args.cfg, with_weights(args))
     encoder = builders.build_encoder(cfg)
     source = args.weights or f"vidcsl:{args.checkpoint or _newest(cfg)}"

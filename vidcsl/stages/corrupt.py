@@ -12,13 +12,12 @@ from torch import nn
 from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_parts, weights_digest
+from vidcsl.engine.checkpoint import weights_digest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import Ledger
-from vidcsl.engine.run_folder import RunFolder, write_atomically
+from vidcsl.engine.run_folder import write_atomically
 from vidcsl.errors import UserError
 from vidcsl.models.heads import Classifier
-from vidcsl.objectives.supervised import Supervised
 from vidcsl.report.html import write_report
 from vidcsl.robustness.corruption_table import CorruptionTable, answered, corruption_table
 from vidcsl.robustness.scores import (
@@ -30,7 +29,8 @@ from vidcsl.robustness.scores import (
     robustness_scores,
     scored,
 )
-from vidcsl.stages.job import Job, make_job, subset
+from vidcsl.stages.job import Job, subset
+from vidcsl.stages.opening import open_job, required
 
 INTERVALS = "95 %, bootstrap over videos, 1000 resamples"
 
@@ -109,9 +109,9 @@ def _suite_scores(
 
 
 def corrupt_checkpoints(
-    cfg: CfgNode, world: World, *, checkpoints: Sequence[Path]
+    cfg: CfgNode, world: World, *, checkpoints: Sequence[Path], foreign: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """Corrupt the test clips for each checkpoint, the run's newest where none is named.
+    """Corrupt the test clips for each checkpoint; where none is named, for `open_job`'s choice.
 
     With one checkpoint the results and the report of the run's folder are brought up to date; with
     several all sections are stored together in `corruptions.json`.
@@ -119,53 +119,37 @@ def corrupt_checkpoints(
     Returns:
         The section of each, by the checkpoint's path.
     """
-    builders.check(cfg)
     if not builders.build_corruptions(cfg):
         raise UserError("CORRUPT.NAMES is empty: name corruptions, suites (P, C, V) or all")
-    folder = RunFolder(builders.output_dir(cfg))
-    documents = _documents(folder, checkpoints)
-    train, test = builders.build_lists(cfg, world)
-    if test is None:
-        raise UserError("DATA.TEST_LIST is not set: there is nothing to corrupt")
-    if world.is_main:
-        folder.create()
-        if not folder.config.exists():
-            folder.write_config(dump_config(cfg))
-    world.barrier()
     found: dict[str, dict[str, Any]] = {}
-    for source, document in documents.items():
-        method = builders.build_method(cfg, train, world)
-        load_parts(method, document["method"], parts=method.kept, source=source)
-        job = make_job(cfg, method, train, world, folder)
-        found[source] = corruption_results(_classifier(job), test, job)
-        _store(found, folder, job)
+    for checkpoint in (*checkpoints,) or (None,):
+        job, test = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
+        if world.is_main and not job.folder.config.exists():
+            job.folder.write_config(dump_config(cfg))
+        found[_source(job, checkpoint, foreign)] = corruption_results(
+            _classifier(job), required(test), job
+        )
+        _store(found, job)
     return found
 
 
-def _documents(folder: RunFolder, checkpoints: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    if checkpoints:
-        return {str(path): load_checkpoint(path) for path in checkpoints}
-    newest = load_newest(folder.checkpoints)
-    if newest is None:
-        raise UserError(f"no checkpoint in {folder.checkpoints}: train first or give --checkpoint")
-    return {f"the newest of {folder.checkpoints}": newest}
+def _source(job: Job, checkpoint: Path | None, foreign: bool) -> str:
+    newest = job.cfg.MODEL.WEIGHTS if foreign else f"the newest of {job.folder.checkpoints}"
+    return str(checkpoint or newest)
 
 
 def _classifier(job: Job) -> nn.Module:
     """The encoder with its linear probe, or with its own head where probes are switched off."""
-    if job.cfg.EVALUATE.LINEAR:
-        gallery = job.features(job.train, clips=job.cfg.EVALUATE.TRAIN_VIEWS, crops=1)
-        head = job.linear_probe(gallery).as_layer()
-    elif isinstance(job.method, Supervised):
-        head = job.method.head
-    else:
+    heads = job.heads()
+    if not heads:
         raise UserError("EVALUATE.LINEAR is false and the method has no head of its own: set it")
-    return Classifier(job.method.encoder, head).to(job.world.device).eval()  # type: ignore[arg-type]
+    return Classifier(job.method.encoder, next(iter(heads.values()))).eval()  # type: ignore[arg-type]
 
 
-def _store(found: Mapping[str, Any], folder: RunFolder, job: Job) -> None:
+def _store(found: Mapping[str, Any], job: Job) -> None:
     if not job.world.is_main:
         return
+    folder = job.folder
     if len(found) > 1:
         write_atomically(folder.path / "corruptions.json", json.dumps(found, indent=2) + "\n")
         return

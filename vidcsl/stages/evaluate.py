@@ -4,12 +4,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from fvcore.common.config import CfgNode
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.distributed import World
-from vidcsl.engine.run_folder import RunFolder
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.geometry import describe_geometry, project
 from vidcsl.evaluation.linear import video_answers
@@ -20,20 +17,13 @@ from vidcsl.report.html import write_report
 from vidcsl.stages.attack import attack_targets
 from vidcsl.stages.corrupt import corrupt_clips
 from vidcsl.stages.finetune import finetune
-from vidcsl.stages.job import Job, make_job
+from vidcsl.stages.job import Job
 from vidcsl.stages.protocols import add_accuracy, run_protocols, run_splits, run_transfer
 
 
-def evaluate(
-    cfg: CfgNode,
-    method: Method,
-    train: VideoList,
-    test: VideoList | None,
-    world: World,
-    folder: RunFolder,
-) -> None:
+def evaluate(job: Job, test: VideoList | None) -> None:
     """Run every evaluation that the config enables; each is on disk as soon as it is done."""
-    job = make_job(cfg, method, train, world, folder)
+    cfg, method, train = job.cfg, job.method, job.train
     trained = type(method) is not Method  # and not foreign weights as they came
     name = cfg.METHOD.NAME if trained else cfg.MODEL.WEIGHTS.partition(":")[0]
     job.store({"name": cfg.NAME, "seed": cfg.SEED, "method": name})
@@ -41,9 +31,9 @@ def evaluate(
         job.store({"data": {"train_videos": len(train), "classes": list(train.classes)}})
     else:
         _evaluate_on(test, job)
-    if cfg.REPORT.ENABLED and world.is_main:
-        write_report(folder.path)
-    world.barrier()
+    if cfg.REPORT.ENABLED and job.world.is_main:
+        write_report(job.folder.path)
+    job.world.barrier()
 
 
 def _evaluate_on(test: VideoList, job: Job) -> None:
@@ -65,7 +55,7 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
         job.store({"clean": clean})
     run_splits(clean, job)
     run_transfer(job)
-    heads = job.heads(outcome.gallery)
+    heads = job.heads()
     targets = builders.build_targets(
         cfg, job.method.encoder, heads, outcome.gallery, classes=len(train.classes)
     )

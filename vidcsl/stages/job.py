@@ -17,21 +17,14 @@ from torch import nn
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.data.loader import Batch
-from vidcsl.engine.checkpoint import (
-    load_checkpoint,
-    load_newest,
-    load_weights,
-    weights_digest,
-)
+from vidcsl.engine.checkpoint import weights_digest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import digest
 from vidcsl.engine.progress import Bar
 from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
-from vidcsl.errors import UserError
 from vidcsl.evaluation.attentive import PooledTokens
 from vidcsl.evaluation.features import Features, extract_features
 from vidcsl.evaluation.linear import LinearProbe, fit_linear_probe
-from vidcsl.models.dual_norm import use_norms
 from vidcsl.objectives import Method
 from vidcsl.objectives.supervised import Supervised
 from vidcsl.robustness.clips import Clips, cropped_clips
@@ -114,11 +107,15 @@ class Job:
         self.world.barrier()
         return LinearProbe.load(path)
 
-    def heads(self, gallery: Features) -> dict[str, nn.Linear]:
+    def gallery(self) -> Features:
+        """Features of the training videos."""
+        return self.features(self.train, clips=self.cfg.EVALUATE.TRAIN_VIEWS, crops=1)
+
+    def heads(self) -> dict[str, nn.Linear]:
         """The linear layers that name classes, by what is appended to an attack's name."""
         heads = {}
         if self.cfg.EVALUATE.LINEAR:
-            heads[""] = self.linear_probe(gallery).as_layer()
+            heads[""] = self.linear_probe(self.gallery()).as_layer()
         if isinstance(self.method, Supervised):
             heads["_own_head"] = self.method.head
         return {suffix: head.to(self.world.device) for suffix, head in heads.items()}
@@ -220,43 +217,6 @@ class Job:
         open_ = [block for block in blocks if any(video not in answered for video in block)]
         # Only the last block may be short, and it is last in its share: batches are blocks.
         return [video for block in open_[self.world.rank :: self.world.size] for video in block]
-
-
-def open_job(
-    cfg: CfgNode, world: World, *, checkpoint: Path | None = None
-) -> tuple[Job, VideoList]:
-    """The job of a trained model, and the test videos.
-
-    Args:
-        cfg: the config.
-        world: the processes.
-        checkpoint: its weights; the run's newest where none is named.
-
-    Raises:
-        UserError: there is no checkpoint or no test list, or they do not fit.
-    """
-    builders.check(cfg)
-    folder = RunFolder(builders.output_dir(cfg))
-    document = load_checkpoint(checkpoint) if checkpoint else load_newest(folder.checkpoints)
-    if document is None:
-        raise UserError(f"no checkpoint in {folder.checkpoints}: train first or give --checkpoint")
-    train, test = builders.build_lists(cfg, world)
-    if test is None:
-        raise UserError("DATA.TEST_LIST is not set: there are no clips to judge")
-    method = builders.build_method(cfg, train, world)
-    load_weights(method, document["method"], source=str(checkpoint or folder.checkpoints))
-    if world.is_main:
-        folder.create()
-    world.barrier()
-    return make_job(cfg, method, train, world, folder), test
-
-
-def make_job(
-    cfg: CfgNode, method: Method, train: VideoList, world: World, folder: RunFolder
-) -> Job:
-    """The job of a loaded model: in eval mode, with the BatchNorms that EVALUATE.NORMS names."""
-    use_norms(method.encoder, cfg.EVALUATE.NORMS)
-    return Job(cfg, method.eval(), train, world, folder)
 
 
 def model_name(job: Job, head: str) -> str:

@@ -1,6 +1,5 @@
 """The main job from end to end, or its evaluations alone."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from vidcsl.engine.checkpoint import (
     load_weights,
 )
 from vidcsl.engine.distributed import World
-from vidcsl.engine.progress import Log
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.errors import UserError
 from vidcsl.objectives import Method
 from vidcsl.stages.evaluate import evaluate
+from vidcsl.stages.opening import make_job, open_job, tell
 from vidcsl.stages.pretrain import pretrain
 
 # What decides the weights: a run can only be continued with these as they were ...
@@ -55,45 +54,21 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
         raise UserError(
             "TRAIN.ENABLED is false and there is no checkpoint: give TRAIN.WEIGHTS or MODEL.WEIGHTS"
         )
-    evaluate(cfg, method, train, test, world, folder)
+    evaluate(make_job(cfg, method, train, world, folder), test)
     return folder
 
 
-def evaluate_checkpoint(cfg: CfgNode, world: World, *, checkpoint: Path | None) -> RunFolder:
-    """Evaluate the weights of a checkpoint; the run's newest where none is named."""
-    builders.check(cfg)
-    folder = RunFolder(builders.output_dir(cfg))
-    if checkpoint is None:
-        document, source = load_newest(folder.checkpoints), f"the newest of {folder.checkpoints}"
-    else:
-        document, source = load_checkpoint(checkpoint), str(checkpoint)
-    if document is None:
-        raise UserError(f"no checkpoint in {folder.checkpoints}: train first or give --checkpoint")
-    train, test = builders.build_lists(cfg, world)
-    method = builders.build_method(cfg, train, world)
-    load_parts(method, document["method"], parts=method.kept, source=source)
+def evaluate_model(
+    cfg: CfgNode, world: World, *, checkpoint: Path | None = None, foreign: bool = False
+) -> RunFolder:
+    """Evaluate a trained model without further training; which one: see `open_job`."""
+    job, test = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
     if world.is_main:
-        folder.create()
-        folder.write_config(dump_config(cfg))
-        folder.write_environment()
-    evaluate(cfg, method, train, test, world, folder)
-    return folder
-
-
-def evaluate_weights(cfg: CfgNode, world: World) -> RunFolder:
-    """Evaluate the encoder that MODEL.WEIGHTS hold, without any training of ours."""
-    builders.check(cfg)
-    folder = RunFolder(builders.output_dir(cfg))
-    train, test = builders.build_lists(cfg, world)
-    method = Method(builders.build_encoder(cfg).to(world.device))
-    if world.is_main:
-        folder.create()
-        folder.write_config(dump_config(cfg))
-        folder.write_environment()
+        job.folder.write_config(dump_config(cfg))
+        job.folder.write_environment()
     world.barrier()
-    _load_start(cfg, method, world, folder)
-    evaluate(cfg, method, train, test, world, folder)
-    return folder
+    evaluate(job, test)
+    return job.folder
 
 
 def refuse_overwriting(folder: RunFolder) -> None:
@@ -147,12 +122,7 @@ def _load_start(cfg: CfgNode, method: Method, world: World, folder: RunFolder) -
         return
     notes = builders.load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
     method.encoder_replaced()
-    if world.is_main:
-        log = Log(folder.log)
-        for note in notes:
-            print(f"vidcsl: {note}", file=sys.stderr)
-            log.write("note", text=note)
-        log.close()
+    tell(notes, folder, world)
 
 
 def _checks(results: dict[str, Any], attack: str) -> list[dict[str, Any]]:

@@ -20,33 +20,38 @@ from vidcsl.robustness.clips import Clips, Views
 from vidcsl.robustness.storage import write_clip, write_set
 from vidcsl.robustness.targets import Target, directly
 from vidcsl.robustness.threats import Threat
-from vidcsl.stages.job import Job, model_name, open_job, subset
+from vidcsl.stages.job import Job, model_name, subset
+from vidcsl.stages.opening import open_job, required
 
 CLEAN = "clean"
 
 
 def save_attacks(
-    cfg: CfgNode, world: World, *, folder: Path, checkpoint: Path | None = None
+    cfg: CfgNode,
+    world: World,
+    *,
+    folder: Path,
+    checkpoint: Path | None = None,
+    foreign: bool = False,
 ) -> list[Path]:
     """Attack the test clips under every attack and budget of the config, and keep them all.
 
     `FOLDER/pgd_linf/4_255/000012.mkv` is clip 12 of the list under that attack, `FOLDER/clean` has
     the clean ones; `set.json` describes each folder. Every clip is attacked, also one that is wrong
     when clean, and until the solver's end, so that it misleads other models as well as it can. An
-    export that was stopped goes on.
+    export that was stopped goes on. Which model: see `open_job`.
 
     Returns:
         The folders, the clean one first.
     """
-    job, test = open_job(cfg, world, checkpoint=checkpoint)
-    gallery = job.features(job.train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1)
+    job, test = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
     encoder, classes = job.method.encoder, len(job.train.classes)
-    targets = builders.build_targets(cfg, encoder, job.heads(gallery), gallery, classes=classes)
-    source = str(checkpoint or job.folder.checkpoints)
+    targets = builders.build_targets(cfg, encoder, job.heads(), job.gallery(), classes=classes)
+    source = cfg.MODEL.WEIGHTS if foreign else str(checkpoint or job.folder.checkpoints)
     places = []
     for run in builders.build_attack_runs(cfg):
         for suffix, target in targets.items():
-            export = _Export(run, suffix, target, source, test, folder, job)
+            export = _Export(run, suffix, target, source, required(test), folder, job)
             for budget, threat in ("0", None), *run.threats.items():
                 places.append(export.write(budget, threat))
     return list(dict.fromkeys(places))

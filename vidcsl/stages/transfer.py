@@ -18,7 +18,8 @@ from vidcsl.robustness.attack_curve import predict
 from vidcsl.robustness.clips import Views
 from vidcsl.robustness.storage import find_sets, read_clip, read_set
 from vidcsl.robustness.targets import classifier, directly
-from vidcsl.stages.job import model_name, open_job
+from vidcsl.stages.job import model_name
+from vidcsl.stages.opening import open_job
 
 _BATCH = 16
 
@@ -94,8 +95,7 @@ def _models(run: Path, world: World) -> Iterator[tuple[str, tuple[Classifier, tu
     """(name, (module, classes)) of every head of a run."""
     cfg = load_config(run / "config.yaml", ["OUTPUT_DIR", str(run)])
     job, _ = open_job(cfg, world)
-    gallery = job.features(job.train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1)
-    for suffix, head in job.heads(gallery).items():
+    for suffix, head in job.heads().items():
         model = Classifier(job.method.encoder, head).eval()  # type: ignore[arg-type]
         yield model_name(job, suffix), (model, job.train.classes)
 

@@ -1,0 +1,98 @@
+"""The model that is judged: a checkpoint of ours, or foreign weights, ready as a job."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from vidcsl import builders
+from vidcsl.data.lists import VideoList
+from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_parts
+from vidcsl.engine.distributed import World
+from vidcsl.engine.progress import Log
+from vidcsl.engine.run_folder import RunFolder
+from vidcsl.errors import UserError
+from vidcsl.models.dual_norm import use_norms
+from vidcsl.models.pretrained.fit import fitted
+from vidcsl.objectives import Method
+from vidcsl.stages.job import Job
+
+
+def open_job(
+    cfg: CfgNode, world: World, *, checkpoint: Path | None = None, foreign: bool = False
+) -> tuple[Job, VideoList | None]:
+    """The job of a trained model, and the test videos, if there is a list of them.
+
+    Args:
+        cfg: the config.
+        world: the processes.
+        checkpoint: its weights; where none is named the newest of the run, and in a run without
+            any MODEL.WEIGHTS.
+        foreign: MODEL.WEIGHTS in any case.
+
+    Raises:
+        UserError: there are no weights, or they do not fit.
+    """
+    builders.check(cfg)
+    folder = RunFolder(builders.output_dir(cfg))
+    document, source = (None, "") if foreign else _document(folder, checkpoint)
+    if document is None and not cfg.MODEL.WEIGHTS:
+        raise UserError(
+            f"no checkpoint in {folder.checkpoints}: train first, or give --checkpoint or --weights"
+        )
+    train, test = builders.build_lists(cfg, world)
+    if world.is_main:
+        folder.create()
+    world.barrier()
+    if document is None:
+        method = Method(builders.build_encoder(cfg).to(world.device))
+        notes = builders.load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
+    else:
+        method = builders.build_method(cfg, train, world)
+        notes = _load(method, document["method"], source=source)
+    tell(notes, folder, world)
+    return make_job(cfg, method, train, world, folder), test
+
+
+def make_job(
+    cfg: CfgNode, method: Method, train: VideoList, world: World, folder: RunFolder
+) -> Job:
+    """The job of a loaded model: in eval mode, with the BatchNorms that EVALUATE.NORMS names."""
+    use_norms(method.encoder, cfg.EVALUATE.NORMS)
+    return Job(cfg, method.eval(), train, world, folder)
+
+
+def required(test: VideoList | None) -> VideoList:
+    """The test videos of a job that is nothing without them."""
+    if test is None:
+        raise UserError("DATA.TEST_LIST is not set: there are no clips to judge")
+    return test
+
+
+def tell(notes: Sequence[str], folder: RunFolder, world: World) -> None:
+    """Say, and log, what was changed of weights so that they fit."""
+    if world.is_main and notes:
+        log = Log(folder.log)
+        for note in notes:
+            print(f"vidcsl: {note}", file=sys.stderr)
+            log.write("note", text=note)
+        log.close()
+
+
+def _document(folder: RunFolder, checkpoint: Path | None) -> tuple[dict[str, Any] | None, str]:
+    if checkpoint:
+        return load_checkpoint(checkpoint), str(checkpoint)
+    return load_newest(folder.checkpoints), f"the newest of {folder.checkpoints}"
+
+
+def _load(method: Method, weights: dict[str, Any], *, source: str) -> list[str]:
+    """Load what evaluation needs of a checkpoint; sentences on what was changed to fit."""
+    start = "encoder.backbone."
+    backbone = {k.removeprefix(start): w for k, w in weights.items() if k.startswith(start)}
+    state, notes = fitted(backbone, method.encoder.backbone)  # type: ignore[arg-type]
+    others = {key: weight for key, weight in weights.items() if not key.startswith(start)}
+    changed = {f"{start}{key}": weight for key, weight in state.items()}
+    load_parts(method, {**others, **changed}, parts=method.kept, source=source)
+    return [f"{source}: {note}" for note in notes]
