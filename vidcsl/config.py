@@ -52,6 +52,11 @@ def dump_config(cfg: CfgNode) -> str:
     return text
 
 
+def flat_values(cfg: CfgNode) -> dict[str, Any]:
+    """Every option's value by its dotted key."""
+    return {key: _value(cfg, key) for key in OPTIONS}
+
+
 def differing_keys(one: CfgNode, other: CfgNode, *, sections: Sequence[str]) -> list[str]:
     """Keys in `sections` (first part of the key) whose values differ."""
     return [

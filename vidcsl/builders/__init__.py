@@ -16,6 +16,7 @@ from vidcsl.builders.finetune import (
     build_finetune_schedule,
     build_finetuned,
 )
+from vidcsl.builders.log import build_trackers, build_watchdog
 from vidcsl.builders.methods import build_method
 from vidcsl.builders.models import build_encoder, is_bgr, load_weights_of, norm_sets
 from vidcsl.builders.run import check, output_dir
@@ -43,8 +44,10 @@ __all__ = [
     "build_strategy",
     "build_targets",
     "build_test_loader",
+    "build_trackers",
     "build_train_loader",
     "build_transfer",
+    "build_watchdog",
     "build_writer",
     "check",
     "is_bgr",

@@ -98,9 +98,12 @@ def _render(cfg: CfgNode, world: World) -> tuple[str, str]:
 
 
 def build_train_loader(
-    cfg: CfgNode, videos: VideoList, world: World, *, batch: int = 0
+    cfg: CfgNode, videos: VideoList, world: World, *, batch: int = 0, stacks: Path | None = None
 ) -> ClipLoader:
-    """Random clips, shuffled, full batches only, by default of TRAIN.BATCH videos."""
+    """Random clips, shuffled, full batches only, by default of TRAIN.BATCH videos.
+
+    `stacks`: see `build_loader`.
+    """
     augmentation = build_augmentation(cfg)
     dataset = _build_dataset(
         cfg,
@@ -110,7 +113,9 @@ def build_train_loader(
         on_damage="replace",
         crops=augmentation.boxes if augmentation.cropped else None,
     )
-    return _build_loader(cfg, dataset, world, batch_size=batch or cfg.TRAIN.BATCH, training=True)
+    return _build_loader(
+        cfg, dataset, world, batch_size=batch or cfg.TRAIN.BATCH, training=True, stacks=stacks
+    )
 
 
 def build_test_loader(
@@ -148,7 +153,13 @@ def _build_dataset(
 
 
 def _build_loader(
-    cfg: CfgNode, dataset: ClipDataset, world: World, *, batch_size: int, training: bool
+    cfg: CfgNode,
+    dataset: ClipDataset,
+    world: World,
+    *,
+    batch_size: int,
+    training: bool,
+    stacks: Path | None = None,
 ) -> ClipLoader:
     return build_loader(
         dataset,
@@ -159,4 +170,5 @@ def _build_loader(
         rank=world.rank,
         world_size=world.size,
         pin_memory=world.device.type == "cuda",
+        stacks=stacks,
     )

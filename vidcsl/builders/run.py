@@ -9,6 +9,7 @@ from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
 from vidcsl.builders.data import check_lists
 from vidcsl.builders.engine import build_strategy
+from vidcsl.builders.log import check_trackers
 from vidcsl.builders.methods import check_method
 from vidcsl.builders.models import check_norms
 from vidcsl.builders.targets import check_targets
@@ -24,10 +25,11 @@ def check(cfg: CfgNode) -> None:
     """Find the mistakes that would otherwise show only after hours of training.
 
     Raises:
-        UserError: a method, a list, a set of norms, an augmentation, an attack or a corruption
-            cannot be built.
+        UserError: a method, a tracker, a list, a set of norms, an augmentation, an attack or a
+            corruption cannot be built.
     """
     check_method(cfg)
+    check_trackers(cfg)
     build_strategy(cfg)
     check_optimiser(cfg)
     check_norms(cfg)

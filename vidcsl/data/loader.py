@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidcsl.data.dataset import ClipDataset, Sample
-from vidcsl.data.watch import NOTHING, Desk
+from vidcsl.data.watch import NOTHING, Desk, tell_stacks
 from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator, torch_generator
 
@@ -177,12 +178,19 @@ class ClipLoader:
     """
 
     def __init__(
-        self, dataset: ClipDataset, sampler: EpochSampler, *, workers: int, pin_memory: bool
+        self,
+        dataset: ClipDataset,
+        sampler: EpochSampler,
+        *,
+        workers: int,
+        pin_memory: bool,
+        stacks: Path | None = None,
     ) -> None:
         self.dataset = dataset
         self.steps = len(sampler)
         self._sampler = sampler
         self._workers, self._pin_memory = workers, pin_memory
+        self._stacks = stacks
         self._deaths: Counter[int] = Counter()
         dataset.desk = Desk(workers)
         self._loader = self._make()
@@ -195,9 +203,15 @@ class ClipLoader:
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             pin_memory=self._pin_memory,
+            worker_init_fn=partial(_begin, stacks=self._stacks) if self._stacks else None,
             # Without one of its own, a DataLoader draws from the global generator.
             generator=torch_generator(self._sampler.seed, "loader"),
         )
+
+    def worker_pids(self) -> list[int]:
+        """The processes that read at this moment."""
+        workers = getattr(self._loader._iterator, "_workers", [])
+        return [worker.pid for worker in workers if worker.is_alive()]
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `start_step` on. One epoch at a time.
@@ -253,6 +267,10 @@ class ClipLoader:
 _MOST_DEATHS = 8
 
 
+def _begin(_worker: int, *, stacks: Path) -> None:
+    tell_stacks(stacks)
+
+
 def _cause(code: int | None) -> str:
     if code is not None and code < 0:
         return signal.Signals(-code).name
@@ -269,8 +287,12 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    stacks: Path | None = None,
 ) -> ClipLoader:
-    """A loader over a dataset; `batch_size` counts all ranks. See `EpochSampler`, `ClipLoader`."""
+    """A loader over a dataset; `batch_size` counts all ranks. See `EpochSampler`, `ClipLoader`.
+
+    Where `stacks` is given, its workers write there what they do when asked, see `tell_stacks`.
+    """
     sampler = EpochSampler(
         length=len(dataset),
         batch_size=batch_size,
@@ -280,7 +302,7 @@ def build_loader(
         shuffle=shuffle,
         drop_last=drop_last,
     )
-    return ClipLoader(dataset, sampler, workers=workers, pin_memory=pin_memory)
+    return ClipLoader(dataset, sampler, workers=workers, pin_memory=pin_memory, stacks=stacks)
 
 
 class _Guarded(Dataset["Sample | UserError"]):

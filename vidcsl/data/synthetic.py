@@ -11,10 +11,10 @@ from pathlib import Path
 import av
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from vidcsl.data.lists import Row, replacing, shorten, write_list
 from vidcsl.data.motions import MOTIONS, draw_source, render
+from vidcsl.engine.progress import Bar
 from vidcsl.errors import UserError
 from vidcsl.seeding import numpy_generator
 
@@ -65,8 +65,10 @@ def generate(
     if earlier.get("arguments") != asked:
         _clear([*lists, *(root / "videos").glob("**/*")], ours=bool(earlier))
     _mark(marker, finished=False, arguments=asked)
-    for row, (motion, source, clip) in tqdm(clips.items(), "videos", disable=None):
+    bar = Bar("rendering videos", total=len(clips))
+    for row, (motion, source, clip) in clips.items():
         path = root / row.video
+        bar.advance()
         if path.is_file():
             continue
         looks = draw_source(numpy_generator(seed, "source", motion, source), size=size)

@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 from torch.utils.data import get_worker_info
 
@@ -69,6 +71,21 @@ def time_limit(seconds: float, path: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
         if in_worker:
             faulthandler.cancel_dump_traceback_later()
+
+
+STACKS_SIGNAL = signal.SIGUSR1
+
+
+def tell_stacks(path: Path) -> None:
+    """Have this process append its stacks to `path` whenever it gets `STACKS_SIGNAL`.
+
+    That works while it hangs in a library's code, and while it holds the interpreter's lock.
+    """
+    _STACKS.append(path.open("a"))
+    faulthandler.register(STACKS_SIGNAL, file=_STACKS[-1])
+
+
+_STACKS: list[TextIO] = []  # open for as long as the process lives
 
 
 def _nowhere() -> int:

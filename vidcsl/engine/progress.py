@@ -1,14 +1,28 @@
-"""What a person and a plot see of a long job: a bar or plain lines, log.jsonl, TensorBoard."""
+"""What a person and a plot see of a long job: a live view or plain lines, log.jsonl, trackers."""
 
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from tqdm import tqdm
+import torch
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from vidcsl.engine.run_folder import peak_memory_mib
+from vidcsl.engine.trackers import Tracker
 
 Item = TypeVar("Item")
 
@@ -20,38 +34,40 @@ def say(text: str) -> None:
 
 
 class Log:
-    """Appends one JSON object a line, and scalars to TensorBoard.
+    """Appends one JSON object a line, and hands numbers to trackers.
 
     Args:
         path: log.jsonl; None: nothing is written (processes other than the main one).
-        tensorboard: folder of event files.
+        trackers: who else is told; one that fails is named and left, and the run goes on.
     """
 
-    def __init__(self, path: Path | None, tensorboard: Path | None = None) -> None:
+    def __init__(self, path: Path | None, trackers: Sequence[Tracker] = ()) -> None:
         self._file: TextIO | None = path.open("a") if path else None
-        self._writer: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-            self._writer = SummaryWriter(str(tensorboard))
+        self._trackers = list(trackers)
 
     def write(self, kind: str, **values: Any) -> None:
         """One line, on disk when this returns."""
         if self._file:
             self._file.write(json.dumps({"kind": kind, **values}) + "\n")
             self._file.flush()
-        if self._writer:
-            step = values.get("step", 0)
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(f"{kind}/{name}", value, step)
+        numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, float)}
+        if numbers:
+            self._tell("log", numbers, step=values.get("step", 0))
 
     def close(self) -> None:
         """Flush and close."""
         if self._file:
             self._file.close()
-        if self._writer:
-            self._writer.close()
+        self._tell("close")
+
+    def _tell(self, what: str, *arguments: Any, **options: Any) -> None:
+        for tracker in list(self._trackers):
+            try:
+                getattr(tracker, what)(*arguments, **options)
+            except Exception as error:  # of whatever kind: a server is no reason to stop training
+                self._trackers.remove(tracker)
+                name, reason = type(tracker).__name__, (str(error).splitlines() or [""])[0]
+                say(f"{name} fails and is left: {reason}")
 
 
 class Meter:
@@ -87,31 +103,53 @@ class Meter:
         return rates
 
 
+def usage(device: torch.device) -> dict[str, float]:
+    """Peak memory, and the share of the last moments in which the GPU worked, where it tells.
+
+    It tells where there is a GPU and nvidia-ml-py (`pip install 'vidcsl[gpu]'`).
+    """
+    memory = {"memory_mib": peak_memory_mib(device)}
+    if device.type != "cuda":
+        return memory
+    try:
+        return {**memory, "gpu_use": torch.cuda.utilization(device) / 100}
+    except (ModuleNotFoundError, RuntimeError):
+        return memory
+
+
 class Bar:
-    """A progress bar on a terminal, a plain line every `interval` seconds elsewhere."""
+    """A live view on a terminal, a plain line every `interval` seconds elsewhere.
+
+    The view is a bar with the time that is left, and the newest notes in a row below it.
+    """
 
     def __init__(
-        self, title: str, *, total: int, done: int = 0, shown: bool = True, interval: float = 30.0
+        self,
+        title: str,
+        *,
+        total: int,
+        done: int = 0,
+        shown: bool = True,
+        interval: float = 30.0,
+        console: Console | None = None,
     ) -> None:
         self._title, self._total, self._done, self._first = title, total, done, done
         self._shown, self._interval = shown, interval
         self._notes: dict[str, float | str] = {}
         self._started = self._spoke = time.monotonic()
-        terminal = shown and sys.stderr.isatty()
-        self._bar = (
-            tqdm(total=total, initial=done, desc=title, dynamic_ncols=True) if terminal else None
-        )
+        console = console or Console(stderr=True)
+        self._view = _View(title, total, done, console) if shown and console.is_terminal else None
 
     def advance(self, count: int = 1, **notes: float | str) -> None:
         """`count` more are done; the newest `notes` are shown beside the bar."""
         self._done += count
         self._notes.update(notes)
-        if self._bar is not None:
-            self._bar.set_postfix(self._notes, refresh=False)
-            self._bar.update(count)
-        elif self._shown and (
-            time.monotonic() - self._spoke > self._interval or self._done >= self._total
-        ):
+        since = time.monotonic() - self._spoke
+        ended = self._done >= self._total
+        if self._view and (ended or since > _FRAME_SECONDS):
+            self._spoke = time.monotonic()
+            self._view.show(self._done, self._notes)
+        elif not self._view and self._shown and (ended or since > self._interval):
             self._spoke = time.monotonic()
             self._say()
 
@@ -123,6 +161,55 @@ class Bar:
         print(f"{self._title}: {words}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            self._bar.close()
+        """Leave the view as it stands."""
+        if self._view:
+            self._view.close(self._done, self._notes)
+
+
+_FRAME_SECONDS = 0.25
+
+
+class _View:
+    """What a terminal shows. It has no thread of its own: workers are forked beside it."""
+
+    def __init__(self, title: str, total: int, done: int, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            speed_estimate_period=300,
+            expand=True,
+        )
+        self._task = self._progress.add_task(title, total=total, completed=done)
+        self._live = Live(
+            self._progress,
+            console=console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def show(self, done: int, notes: dict[str, float | str]) -> None:
+        self._progress.update(self._task, completed=done)
+        self._live.update(Group(self._progress, *_row(notes)), refresh=True)
+
+    def close(self, done: int, notes: dict[str, float | str]) -> None:
+        self.show(done, notes)
+        self._live.stop()
+
+
+def _row(notes: dict[str, float | str]) -> list[Table]:
+    """The notes side by side, names in grey above values; nothing where there are none."""
+    if not notes:
+        return []
+    table = Table(box=None, expand=True, header_style="dim", padding=(0, 1))
+    for name in notes:
+        table.add_column(name)
+    table.add_row(*map(str, notes.values()))
+    return [table]

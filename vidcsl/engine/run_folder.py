@@ -29,6 +29,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.artifacts = self.path / "artifacts"
         self.answers = self.path / "answers"  # ledgers of long evaluations
+        self.hangs = self.path / "hangs"  # what a run that hung was doing
         self.results = self.path / "results.json"
         self.environment = self.path / "environment.json"
         self.report = self.path / "report.html"

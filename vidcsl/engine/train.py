@@ -13,12 +13,14 @@ from vidcsl.data.loader import Batch
 from vidcsl.engine.checkpoint import Position, load_newest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.guard import Guard
-from vidcsl.engine.progress import Bar, Log, Meter, say
+from vidcsl.engine.progress import Bar, Log, Meter, say, usage
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.schedule import Schedule
 from vidcsl.engine.signals import Interrupted, noted_signals
 from vidcsl.engine.step import Stepper
 from vidcsl.engine.tally import Tally
+from vidcsl.engine.trackers import Tracker
+from vidcsl.engine.watchdog import Watchdog
 from vidcsl.engine.writer import CheckpointWriter
 from vidcsl.errors import Diverged, UserError
 from vidcsl.objectives import ClipBatch
@@ -41,6 +43,8 @@ class Trainer:
         damaged_limit: how many different videos may be unreadable.
         writer: of checkpoints; by default the newest two stay.
         guard: says when the loss has gone astray; by default when it is not finite.
+        trackers: what makes those that are told of the numbers, on the main process.
+        watchdog: hears of every step.
         document: plain values that go into each checkpoint (config, classes).
     """
 
@@ -54,6 +58,8 @@ class Trainer:
     damaged_limit: int = 0
     writer: CheckpointWriter | None = None
     guard: Guard = field(default_factory=Guard)
+    trackers: Callable[[], Sequence[Tracker]] = tuple
+    watchdog: Watchdog = field(default_factory=Watchdog)
     document: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,7 +96,7 @@ class Trainer:
         epoch: dict[str, Any] = {}
         log, bar = self._open_log(), self._open_bar()
         try:
-            with noted_signals() as received:
+            with noted_signals() as received, self.watchdog:
                 while self.position.epoch < self.schedule.epochs:
                     try:
                         epoch = self._epoch(log, bar, received)
@@ -113,6 +119,7 @@ class Trainer:
         batches = self.batches(self.position.epoch, self.position.step)
         for batch in self._meter.watch(batches):
             stop = self._step(batch, received)
+            self.watchdog.beat()
             due = self.schedule.logs(self.position.step)
             bar.advance(1, **(self._log(log) if due else {}))
             if stop:
@@ -209,11 +216,14 @@ class Trainer:
             return {}
         epoch = self.position.epoch + self.position.step / self.schedule.steps_per_epoch
         lr = self.schedule.lr(self._global_step - 1)
-        log.write("train", epoch=epoch, step=self._global_step, lr=lr, **averages, **rates)
+        use = usage(self.world.device)
+        log.write("train", epoch=epoch, step=self._global_step, lr=lr, **averages, **rates, **use)
         return {
             "loss": f"{averages['loss']:.3f}",
             "clips/s": f"{rates['clips_per_second']:.1f}",
             "data wait": f"{rates['data_wait']:.0%}",
+            "memory": f"{use['memory_mib'] / 1024:.1f} GiB",
+            **({"GPU": f"{use['gpu_use']:.0%}"} if "gpu_use" in use else {}),
         }
 
     def _count_damaged(self, log: Log) -> None:
@@ -239,7 +249,7 @@ class Trainer:
     def _open_log(self) -> Log:
         if not self.world.is_main:
             return Log(None)
-        return Log(self.folder.log, self.folder.tensorboard)
+        return Log(self.folder.log, self.trackers())
 
     def _open_bar(self) -> Bar:
         total, done = self.schedule.total_steps, self._global_step
@@ -254,3 +264,4 @@ class Trainer:
             "epoch_tally": self.epoch_tally.state(),
         }
         self._writer.save(state, self.position)
+        self.watchdog.beat()

@@ -9,6 +9,7 @@ from vidcsl.options.augment import AUGMENT
 from vidcsl.options.corruptions import CORRUPTIONS
 from vidcsl.options.data import DATA
 from vidcsl.options.evaluation import EVALUATION
+from vidcsl.options.log import LOG
 from vidcsl.options.models import MODELS
 from vidcsl.options.objectives import OBJECTIVES
 from vidcsl.options.option import Option
@@ -17,6 +18,7 @@ from vidcsl.options.training import TRAINING
 
 OPTIONS: dict[str, Option] = {
     **RUN,
+    **LOG,
     **DATA,
     **AUGMENT,
     **MODELS,

@@ -31,7 +31,8 @@ def pretrain(
     Afterwards the folder holds the checkpoints, the log and the training part of the results. What
     was given is of no more use: it may be compiled, or cut up over the processes.
     """
-    loader = builders.build_train_loader(cfg, train, world)
+    stacks = folder.hangs / f"rank{world.rank}.txt" if cfg.LOG.HANG_SECONDS else None
+    loader = builders.build_train_loader(cfg, train, world, stacks=stacks)
     trainer = Trainer(
         stepper=builders.build_stepper(
             cfg,
@@ -49,6 +50,8 @@ def pretrain(
         damaged_limit=int(cfg.DATA.DAMAGED_LIMIT * len(train)),
         writer=builders.build_writer(cfg, folder.checkpoints, world),
         guard=builders.build_guard(cfg),
+        trackers=lambda: builders.build_trackers(cfg, folder),
+        watchdog=builders.build_watchdog(cfg, stacks, workers=loader.worker_pids),
         document={"config": dump_config(cfg), "classes": list(train.classes)},
     )
     if checkpoint:
