@@ -88,6 +88,7 @@ def _render(cfg: CfgNode, world: World) -> tuple[str, str]:
             classes=synthetic.CLASSES[: cfg.SYNTHETIC.CLASSES],
             sources_per_class=cfg.SYNTHETIC.SOURCES,
             clips_per_source=cfg.SYNTHETIC.CLIPS,
+            coherence=cfg.SYNTHETIC.COHERENCE,
             frames=cfg.SYNTHETIC.FRAMES,
             size=cfg.SYNTHETIC.SIZE,
             seed=0,  # the data are the same for every seed of the run

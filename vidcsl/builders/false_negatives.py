@@ -67,6 +67,11 @@ _NEEDS: dict[str, Callable[[CfgNode, VideoList], None]] = {
     "clusters": _require_videos,
 }
 _OPTIONS: dict[str, Callable[[CfgNode], dict[str, Any]]] = {
+    "labels": lambda cfg: {
+        "recall": cfg.FALSE_NEGATIVES.ORACLE_RECALL,
+        "precision": cfg.FALSE_NEGATIVES.ORACLE_PRECISION,
+        "seed": cfg.SEED,
+    },
     "adaptive": lambda cfg: {
         "ceiling": cfg.FALSE_NEGATIVES.CEILING,
         "start": cfg.FALSE_NEGATIVES.START,

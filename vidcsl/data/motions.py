@@ -7,7 +7,7 @@ growing and shrinking, show the same frames in another order, so no frame tells 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,35 @@ class Source:
     phase: float  # in periods
 
 
-def draw_source(generator: np.random.Generator, *, size: int) -> Source:
-    """A random source for frames of `size` pixels."""
+def draw_source(
+    generator: np.random.Generator,
+    *,
+    size: int,
+    shared: np.random.Generator | None = None,
+    coherence: float = 0.0,
+) -> Source:
+    """A random source for frames of `size` pixels.
+
+    Args:
+        generator: of what is the source's own.
+        size: of the frames.
+        shared: draws the looks of the source's class.
+        coherence: share of the class in background, colours and stripes, from 0 to 1; also the
+            probability that the source has the class's shape.
+    """
+    own = _draw_own(generator, size=size)
+    if shared is None or coherence == 0:
+        return own
+    typical = _draw_own(shared, size=size)
+    mixed = {
+        name: (1 - coherence) * getattr(own, name) + coherence * getattr(typical, name)
+        for name in ("background", "colours", "stripes")
+    }
+    shape = typical.shape if generator.random() < coherence else own.shape
+    return replace(own, shape=shape, **{k: v.astype(np.float32) for k, v in mixed.items()})
+
+
+def _draw_own(generator: np.random.Generator, *, size: int) -> Source:
     return Source(
         background=_texture(generator, side=round(size * (1 + 2 * SLACK)) + 4),
         shape=str(generator.choice(sorted(SHAPES))),

@@ -29,6 +29,7 @@ def generate(
     classes: Sequence[str] = CLASSES,
     sources_per_class: int = 8,
     clips_per_source: int = 3,
+    coherence: float = 0.0,
     frames: int = 48,
     size: int = 64,
     fps: int = 25,
@@ -36,6 +37,8 @@ def generate(
 ) -> tuple[Path, Path]:
     """Write `videos/<class>/<class>_gNN_cMM.mp4` (H.264), `train.csv` and `test.csv` under `root`.
 
+    Where `coherence` is above 0, the sources of a class share so much of their looks: then the
+    classes can be told by appearance too, and videos of one class are alike before any learning.
     What an earlier call with the same arguments has written is kept: a finished folder is left as
     it is, an interrupted one completed. Other arguments replace the earlier videos.
 
@@ -49,7 +52,7 @@ def generate(
     counts = {"clips_per_source": clips_per_source, "frames": frames, "fps": fps}
     _check(classes, counts=counts, sources_per_class=sources_per_class, size=size)
     asked = {"version": VERSION, "classes": list(classes), "size": size, "seed": seed} | counts
-    asked["sources_per_class"] = sources_per_class
+    asked |= {"sources_per_class": sources_per_class, "coherence": coherence}
     clips = {
         _row(motion, source, clip): (motion, source, clip)
         for motion in classes
@@ -71,7 +74,12 @@ def generate(
         bar.advance()
         if path.is_file():
             continue
-        looks = draw_source(numpy_generator(seed, "source", motion, source), size=size)
+        looks = draw_source(
+            numpy_generator(seed, "source", motion, source),
+            size=size,
+            shared=numpy_generator(seed, "class", motion),
+            coherence=coherence,
+        )
         generator = numpy_generator(seed, "clip", motion, source, clip)
         picture = render(looks, motion=motion, frames=frames, size=size, generator=generator)
         write_video(path, picture, fps=fps)

@@ -54,6 +54,12 @@ DATA: dict[str, Option] = {
     "SYNTHETIC.CLASSES": Option(8, "motions (labels)", minimum=2),
     "SYNTHETIC.SOURCES": Option(15, "source videos of each class", minimum=3),
     "SYNTHETIC.CLIPS": Option(3, "clips cut from each source (a known group)", minimum=1),
+    "SYNTHETIC.COHERENCE": Option(
+        0.0,
+        "how much the sources of a class look alike: 0, the looks say nothing of the class; 1, all",
+        minimum=0,
+        maximum=1,
+    ),
     "SYNTHETIC.FRAMES": Option(40, "frames of each clip", minimum=8),
     "SYNTHETIC.SIZE": Option(64, "side of the square frames, pixels", minimum=32),
 }

@@ -54,6 +54,15 @@ OBJECTIVES: dict[str, Option] = {
         "k-means cluster; glofnd: above the anchor's learnt threshold",
         ("none", "labels", "known_groups", "adaptive", "fnc", "clusters", "glofnd"),
     ),
+    "FALSE_NEGATIVES.ORACLE_RECALL": Option(
+        1.0, "labels: share of the false negatives that are found", minimum=0, maximum=1
+    ),
+    "FALSE_NEGATIVES.ORACLE_PRECISION": Option(
+        1.0,
+        "labels: share of the flagged that are right; other pairs are added until it holds",
+        minimum=1e-3,
+        maximum=1,
+    ),
     "FALSE_NEGATIVES.TREATMENT": Option(
         "eliminate",
         "drop them from the denominator, attract them, or let them count by a weight",
