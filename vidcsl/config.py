@@ -5,7 +5,7 @@ Unknown keys, keys given twice and values of the wrong type are errors that name
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,28 @@ from vidcsl.options import OPTIONS, Option
 BASE = "_BASE_"
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+Layer = tuple[str, Mapping[str, Any]]
+"""Where values come from, for messages, and the values by dotted key."""
+
+
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, layers: Iterable[Layer] = ()
+) -> CfgNode:
     """The effective, frozen configuration.
 
     Args:
         path: YAML file, or the name of a config that comes with vidcsl (`demo`).
         overrides: `KEY VALUE KEY VALUE ...`, as on the command line.
+        layers: values that override the file's, one layer the one before it, and are overridden by
+            the command line's.
 
     Raises:
         UserError: the file cannot be read, or a key or a value is wrong.
     """
     cfg = default_config()
-    for file, values in _chain(shipped.find(path)):
-        _merge(cfg, values, where=str(file))
+    files = ((str(file), values) for file, values in _chain(shipped.find(path)))
+    for where, values in (*files, *layers):
+        _merge(cfg, values, where=where)
     _merge(cfg, _parse_overrides(overrides), where="command line")
     cfg.freeze()
     return cfg
@@ -54,15 +63,18 @@ def dump_config(cfg: CfgNode) -> str:
 
 def flat_values(cfg: CfgNode) -> dict[str, Any]:
     """Every option's value by its dotted key."""
-    return {key: _value(cfg, key) for key in OPTIONS}
+    return {key: value_of(cfg, key) for key in OPTIONS}
 
 
-def differing_keys(one: CfgNode, other: CfgNode, *, sections: Sequence[str]) -> list[str]:
-    """Keys in `sections` (first part of the key) whose values differ."""
+def differing_keys(
+    one: CfgNode, other: CfgNode, *, sections: Sequence[str] | None = None
+) -> list[str]:
+    """Keys in `sections` (first part of the key; all where none are given) whose values differ."""
     return [
         key
         for key in OPTIONS
-        if key.split(".")[0] in sections and _value(one, key) != _value(other, key)
+        if (sections is None or key.split(".")[0] in sections)
+        and value_of(one, key) != value_of(other, key)
     ]
 
 
@@ -79,6 +91,15 @@ def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    return flatten(read_document(path), where=path)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, nested as they are; empty for an empty file.
+
+    Raises:
+        UserError: it cannot be read, is no mapping, or gives a key twice.
+    """
     try:
         document = yaml.load(path.read_text(), Loader=_UniqueKeyLoader)
     except OSError as error:
@@ -92,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         raise UserError(f"{path}: expected keys and values, found a {type(document).__name__}")
-    return _flatten(document, path)
+    return document
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -121,14 +142,21 @@ def _one_line(error: yaml.YAMLError) -> str:
     return line + str(getattr(error, "problem", None) or error).replace("\n", " ")
 
 
-def _flatten(tree: dict[str, Any], path: Path, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], *, where: object, prefix: str = "") -> dict[str, Any]:
+    """`{"TRAIN": {"EPOCHS": 1}}` as `{"TRAIN.EPOCHS": 1}`.
+
+    Raises:
+        UserError: a key is given in both forms; `where` names the file.
+    """
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = prefix + str(key)
-        nested = _flatten(value, path, f"{name}.") if isinstance(value, dict) else {name: value}
+        nested = {name: value}
+        if isinstance(value, dict):
+            nested = flatten(value, where=where, prefix=f"{name}.")
         for inner in nested:
             if inner in flat:
-                raise UserError(f"{path}: key {inner} is given twice")
+                raise UserError(f"{where}: key {inner} is given twice")
         flat.update(nested)
     return flat
 
@@ -150,7 +178,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _merge(cfg: CfgNode, values: dict[str, Any], *, where: str) -> None:
+def _merge(cfg: CfgNode, values: Mapping[str, Any], *, where: str) -> None:
     for key, value in values.items():
         if key not in OPTIONS:
             close = difflib.get_close_matches(key.upper(), OPTIONS, n=1, cutoff=0.5)
@@ -169,7 +197,8 @@ def _descend(root: CfgNode, key: str, *, create: bool = False) -> tuple[CfgNode,
     return root, leaf
 
 
-def _value(cfg: CfgNode, key: str) -> Any:
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key."""
     node, leaf = _descend(cfg, key)
     return node[leaf]
 

@@ -14,6 +14,7 @@ from vidcsl.commands import (
     prepare,
     report,
     show,
+    study,
     train,
     transfer,
 )
@@ -29,6 +30,7 @@ COMMANDS = {
     "show": show,
     "report": report,
     "compare": compare,
+    "study": study,
     "gallery": gallery,
     "doctor": doctor,
 }

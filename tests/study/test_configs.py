@@ -1,0 +1,18 @@
+from pathlib import Path
+
+import pytest
+
+from vidcsl import builders
+from vidcsl.study.plan import read_study
+
+STUDIES = sorted((Path(__file__).parents[2] / "configs" / "studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_shipped_study_is_fair_and_builds(path):
+    study = read_study(path)
+    assert study.question
+    assert not study.differences
+    for run in study.runs:
+        if run.seed == 0:
+            builders.check(run.cfg)

@@ -1,0 +1,126 @@
+"""`vidcsl study`: arms x seeds in each setting, and what they say together."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vidcsl.errors import UserError
+from vidcsl.report.study import Arms, write_study
+from vidcsl.report.study.records import read_record
+from vidcsl.report.study.summary import summarise
+from vidcsl.study.budget import estimate
+from vidcsl.study.plan import Run, Study, read_study
+from vidcsl.study.runner import Runner, check_runs, state, visible_gpus
+
+HELP = "run a study: arms x seeds, then tables, tests and a page"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The study, and how it is run."""
+    parser.add_argument("study", type=Path, help="study file (YAML), see docs/studies.md")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="options of all runs, over the file's"
+    )
+    parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one for each GPU")
+    parser.add_argument(
+        "--part", metavar="I/N", help="only each N-th run from the I-th (from 0): for job arrays"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be run")
+    parser.add_argument("--budget", action="store_true", help="state the expected hours first")
+    parser.add_argument("--table", action="store_true", help="run nothing; tables of what is there")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Say, run what is missing, write the tables."""
+    study = read_study(args.study, args.overrides)
+    chosen = _part(study.runs, args.part)
+    gpus = visible_gpus()
+    jobs = args.jobs or max(1, len(gpus))
+    if args.budget or args.dry_run:
+        print("\n".join(_plan(study, chosen)))
+    if args.budget:
+        print("\n".join(_budget(chosen, jobs=jobs)))
+    if args.dry_run:
+        return
+    if not args.table:
+        check_runs(chosen)
+        try:
+            Runner(jobs=jobs, gpus=gpus).run(chosen)
+        finally:
+            _write(study)
+    else:
+        _write(study)
+
+
+def _plan(study: Study, runs: Sequence[Run]) -> list[str]:
+    lines = [f"study {study.name}: {len(runs)} runs, in {study.folder}"]
+    lines += [f"  {run.title}: {state(run)}" for run in runs]
+    return lines + [f"  {note}" for note in _differences(study)]
+
+
+def _differences(study: Study) -> list[str]:
+    return [
+        f"{arm} differs from {study.baseline} in {key}: {value}, not {plain}"
+        for arm, differences in study.differences.items()
+        for key, value, plain in differences
+    ]
+
+
+def _budget(runs: Sequence[Run], *, jobs: int) -> list[str]:
+    check_runs(runs)
+    open_ = [run for run in runs if state(run) != "finished"]
+    each = estimate(runs)
+    lines = [
+        f"  {' '.join(filter(None, kind))}: {known.hours:.2f} h a run ({known.source})"
+        for kind, known in each.items()
+    ]
+    total = sum(each[run.setting, run.arm].hours for run in open_)
+    return [
+        "expected cost, without EVALUATE.SPLITS, TRANSFER and LOW_SHOT; robust models take longer "
+        "to attack than the untrained ones of a trial:",
+        *lines,
+        f"  {len(open_)} runs to go: {total:.2f} h, {total / jobs:.2f} h with {jobs} at a time",
+    ]
+
+
+def _write(study: Study) -> None:
+    """`study.json`, `.md` and `.html` of all that is there, other parts' runs too."""
+    there = {run: (run.folder / "results.json").exists() for run in study.runs}
+    settings: dict[str, dict[str, Any]] = {}
+    for setting in dict.fromkeys(run.setting for run in study.runs):
+        arms = _arms([run for run, known in there.items() if known and run.setting == setting])
+        if study.baseline in arms:
+            present = [arm for arm in study.references if arm in arms]
+            settings[setting] = summarise(arms, baseline=study.baseline, references=present)
+    if not settings:
+        print(f"study {study.name}: no run of {study.baseline} has results yet")
+        return
+    missing = [run.title for run, known in there.items() if not known]
+    notes = [f"{len(there) - len(missing)} of {len(there)} runs have results."]
+    notes += [f"Without results: {', '.join(missing)}."] if missing else []
+    unfinished = [run.title for run, known in there.items() if known and state(run) != "finished"]
+    notes += [f"Not brought to their end: {', '.join(unfinished)}."] if unfinished else []
+    document = {
+        "name": study.name,
+        "question": study.question,
+        "notes": notes + [f"{note}." for note in _differences(study)],
+        "settings": settings,
+    }
+    print(*write_study(document, study.folder), sep="\n")
+
+
+def _arms(runs: Sequence[Run]) -> Arms:
+    arms: dict[str, list[Any]] = {}
+    for run in runs:
+        arms.setdefault(run.arm, []).append(read_record(run.folder))
+    return arms
+
+
+def _part(runs: Sequence[Run], part: str | None) -> Sequence[Run]:
+    if part is None:
+        return runs
+    index, _, count = part.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise UserError(f"--part must be I/N with I from 0 to N - 1, not {part!r}")
+    return runs[int(index) :: int(count)]

@@ -1,0 +1,83 @@
+"""What a study says first, in words."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vidcsl.report.study.tables import gap_text
+from vidcsl.report.summary import Tree, attack_title, percent
+
+
+def headline(summary: Tree) -> list[str]:
+    """What is to be said first, a sentence each."""
+    arms, baseline = summary["arms"], summary["baseline"]
+    attack = next((name for name in arms[baseline]["attacks"]), None)
+    if attack is None or not summary["references"]:
+        return []
+    reference = summary["references"][0]
+    eps = telling(summary, attack)
+    if eps is None:
+        return []
+    shown = {
+        name: entry["accuracy"]["mean"]
+        for name in (baseline, reference)
+        if (entry := arms[name]["attacks"].get(attack, {}).get("budgets", {}).get(eps))
+    }
+    sentences = [
+        f"Under {attack_title(attack)} at ε = {eps}, "
+        + " and ".join(f"{name} keeps {percent(value)}" for name, value in shown.items())
+        + "."
+    ]
+    best = _best(summary, attack, eps, reference)
+    if best:
+        name, gap = best
+        seeds = len(arms[name]["seeds"])
+        cost = _clean_change(arms, name, baseline)
+        sentences.append(
+            f"{name} closes {gap_text(gap)} of that gap over {seeds} "
+            f"seed{'s' if seeds > 1 else ''}{cost}."
+        )
+        if not gap["interval"]:
+            sentences.append("So few seeds and videos do not settle that there is a gap.")
+    elif len(shown) == 2 and shown[reference] <= shown[baseline]:
+        sentences.append("There is no gap to close.")
+    return sentences
+
+
+def telling(summary: Tree, attack: str) -> str | None:
+    """The budget at which the main reference has lost half of its clean accuracy, or the last."""
+    arms = summary["arms"]
+    for name in (*summary["references"], summary["baseline"]):
+        found = arms[name]["attacks"].get(attack)
+        if not found or not found["budgets"]:
+            continue
+        clean = (found["clean"] or {}).get("mean")
+        for eps, entry in found["budgets"].items():
+            if clean and entry["accuracy"] and entry["accuracy"]["mean"] <= clean / 2:
+                return str(eps)
+        return str(list(found["budgets"])[-1])
+    return None
+
+
+def _best(
+    summary: Tree, attack: str, eps: str, reference: str
+) -> tuple[str, Mapping[str, Any]] | None:
+    """The arm that closes most of the gap; another reference only where there is nothing else."""
+    found = [
+        (name not in summary["references"], gap["value"], name, gap)
+        for name, arm in summary["arms"].items()
+        if (gap := _gap(arm, attack, reference, eps)) and gap["value"] is not None
+    ]
+    return max(found, key=lambda each: each[:2])[2:] if found else None
+
+
+def _gap(arm: Tree, attack: str, reference: str, eps: str) -> Mapping[str, Any] | None:
+    gaps: Mapping[str, Any] = arm["attacks"].get(attack, {}).get("gap_closed", {})
+    return gaps.get(reference, {}).get(eps)
+
+
+def _clean_change(arms: Tree, name: str, baseline: str) -> str:
+    one, other = (arms[arm]["figures"].get("linear_top1") for arm in (name, baseline))
+    if not one or not other:
+        return ""
+    change = 100 * (one["mean"] - other["mean"])
+    return f", with {change:+.1f} points of clean accuracy".replace("-", "\u2212")

@@ -1,0 +1,196 @@
+"""Runs what a study lacks: in parallel, in processes of their own, through kills."""
+
+import fcntl
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import TextIO
+
+import torch
+
+from vidcsl import builders
+from vidcsl.config import dump_config
+from vidcsl.engine.distributed import World
+from vidcsl.engine.ledger import digest
+from vidcsl.engine.run_folder import write_atomically
+from vidcsl.errors import UserError
+from vidcsl.report.summary import duration
+from vidcsl.study.plan import Run
+
+FINISHED = "finished.json"
+LOG = "study.log"
+_LOCK = ".lock"
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the run was brought to its end with the config that it has now."""
+    try:
+        marker = json.loads((run.folder / FINISHED).read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(marker.get("config") == _digest(run))
+
+
+def state(run: Run) -> str:
+    """ "finished", "started" or "missing"."""
+    if is_finished(run):
+        return "finished"
+    return "started" if (run.folder / "config.yaml").exists() else "missing"
+
+
+def check_runs(runs: Sequence[Run]) -> None:
+    """Find mistakes before hours of work, and render what is rendered once, not in each run.
+
+    Raises:
+        UserError: a config cannot be built, or a list or video is missing.
+    """
+    alone = World(rank=0, size=1, device=torch.device("cpu"))
+    seen = set()
+    for run in runs:
+        builders.check(run.cfg)
+        data = digest({"data": str(run.cfg.DATA), "synthetic": str(run.cfg.SYNTHETIC)})
+        if data not in seen:
+            builders.build_lists(run.cfg, alone)
+            seen.add(data)
+
+
+@dataclass
+class Runner:
+    """Brings runs to their end, several at a time.
+
+    Each run is a process of its own (`vidcsl train --resume`), so that a crash ends that run alone.
+    A lock in its folder, which the process inherits, keeps two runners from doing the same run, and
+    is gone with the process however it ends. A signal is passed on: running processes save their
+    state and stop; the next call goes on from there.
+
+    Args:
+        jobs: how many at a time.
+        gpus: ids, one for each job; empty: the processes see what this one sees.
+    """
+
+    jobs: int = 1
+    gpus: Sequence[str] = ()
+    _children: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    _signal: int = 0  # the one that asked to stop
+
+    def run(self, runs: Sequence[Run]) -> None:
+        """Run those that are not finished.
+
+        Raises:
+            UserError: some failed; the others were still brought to their end.
+        """
+        wanted = [run for run in runs if not is_finished(run)]
+        if not wanted:
+            return
+        slots: queue.SimpleQueue[str] = queue.SimpleQueue()
+        for job in range(self.jobs):
+            slots.put(self.gpus[job % len(self.gpus)] if self.gpus else "")
+        with self._signals(), ThreadPoolExecutor(self.jobs) as pool:
+            codes = list(pool.map(lambda run: self._in_slot(run, slots), wanted))
+        if self._signal:
+            raise SystemExit(128 + self._signal)
+        failed = [run for run, code in zip(wanted, codes, strict=True) if code]
+        if failed:
+            names = ", ".join(run.title for run in failed)
+            raise UserError(f"failed: {names}; see {failed[0].folder / LOG}; call again to go on")
+
+    def _in_slot(self, run: Run, slots: queue.SimpleQueue[str]) -> int:
+        gpu = slots.get()
+        try:
+            return 0 if self._signal else self._execute(run, gpu)
+        finally:
+            slots.put(gpu)
+
+    def _execute(self, run: Run, gpu: str) -> int:
+        """The exit code; 0 also where another runner has the run in hand or has finished it."""
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with (run.folder / _LOCK).open("w") as lock, (run.folder / LOG).open("ab") as log:
+            if not _locked(lock):
+                _say(f"{run.title}: in the hands of another process")
+                return 0
+            if is_finished(run):
+                return 0
+            _say(f"{run.title}: starts")
+            started = time.monotonic()
+            environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
+            child = subprocess.Popen(
+                command(run),
+                stdout=log,
+                stderr=log,
+                env=environment,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,  # a terminal's Ctrl-C comes by way of this process
+            )
+            self._children.add(child)
+            if self._signal:
+                child.terminate()
+            code = child.wait()
+            self._children.discard(child)
+            spent = duration(time.monotonic() - started)
+            if code == 0:
+                write_atomically(run.folder / FINISHED, json.dumps({"config": _digest(run)}) + "\n")
+            _say(f"{run.title}: {'finished' if code == 0 else f'ended with {code}'} after {spent}")
+            return code
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Pass interrupts on to the running processes."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            self._signal = number
+            for child in list(self._children):
+                child.terminate()
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def command(run: Run) -> list[str]:
+    """The command line of a run; its config is written into the run's folder first."""
+    path = run.folder / "study.yaml"
+    write_atomically(path, dump_config(run.cfg))
+    what = ["evaluate", "--weights", run.cfg.MODEL.WEIGHTS] if run.external else ["train"]
+    resume = [] if run.external else ["--resume"]
+    return [sys.executable, "-m", "vidcsl.cli", *what, "--cfg", str(path), *resume]
+
+
+def visible_gpus() -> list[str]:
+    """Ids of the GPUs that this process may use."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [each.strip() for each in named.split(",")]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def _locked(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _digest(run: Run) -> str:
+    return digest({"config": dump_config(run.cfg)})
+
+
+def _say(text: str) -> None:
+    print(f"study: {text}", file=sys.stderr, flush=True)
