@@ -65,7 +65,7 @@ def several(written, arms=("plain", "two", "three", "four")):
 def script(monkeypatch, text):
     """Let the runs be this script, which is given the run's folder."""
     monkeypatch.setattr(
-        runner, "command", lambda run: [sys.executable, "-c", text, str(run.folder)]
+        runner, "command", lambda run, processes: [sys.executable, "-c", text, str(run.folder)]
     )
 
 

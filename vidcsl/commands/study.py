@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vidcsl import shipped
+from vidcsl.commands.launching import add_launcher, launch
 from vidcsl.errors import UserError
 from vidcsl.report.study import Arms, write_study
 from vidcsl.report.study.records import read_record
@@ -18,7 +20,7 @@ HELP = "run a study: arms x seeds, then tables, tests and a page"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The study, and how it is run."""
-    parser.add_argument("study", type=Path, help="study file (YAML), see docs/studies.md")
+    parser.add_argument("study", type=Path, help="study file, or a shipped one: studies/small")
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="options of all runs, over the file's"
     )
@@ -29,13 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be run")
     parser.add_argument("--budget", action="store_true", help="state the expected hours first")
     parser.add_argument("--table", action="store_true", help="run nothing; tables of what is there")
+    add_launcher(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Say, run what is missing, write the tables."""
-    study = read_study(args.study, args.overrides)
+    path = shipped.find(args.study)
+    study = read_study(path, args.overrides)
     chosen = _part(study.runs, args.part)
-    gpus = visible_gpus()
+    processes = max(1, args.processes or (args.gpus if args.launcher else 1))
+    gpus = visible_gpus() if processes == 1 else []
     jobs = args.jobs or max(1, len(gpus))
     if args.budget or args.dry_run:
         print("\n".join(_plan(study, chosen)))
@@ -43,14 +48,31 @@ def run(args: argparse.Namespace) -> None:
         print("\n".join(_budget(chosen, jobs=jobs)))
     if args.dry_run:
         return
-    if not args.table:
-        check_runs(chosen)
-        try:
-            Runner(jobs=jobs, gpus=gpus).run(chosen)
-        finally:
+    if args.launcher:
+        _launch(study, path, args, processes=processes)
+        return
+    try:
+        if not args.table:
+            check_runs(chosen)
+            Runner(jobs=jobs, gpus=gpus, processes=processes).run(chosen)
+    finally:  # also where runs failed or were stopped: of what is there
+        if args.table or not args.part:
             _write(study)
-    else:
-        _write(study)
+
+
+def _launch(study: Study, path: Path, args: argparse.Namespace, *, processes: int) -> None:
+    """A job for each run that is not finished; `--jobs` of them at a time."""
+    check_runs(study.runs)
+    count = len(study.runs)
+    words = ["study", str(path.resolve()), *args.overrides, "--processes", str(processes)]
+    parts = [
+        [*words, "--jobs", "1", "--part", f"{index}/{count}"]
+        for index, run in enumerate(study.runs)
+        if state(run) != "finished"
+    ]
+    # The job itself is one process, which starts those of the run.
+    args.processes = 1
+    launch(parts, args, folder=study.folder / "jobs", name=study.name, at_once=args.jobs)
 
 
 def _plan(study: Study, runs: Sequence[Run]) -> list[str]:

@@ -76,10 +76,12 @@ class Runner:
     Args:
         jobs: how many at a time.
         gpus: ids, one for each job; empty: the processes see what this one sees.
+        processes: of each run; of several, torchrun starts them.
     """
 
     jobs: int = 1
     gpus: Sequence[str] = ()
+    processes: int = 1
     _children: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _signal: int = 0  # the one that asked to stop
 
@@ -122,12 +124,11 @@ class Runner:
                 return 0
             _say(f"{run.title}: starts")
             started = time.monotonic()
-            environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})}
             child = subprocess.Popen(
-                command(run),
+                command(run, processes=self.processes),
                 stdout=log,
                 stderr=log,
-                env=environment,
+                env=_environment(gpu),
                 pass_fds=[lock.fileno()],
                 start_new_session=True,  # a terminal's Ctrl-C comes by way of this process
             )
@@ -163,13 +164,15 @@ class Runner:
                 signal.signal(number, handler)
 
 
-def command(run: Run) -> list[str]:
+def command(run: Run, *, processes: int = 1) -> list[str]:
     """The command line of a run; its config is written into the run's folder first."""
     path = run.folder / "study.yaml"
     write_atomically(path, dump_config(run.cfg))
     what = ["evaluate", "--weights", run.cfg.MODEL.WEIGHTS] if run.external else ["train"]
     resume = [] if run.external else ["--resume"]
-    return [sys.executable, "-m", "vidcsl.cli", *what, "--cfg", str(path), *resume]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    starter = [*(torchrun if processes > 1 else []), "-m", "vidcsl.cli"]
+    return [sys.executable, *starter, *what, "--cfg", str(path), *resume]
 
 
 def visible_gpus() -> list[str]:
@@ -178,6 +181,15 @@ def visible_gpus() -> list[str]:
     if named:
         return [each.strip() for each in named.split(",")]
     return [str(index) for index in range(torch.cuda.device_count())]
+
+
+# By these, a process that torchrun started would take the run's process for one of its own.
+_OF_TORCHRUN = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+
+
+def _environment(gpu: str) -> dict[str, str]:
+    kept = {k: value for k, value in os.environ.items() if not k.startswith(_OF_TORCHRUN)}
+    return kept | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
 
 
 def _locked(lock: TextIO) -> bool:
