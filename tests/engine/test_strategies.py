@@ -1,13 +1,19 @@
 """Every strategy trains as the plain path does."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from tests.engine.trained import STEPS, losses, make_trainer
+from tests.engine.trained import STEPS, WORLD, log_lines, losses, make_trainer
 from tests.engine.worlds import run_in_world
 from vidcsl.engine.checkpoint import list_checkpoints, load_checkpoint, load_newest
-from vidcsl.engine.strategies import Strategy
+from vidcsl.engine.distributed import World
+from vidcsl.engine.strategies import COMPILED, Strategy
+from vidcsl.models import Encoder as Contract
+from vidcsl.models.r2plus1d import r2plus1d_18
+from vidcsl.objectives import METHODS
 
 FSDP = Strategy(parallel="fsdp")
 
@@ -48,6 +54,119 @@ def assert_close(one, other):
     assert one[0] == pytest.approx({step: other[0][step] for step in one[0]}, rel=1e-6)
     for name, wanted in other[1].items():
         torch.testing.assert_close(one[1][name], wanted, rtol=1e-4, atol=1e-6)
+
+
+def real(folder, **options):
+    """A training of a slim R(2+1)D, BatchNorm and all, of a single epoch."""
+    slim = partial(r2plus1d_18, clip_frames=2, frame_size=4, width=4)
+    return run(folder, encoder=slim, epochs=1, **options)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return real(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": Strategy(recompute=True)},
+        {"strategy": Strategy(channels_last=False)},
+        {"strategy": Strategy(parallel="fsdp")},  # of one process nothing is cut up
+        {"optimiser": partial(torch.optim.AdamW, fused=True)},
+    ],
+)
+def test_a_strategy_changes_nothing_that_is_learned(tmp_path, plain, options):
+    assert_close(real(tmp_path, **options), plain)
+
+
+def test_recomputed_blocks_hold_no_activations():
+    def held(strategy):
+        torch.manual_seed(0)
+        encoder, sizes = Encoder(), []
+        strategy.prepare(nn.ModuleDict({"encoder": encoder}), WORLD)
+
+        def pack(tensor):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            encoder(torch.rand(50, 96))
+        return [size for size in sizes if size >= 50 * 9]
+
+    assert held(Strategy(recompute=True)) == [50 * 96, 50 * 9, 50 * 9]  # what each was given
+    assert len(held(Strategy())) > 5
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_stays_near(tmp_path, precision):
+    options = {"encoder": Encoder, "optimiser": torch.optim.SGD}
+    make_trainer(tmp_path, precision=precision, **options).run()
+    make_trainer(tmp_path / "exact", **options).run()
+    assert losses(tmp_path) == pytest.approx(losses(tmp_path / "exact"), rel=0.1)
+    assert losses(tmp_path) != losses(tmp_path / "exact")
+    saved = load_newest(tmp_path / "checkpoints")["precision"]
+    assert bool(saved) == (precision == "float16")
+
+
+def test_an_overflow_of_float16_is_left_out_and_the_scale_lowered(tmp_path):
+    trainer = make_trainer(tmp_path, encoder=Encoder, precision="float16", epochs=1)
+    trainer.stepper.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = trainer.stepper.method.encoder.stem.weight.clone()
+    trainer.run()
+    assert "gradient_norm" not in log_lines(tmp_path)[0]
+    assert torch.equal(trainer.stepper.method.encoder.stem.weight, before)
+    scale = load_newest(tmp_path / "checkpoints")["precision"]["scale"]
+    assert scale == 2.0 ** (40 - STEPS)
+    again = make_trainer(tmp_path, encoder=Encoder, precision="float16")
+    again.restore(load_newest(tmp_path / "checkpoints"))
+    assert again.stepper.precision.scaler.get_scale() == scale
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_chunks_are_the_whole_batch(tmp_path, name):
+    """Accumulation: all embeddings, then the loss, then gradients chunk by chunk, then one step."""
+
+    def encoder(chunk):
+        made = Contract(Encoder(), feature_dim=9, clip_frames=2, frame_size=4)
+        made.chunk = chunk
+        return made
+
+    whole = run(tmp_path / "whole", encoder=partial(encoder, 0), method=name, epochs=1)
+    assert_close(run(tmp_path / "in", encoder=partial(encoder, 3), method=name, epochs=1), whole)
+
+
+def test_compiled(tmp_path, monkeypatch):
+    """Traced, and differentiated ahead; the last part, code for a GPU, is tried where there is one.
+
+    On a CPU that part, Inductor's C++, takes a minute.
+    """
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, mode: compiled(f, backend="aot_eager"))
+    for method, strategy in [
+        ("moco_v2", Strategy(compiled="default")),
+        ("simclr", Strategy(compiled="default", recompute=True)),
+    ]:
+        exact = run(tmp_path / method, epochs=1, method=method)
+        traced = run(tmp_path / f"{method}_traced", epochs=1, method=method, strategy=strategy)
+        assert_close(traced, exact)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("mode", COMPILED)
+def test_compiled_on_a_gpu(tmp_path, mode):
+    world = World(rank=0, size=1, device=torch.device("cuda"))
+    for method in ("simclr", "moco_v2"):
+        found = [
+            run(
+                tmp_path / f"{method}{compiled}",
+                world=world,
+                method=method,
+                strategy=Strategy(compiled=compiled),
+            )
+            for compiled in ("", mode)
+        ]
+        assert_close(*found)
 
 
 def first_epoch(folder):

@@ -78,8 +78,8 @@ def save_checkpoint(
         if writes:
             remove(partial)
         raise UserError(
-            f"cannot write checkpoint {path}: {_reason(error)}; older ones are intact: make room "
-            "(or the folder writable) and continue with --resume"
+            f"cannot write checkpoint {path}: {_why_not_written(error)}; older ones are intact: "
+            "make room (or the folder writable) and continue with --resume"
         ) from error
     for old in _outdated(folder, keep=keep, keep_every=keep_every) if writes else []:
         remove(old)
@@ -105,7 +105,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         lacks = f"; it lacks {Path(error.filename).name}" if path.is_dir() else ""
         raise UserError(f"no checkpoint at {path}{lacks}") from None
     except Exception as error:  # torch raises many kinds for a file that is not a checkpoint
-        raise UserError(f"cannot load checkpoint {path}: {_reason(error)}") from error
+        raise UserError(f"cannot load checkpoint {path}: {_first_line(error)}") from error
     if not isinstance(document, dict) or not set(document) >= _KEYS:
         raise UserError(f"{path} is not a vidcsl checkpoint (it lacks {', '.join(sorted(_KEYS))})")
     return document
@@ -163,15 +163,17 @@ def _outdated(folder: Path, *, keep: int, keep_every: int) -> list[Path]:
     return [path for path in list_checkpoints(folder)[:-keep] if not stays(path)]
 
 
-def _reason(error: BaseException) -> str:
-    """One line; torch reports a write that failed as a RuntimeError of many."""
-    causes = list(error.failures.values()) if isinstance(error, CheckpointException) else [error]
-    cause = causes[0][0] if isinstance(causes[0], tuple) else causes[0]
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    if isinstance(cause, RuntimeError) and "write" in str(cause):
-        return "the file was cut short, is the disk full?"
-    return str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+def _why_not_written(error: BaseException) -> str:
+    """What the system says; torch reports a write that failed as a RuntimeError of its own."""
+    causes = [error]
+    if isinstance(error, CheckpointException):  # of several processes
+        causes = [failure[0] for failure in error.failures.values()]
+    said = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
+    return said[0] if said else "the file was cut short, is the disk full?"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def weights_digest(module: nn.Module) -> str:
