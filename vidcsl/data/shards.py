@@ -8,13 +8,17 @@ files, and the same bytes come at the same step.
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import fsspec
 
 from vidcsl.errors import UserError, VideoError
+
+Answer = TypeVar("Answer")
 
 PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts: an object store may be busy for a moment
 
@@ -49,18 +53,16 @@ class Span:
         return data
 
     def _fetch(self) -> bytes:
-        for pause in (*PAUSES, None):
-            try:
-                # Looked up each time: fsspec keeps file systems for each process, and one that was
-                # opened before a fork does not work after it.
-                files, path = fsspec.url_to_fs(self.shard)
-                data: bytes = files.cat_file(path, start=self.offset, end=self.offset + self.size)
-                return data
-            except (OSError, ValueError, ImportError) as error:
-                if pause is None or isinstance(error, FileNotFoundError | ValueError | ImportError):
-                    raise _unreadable(self.shard, error) from error
-                time.sleep(pause)
-        raise AssertionError("the last attempt returns or raises")
+        def get() -> bytes:
+            # Looked up each time: fsspec keeps file systems for each process, and one that was
+            # opened before a fork does not work after it.
+            files, path = fsspec.url_to_fs(self.shard)
+            data: bytes = files.cat_file(path, start=self.offset, end=self.offset + self.size)
+            if len(data) < self.size and is_url(self.shard):
+                raise EOFError(f"{len(data)} of {self.size} bytes came")
+            return data
+
+        return _with_patience(get, self.shard)
 
 
 def check_shards(spans: Iterable[Span]) -> None:
@@ -69,11 +71,7 @@ def check_shards(spans: Iterable[Span]) -> None:
     for span in spans:
         ends[span.shard] = max(ends[span.shard], span.offset + span.size)
     for shard, end in ends.items():
-        try:
-            files, path = fsspec.url_to_fs(shard)
-            size = files.size(path)
-        except (OSError, ValueError, ImportError) as error:
-            raise _unreadable(shard, error) from error
+        size = _with_patience(partial(_size, shard), shard)
         if size is not None and size < end:
             raise UserError(f"the shard {shard} has {size} bytes, its list needs {end}: copy anew")
 
@@ -89,19 +87,49 @@ def read_text(path: str) -> str:
     Raises:
         UserError: it is missing, cannot be read or is no such text.
     """
+    content = _with_patience(partial(_content, path), path)
     try:
-        if is_url(path):
-            files, place = fsspec.url_to_fs(path)
-            content: bytes = files.cat_file(place)
-        else:
-            content = Path(path).read_bytes()
         return content.decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"the list {path} does not exist") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise _unreadable(path, error) from error
+
+
+def _size(shard: str) -> int | None:
+    files, path = fsspec.url_to_fs(shard)
+    size: int | None = files.size(path)
+    return size
+
+
+def _content(path: str) -> bytes:
+    try:
+        if not is_url(path):
+            return Path(path).read_bytes()
+        files, place = fsspec.url_to_fs(path)
+        content: bytes = files.cat_file(place)
+        return content
+    except FileNotFoundError as error:
+        raise UserError(f"the list {path} does not exist") from error
+
+
+def _with_patience(read: Callable[[], Answer], path: str) -> Answer:
+    """What `read` gives, tried again after each of `PAUSES`; UserError where it cannot be read.
+
+    Libraries of object stores raise errors of many kinds for a connection that broke.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            return read()
+        except UserError:
+            raise
+        except Exception as error:
+            if pause is None or isinstance(error, _FINAL):
+                raise _unreadable(path, error) from error
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
+
+
+# Another attempt would not help.
+_FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, ValueError, ImportError)
 
 
 def _unreadable(path: str, error: Exception) -> UserError:
