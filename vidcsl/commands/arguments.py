@@ -5,9 +5,11 @@ import argparse
 from vidcsl.errors import UserError
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """`--cfg FILE KEY VALUE ...`."""
-    parser.add_argument("--cfg", required=True, help="config file, or the name of a shipped one")
+    parser.add_argument(
+        "--cfg", required=required, help="config file, or the name of a shipped one"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="options that override the file's"
     )

@@ -1,16 +1,57 @@
-"""`vidcsl doctor`: what this installation has and lacks."""
+"""`vidcsl doctor`: what this installation has and lacks, and whether a run's lists are sound."""
 
 import argparse
+from pathlib import Path
 
-from vidcsl.doctor import examine, report
+import torch
+from fvcore.common.config import CfgNode
 
-HELP = "list versions, video readers, codecs and devices, and what is missing"
+from vidcsl import builders
+from vidcsl.commands.arguments import add_config
+from vidcsl.config import load_config
+from vidcsl.doctor import Finding, examine, examine_lists, examine_storage, report
+from vidcsl.errors import UserError
+
+HELP = "list versions, readers, codecs, devices and storage, and check the lists of a config"
+PREFETCHED = 2  # batches that a worker holds
 
 
-def add_arguments(_parser: argparse.ArgumentParser) -> None:
-    """None."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A config, which need not be given."""
+    add_config(parser, required=False)
 
 
-def run(_args: argparse.Namespace) -> None:
-    """Print what was found."""
-    print(report(examine()))
+def run(args: argparse.Namespace) -> None:
+    """Print what was found; UserError where something is broken."""
+    if args.cfg:
+        cfg = load_config(args.cfg, args.overrides)
+        findings = [*examine(), *_of_config(cfg)]
+    else:
+        findings = [*examine(), *examine_storage(Path("runs"))]
+    print(report(findings))
+    broken = [finding.name for finding in findings if finding.broken and not finding.there]
+    if broken:
+        raise UserError(f"broken: {', '.join(broken)}")
+
+
+def _of_config(cfg: CfgNode) -> list[Finding]:
+    storage = examine_storage(builders.output_dir(cfg), batches=_shared_bytes(cfg))
+    if cfg.SYNTHETIC.ENABLED:
+        return list(storage)  # what is not rendered yet cannot be looked at
+    lists = examine_lists(
+        root=cfg.DATA.ROOT,
+        train=cfg.DATA.TRAIN_LIST,
+        test=cfg.DATA.TEST_LIST,
+        reader=cfg.DATA.READER,
+        tolerated=cfg.DATA.DAMAGED_LIMIT,
+    )
+    return [*storage, *lists]
+
+
+def _shared_bytes(cfg: CfgNode) -> int:
+    """Most that the loaders of this machine hold, one process a GPU, for frames of 16:9."""
+    processes = max(1, torch.cuda.device_count())
+    clip = 3 * cfg.DATA.FRAMES * cfg.DATA.SHORT_SIDE**2 * 16 // 9
+    views = cfg.DATA.CLIPS + cfg.FALSE_NEGATIVES.VOTERS
+    batches = processes * cfg.DATA.WORKERS * PREFETCHED
+    return int(batches * -(-cfg.TRAIN.BATCH // processes) * views * clip)

@@ -1,0 +1,77 @@
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from tests.data.made_videos import write_numbered
+from vidcsl import doctor
+from vidcsl.cli import main
+from vidcsl.data.lists import write_list
+from vidcsl.doctor import storage
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    root = tmp_path_factory.mktemp("videos")
+    for name in "abcd":
+        write_numbered(root / f"{name}.mp4", frames=6)
+    (root / "cut.mp4").write_bytes((root / "a.mp4").read_bytes()[:600])
+    write_list(root / "train.csv", [("a.mp4", "x", "g1"), ("b.mp4", "y", "g2")])
+    write_list(root / "test.csv", [("c.mp4", "x", "g3"), ("d.mp4", "y", "g4")])
+    write_list(root / "leaking.csv", [("b.mp4", "y", "g2"), ("c.mp4", "x", "g1")])
+    write_list(root / "damaged.csv", [("c.mp4", "x", "g5"), ("cut.mp4", "y", "g6")])
+    write_list(root / "absent.csv", [("nosuch.mp4", "x", "g7")])
+    return root
+
+
+def examined(root, train, test, **options):
+    """What is not in order, by name."""
+    paths = {"train": str(root / train), "test": str(root / test)}
+    found = list(doctor.examine_lists(root=str(root), **paths, **options))
+    return {each.name: each for each in found if not each.there}
+
+
+def test_sound_lists(videos):
+    assert not examined(videos, "train.csv", "test.csv")
+
+
+def test_what_is_on_both_sides(videos):
+    found = examined(videos, "train.csv", "leaking.csv")
+    assert set(found) == {"videos apart", "groups apart"}
+    assert all(each.broken for each in found.values())
+    assert "1 are in both lists: b.mp4" in found["videos apart"].words
+    assert "g1, g2" in found["groups apart"].words
+
+
+def test_videos_that_cannot_be_read(videos):
+    found = examined(videos, "damaged.csv", "test.csv")
+    (one,) = (each for each in found.values() if "videos of" in each.name)
+    assert one.broken
+    assert "1 of 2 tried can be read; first: cannot read video" in one.words
+    tolerant = examined(videos, "damaged.csv", "test.csv", tolerated=0.5)
+    assert not tolerant["videos of the training list"].broken
+
+
+def test_the_command_fails_where_something_is_broken(videos, tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    lists = "{{ROOT: {0}, TRAIN_LIST: {0}/{1}.csv, TEST_LIST: {0}/test.csv, WORKERS: 0}}"
+    config.write_text(f"OUTPUT_DIR: {tmp_path}/run\nDATA: {lists.format(videos, 'train')}")
+    assert main(["doctor", "--cfg", str(config)]) == 0
+    assert "  ok      groups apart" in capsys.readouterr().out
+    config.write_text(f"DATA: {lists.format(videos, 'absent')}")
+    assert main(["doctor", "--cfg", str(config)]) == 2
+    seen = capsys.readouterr()
+    assert "  broken  training  1 of 1 videos are missing" in seen.out
+    assert seen.err.endswith("error: broken: training\n")
+
+
+def test_too_little_room(monkeypatch):
+    usage = namedtuple("usage", ["free"])
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: usage(2**26))
+    disk, shared = doctor.examine_storage(Path("no/such/folder"), batches=2**27)
+    assert disk.broken
+    assert shared.broken
+    assert "--shm-size" in shared.words
+    _, shared = doctor.examine_storage(Path("."))
+    assert not shared.there
+    assert not shared.broken  # of what is asked nothing is known

@@ -1,0 +1,81 @@
+"""Whether the lists of a run are sound: all there, readable, training and test apart."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from vidcsl.data.lists import Video, VideoList, check_files, read_list, read_rows, shorten
+from vidcsl.data.readers import open_reader
+from vidcsl.doctor.finding import Finding
+from vidcsl.errors import UserError
+
+TRIED = 16  # videos of each list
+
+
+def examine_lists(
+    *, root: str, train: str, test: str, reader: str = "auto", tolerated: float = 0.0
+) -> Iterator[Finding]:
+    """Read both lists and try some of their videos.
+
+    Args:
+        root, train, test: as in a config; an empty test list is left out.
+        reader: who decodes.
+        tolerated: share of the training list that may be unreadable.
+    """
+    lists: dict[str, VideoList] = {}
+    for name, path in (("training", train), ("test", test)):
+        if not path:
+            yield Finding("lists", name, False, "not set", broken=name == "training")
+            continue
+        try:
+            lists[name] = read_list(path, root=root)
+            check_files(lists[name].videos)
+        except UserError as error:
+            yield Finding("lists", name, False, str(error), broken=True)
+            continue
+        yield Finding("lists", name, True, _describe(lists[name]))
+        yield _try(name, lists[name].videos, reader, tolerated if name == "training" else 0.0)
+    if len(lists) == 2:
+        yield from _apart(train, test)
+
+
+def _describe(videos: VideoList) -> str:
+    counts = Counter(video.label for video in videos.videos)
+    unlabelled = counts.pop(-1, 0)
+    words = f"{len(videos)} videos"
+    if counts:
+        words += f", {len(counts)} classes of {min(counts.values())} to {max(counts.values())}"
+    return words + (f", {unlabelled} without a label" if unlabelled else "")
+
+
+def _try(name: str, videos: Sequence[Video], reader: str, tolerated: float) -> Finding:
+    """Read the last frame of some videos, spread over the list."""
+    chosen = np.unique(np.linspace(0, len(videos) - 1, TRIED).round().astype(int))
+    failures = [error for error in (_failure(videos[k], reader) for k in chosen) if error]
+    words = f"{len(chosen) - len(failures)} of {len(chosen)} tried can be read"
+    if failures:
+        words += f"; first: {failures[0]}"
+    broken = len(failures) > tolerated * len(chosen)
+    return Finding("lists", f"videos of the {name} list", not failures, words, broken=broken)
+
+
+def _failure(video: Video, backend: str) -> UserError | None:
+    try:
+        with open_reader(video.source(), backend=backend, short_side=64) as reader:
+            reader.read(np.array([reader.num_frames - 1]))
+    except UserError as error:
+        return error
+    return None
+
+
+def _apart(train: str, test: str) -> Iterator[Finding]:
+    """No video, and no source of videos, on both sides."""
+    sides = [read_rows(path) for path in (train, test)]
+    for name, values in (
+        ("videos", [{row.video for row in rows} for rows in sides]),
+        ("groups", [{row.group for row in rows} - {""} for rows in sides]),
+    ):
+        both = sorted(values[0] & values[1])
+        words = f"{len(both)} are in both lists: {shorten(both)}" if both else "none in both lists"
+        yield Finding("lists", f"{name} apart", not both, words, broken=bool(both))
