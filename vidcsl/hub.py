@@ -139,7 +139,11 @@ def _config(encoder: Encoder, cfg: CfgNode) -> str:
     model["NORMALISE"] = encoder.normalisation
     model["CHANNELS"] = "bgr" if builders.is_bgr(cfg) else "rgb"
     text: str = yaml.safe_dump(
-        {"MODEL": model, "DATA": {"FRAMES": cfg.DATA.FRAMES, "STRIDE": cfg.DATA.STRIDE}}
+        {
+            "MODEL": model,
+            "METHOD": {"NAME": cfg.METHOD.NAME},  # has a say in the sets of BatchNorms
+            "DATA": {"FRAMES": cfg.DATA.FRAMES, "STRIDE": cfg.DATA.STRIDE},
+        }
     )
     return text
 

@@ -11,6 +11,7 @@ from vidcsl.data.lists import Video, VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.errors import UserError
 from vidcsl.objectives import CONTRASTIVE, METHODS, ClipBatch
+from vidcsl.objectives.adversarial import ADVERSARIAL_SUPERVISED
 from vidcsl.objectives.ema import SCHEDULES
 from vidcsl.objectives.false_negatives import AGGREGATES, DETECTORS, TREATMENTS
 from vidcsl.options import OPTIONS
@@ -21,7 +22,10 @@ MODEL: {WIDTH: 4, FRAME_SIZE: 16}
 DATA: {FRAMES: 4}
 METHOD: {PROJECTOR_HIDDEN: 16, PROJECTOR_DIM: 8, PREDICTOR_HIDDEN: 12, PROTOTYPES: 5, QUEUE: 64}
 TRAIN: {BATCH: 8, EPOCHS: 10}
+ADVERSARIAL: {CLUSTERS: [5, 2], STEPS: 1}
 """
+CONSTANT = ("METHOD.MOMENTUM_SCHEDULE", "constant")
+SINGLE = ("supervised", "deacl", *ADVERSARIAL_SUPERVISED)
 
 
 def config(tmp_path, *overrides):
@@ -36,6 +40,14 @@ def videos(count=20, *, label=True, group=True):
         for i in range(count)
     )
     return VideoList(tuple(made), ("a", "b"), "list.csv")
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """What deacl needs, as overrides: weights of an encoder of ours."""
+    encoder = builders.build_encoder(config(tmp_path))
+    torch.save(encoder.state_dict(), tmp_path / "teacher.pt")
+    return ("ADVERSARIAL.TEACHER", f"vidcsl:{tmp_path / 'teacher.pt'}")
 
 
 def build(tmp_path, *overrides, **kinds):
@@ -54,8 +66,8 @@ def test_everything_can_be_named():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_takes_a_step(tmp_path, name):
-    method = build(tmp_path, "METHOD.NAME", name).train()
+def test_every_method_takes_a_step(tmp_path, teacher, name):
+    method = build(tmp_path, "METHOD.NAME", name, *teacher).train()
     assert type(method) is METHODS[name]
     ids = torch.arange(4)
     clips = torch.rand(4, 2, 3, 4, 16, 16, generator=torch.Generator())
@@ -63,6 +75,10 @@ def test_every_method_takes_a_step(tmp_path, name):
     learning = [p for p in method.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learning)
     assert not method.state_dict()["encoder.backbone.stem.0.weight"].isnan().any()
+    sets = {
+        key.split(".norms.")[1].split(".")[0] for key in method.state_dict() if ".norms." in key
+    }
+    assert sets == (set(type(method).norm_sets) if len(type(method).norm_sets) > 1 else set())
 
 
 @pytest.mark.parametrize(
@@ -70,7 +86,11 @@ def test_every_method_takes_a_step(tmp_path, name):
     [
         (("METHOD.NAME", "moco_v2", "METHOD.QUEUE", 77), "queue.keys.shape", (77, 8)),
         (("METHOD.NAME", "moco_v2", "METHOD.MOMENTUM", 0.7), "teacher.momentum", 0.7),
-        (("METHOD.NAME", "byol", "METHOD.MOMENTUM_SCHEDULE", "constant"), "teacher.schedule", 0),
+        (
+            ("METHOD.NAME", "byol", "METHOD.MOMENTUM_SCHEDULE", "constant"),
+            "teacher.schedule",
+            "constant",
+        ),
         (("METHOD.NAME", "moco_v3"), "predictor.0.out_features", 12),
         (("METHOD.NAME", "byol", "METHOD.PREDICTOR_LAYERS", 1), "predictor.0.out_features", 8),
         (("METHOD.NAME", "byol", "METHOD.PROJECTOR_LAYERS", 0), "predictor.0.in_features", 32),
@@ -95,17 +115,65 @@ def test_every_method_takes_a_step(tmp_path, name):
         (("DETECTOR", "glofnd", "CEILING", 0.4), "detector.share", 0.4),
         (("DETECTOR", "glofnd", "THRESHOLD_LR", 0.4), "detector.learning_rate", 0.4),
         (("DETECTOR", "glofnd"), "detector.threshold.shape", (20,)),
+        (("METHOD.NAME", "acl"), "attack.threat.eps", 2 / 255),
+        (("METHOD.NAME", "acl", "ADVERSARIAL.EPS", 0.5), "attack.threat.eps", 0.5 / 255),
+        (("METHOD.NAME", "acl", "ADVERSARIAL.STEPS", 3), "attack.solver.steps", 3),
+        (("METHOD.NAME", "acl"), "attack.solver.keep_worst", False),
+        (("METHOD.NAME", "acl"), "encoder.backbone.stem.1.active", "clean"),
+        (("METHOD.NAME", "rocl", "ADVERSARIAL.ATTACK", "pgd/l2:eps=3"), "attack.threat.eps", 3),
+        (("METHOD.NAME", "rocl", "ADVERSARIAL.RAMP", 0.4), "attack.ramp", 0.4),
+        (("METHOD.NAME", "rocl", "ADVERSARIAL.EVERY", 2), "attack.every", 2),
+        (("METHOD.NAME", "rocl", "ADVERSARIAL.SCALE", 0.5), "attack.scale", 0.5),
+        (("METHOD.NAME", "rocl", "ADVERSARIAL.COARSE_UNTIL", 0.5), "attack.coarse_until", 0.5),
+        (("METHOD.NAME", "rocl", "ADVERSARIAL.PRECISION", "float32"), "attack.float32", True),
+        (("METHOD.NAME", "rocl", "SEED", 7), "seed", 7),
+        (("METHOD.NAME", "advcl"), "pseudo_labels.clusters", (5, 2)),
+        (("METHOD.NAME", "advcl"), "pseudo_labels.memory.shape", (20, 8)),
+        (("METHOD.NAME", "trades", "ADVERSARIAL.BETA", 3), "beta", 3),
+        (("METHOD.NAME", "at", "ADVERSARIAL.ADAPTIVE", True), "budgets.level.shape", (20,)),
+        (("METHOD.NAME", "free", "ADVERSARIAL.REPLAYS", 3), "replays", 3),
+        (("METHOD.NAME", "free"), "attack.inner.threat.eps", 2 / 255),
     ],
 )
 def test_options_reach_their_place(tmp_path, words, where, wanted):
     full = [
-        f"FALSE_NEGATIVES.{word}" if i % 2 == 0 and "." not in word else word
+        f"FALSE_NEGATIVES.{word}" if i % 2 == 0 and "." not in word and word != "SEED" else word
         for i, word in enumerate(words)
     ]
     found = build(tmp_path, *full)
     for name in where.split("."):
         found = found[int(name)] if name.isdigit() else getattr(found, name)
-    assert found == (wanted or "constant")
+    assert found == wanted
+
+
+def test_stages_of_dynacl_are_those_of_the_augmentation(tmp_path):
+    words = ("AUGMENT.STRENGTHS", "[1, 0.5, 0.2]", "AUGMENT.CROP_BY", "device")
+    assert build(tmp_path, "METHOD.NAME", "dynacl", *words).stages == 3
+
+
+def test_a_network_without_batchnorm_has_no_sets(tmp_path):
+    words = ("MODEL.NAME", "video_vit_s", "MODEL.WIDTH", 32, "MODEL.DEPTH", 1, "MODEL.HEADS", 2)
+    method = build(tmp_path, "METHOD.NAME", "acl", *words, "METHOD.PROJECTOR_LAYERS", 0)
+    assert not [key for key in method.state_dict() if "norms" in key]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("METHOD.NAME", "deacl"), r"ADVERSARIAL\.TEACHER"),
+        (("ADVERSARIAL.ATTACK", "pgd-margin/linf"), "the method says what is maximised"),
+        (("ADVERSARIAL.ATTACK", "pgd/linf:eps=1+2"), "one budget, not"),
+        (("ADVERSARIAL.ATTACK", "pgd/l9"), "unknown 'l9'"),
+        (("ADVERSARIAL.ATTACK", "pgd/linf:frames=random:9"), "frames"),
+        (("ADVERSARIAL.ATTACK", "pgd/l2", "ADVERSARIAL.EVERY", 2), "threat linf"),
+        (("METHOD.NAME", "advcl", "ADVERSARIAL.CLUSTERS", "[30]"), r"ADVERSARIAL\.CLUSTERS \[30\]"),
+        (("METHOD.NAME", "at"), "at needs labels"),
+    ],
+)
+def test_adversarial_methods_that_cannot_be_built(tmp_path, words, message):
+    named = words if "METHOD.NAME" in words else ("METHOD.NAME", "acl", *words)
+    with pytest.raises(UserError, match=message):
+        build(tmp_path, *named, label="at" not in words)
 
 
 def test_the_weight_reaches_the_treatment(tmp_path):
@@ -114,9 +182,9 @@ def test_the_weight_reaches_the_treatment(tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_single_clip_is_enough_for_the_supervised_only(tmp_path, name):
-    cfg = config(tmp_path, "METHOD.NAME", name, "DATA.CLIPS", 1)
-    if name == "supervised":
+def test_a_single_clip_is_enough_where_none_are_compared(tmp_path, teacher, name):
+    cfg = config(tmp_path, "METHOD.NAME", name, "DATA.CLIPS", 1, *teacher)
+    if name in SINGLE:
         check_method(cfg)
     else:
         with pytest.raises(UserError, match=r"DATA\.CLIPS"):
@@ -124,10 +192,10 @@ def test_a_single_clip_is_enough_for_the_supervised_only(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_false_negatives_of_a_method_without_negatives(tmp_path, name):
+def test_false_negatives_of_a_method_without_negatives(tmp_path, teacher, name):
     for words in (("DETECTOR", "labels"), ("VOTERS", 1)):
         key, value = words
-        cfg = config(tmp_path, "METHOD.NAME", name, f"FALSE_NEGATIVES.{key}", value)
+        cfg = config(tmp_path, "METHOD.NAME", name, f"FALSE_NEGATIVES.{key}", value, *teacher)
         if name in CONTRASTIVE:
             check_method(cfg)
         else:

@@ -17,16 +17,22 @@ from vidcsl.errors import UserError
 from vidcsl.models.heads import Norms
 from vidcsl.models.r2plus1d import r2plus1d_18
 from vidcsl.objectives import METHODS, ClipBatch
+from vidcsl.objectives.adversarial import ADVERSARIAL
 from vidcsl.objectives.false_negatives import DETECTORS
 
 CASES = [
-    *((name, {}) for name in METHODS),
+    *((name, {}) for name in METHODS if name not in ADVERSARIAL),
     *(("simclr", {"detector": name}) for name in DETECTORS if name != "none"),
     ("simclr", {"detector": "fnc", "treatment": "weight", "voters": 1}),
     ("simclr", {"detector": "clusters", "judge": "momentum"}),
     ("moco_v2", {"detector": "known_groups"}),
     ("moco_v2", {"detector": "glofnd", "judge": "momentum"}),
     ("moco_v3", {"detector": "adaptive", "voters": 1}),
+]
+ATTACKED = [
+    ("rocl", {"detector": "labels"}),
+    ("acl", {}),
+    *((name, {"detector": "none"}) for name in ("advcl", "deacl", "trades", "free")),
 ]
 STEPS, BATCH = 5, 8
 
@@ -137,8 +143,13 @@ def chunked_step(world, chunk):
     return float(world.total(loss)) / world.size, gradients
 
 
+def attacked_cases(world):
+    return [train(world, *case) for case in ATTACKED]
+
+
 def in_two(world):
-    return every_case(world), gather_gradient(world), chunked_step(world, chunk=3)
+    parts = (every_case, gather_gradient, partial(chunked_step, chunk=3), attacked_cases)
+    return [part(world) for part in parts]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +159,7 @@ def two():
 
 @pytest.fixture(scope="module")
 def worlds(two):
-    return {2: [cases for cases, _, _ in two], 4: run_in_world(every_case, 4)}
+    return {2: [cases for cases, *_ in two], 4: run_in_world(every_case, 4)}
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -159,9 +170,16 @@ def test_several_processes_equal_one_on_the_joined_batch(worlds, size):
             assert_equal(case, result, wanted)
 
 
+def test_attacks_in_two_processes_are_those_of_one_on_the_joined_batch(two):
+    single = attacked_cases(alone())
+    for *_, attacked in two:
+        for case, result, wanted in zip(ATTACKED, attacked, single, strict=True):
+            assert_equal(case, result, wanted)
+
+
 def test_gather_keeps_order_and_sums_gradients(two):
     wanted = torch.tensor([0.0, 1, 2, 10, 11, 12])[:, None]
-    for rank, (_, (everyone, gradient), _) in enumerate(two):
+    for rank, (_, (everyone, gradient), *_) in enumerate(two):
         assert torch.equal(everyone, wanted)
         mine = torch.arange(1.0, 7.0)[rank * 3 : rank * 3 + 3, None]
         assert torch.equal(gradient, mine * 3)  # factor 1 from rank 0, 2 from rank 1
@@ -169,7 +187,7 @@ def test_gather_keeps_order_and_sums_gradients(two):
 
 def test_chunks_on_two_processes_equal_one_step_on_one(two):
     wanted_loss, wanted = chunked_step(alone(), chunk=0)
-    for _, _, (loss, gradients) in two:
+    for _, _, (loss, gradients), _ in two:
         assert loss == pytest.approx(wanted_loss, rel=1e-10)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, wanted[name], rtol=1e-7, atol=1e-10)

@@ -1,5 +1,6 @@
 """Small methods, detectors and batches for the tests."""
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -7,8 +8,12 @@ import torch
 from torch import nn
 
 from vidcsl.data.motions import draw_source, render
+from vidcsl.models.dual_norm import with_norm_sets
 from vidcsl.models.heads import Norms, projector
-from vidcsl.objectives import CONTRASTIVE, ClipBatch
+from vidcsl.objectives import CONTRASTIVE, METHODS, ClipBatch
+from vidcsl.objectives.adversarial import ADVERSARIAL_CONTRASTIVE, ADVERSARIAL_SUPERVISED
+from vidcsl.objectives.adversarial.deacl import DeACL
+from vidcsl.objectives.adversarial.pseudo_labels import PseudoLabels
 from vidcsl.objectives.byol import BYOL
 from vidcsl.objectives.ema import MomentumEncoder
 from vidcsl.objectives.false_negatives import DETECTORS, TREATMENTS, Samples
@@ -16,6 +21,9 @@ from vidcsl.objectives.losses import nt_xent
 from vidcsl.objectives.queue import KeyQueue
 from vidcsl.objectives.supervised import Supervised
 from vidcsl.objectives.swav import SwAV
+from vidcsl.robustness.attacks import PGD
+from vidcsl.robustness.attacks.inner import FreeAttack, InnerAttack
+from vidcsl.robustness.threats import Linf
 from vidcsl.seeding import numpy_generator
 
 VIDEOS = 64  # length of the training list
@@ -83,6 +91,21 @@ def make_treatment(name):
     return TREATMENTS[name](weight=0.3)
 
 
+def inner(*, eps=4 / 255, steps=2, **options):
+    solver = PGD(steps=steps, stop_when_fooled=False, keep_worst=False)
+    return InnerAttack(Linf(eps), solver, **options)
+
+
+def _adversarial(name, world, attack, width):
+    """What an adversarial method takes beside what others take."""
+    if name == "advcl":
+        labels = PseudoLabels(videos=VIDEOS, dim=DIM, clusters=(3, 2), epochs=5, world=world)
+        return {"attack": attack, "feature_dim": width, "pseudo_labels": labels}
+    if name == "free":
+        return {"attack": FreeAttack(attack), "replays": 2}
+    return {"attack": attack, **({"stages": 4} if name == "dynacl" else {})}
+
+
 def make_method(
     name,
     *,
@@ -92,15 +115,27 @@ def make_method(
     norms=PUBLISHED,
     world=None,
     queue=16,
+    attack=None,
     **options,
 ):
     """A method of any name on a tiny encoder, always with the same weights."""
     torch.manual_seed(0)
+    attack = attack or inner()
     encoder = (encoder or TinyEncoder)()
     width = getattr(encoder, "feature_dim", 16)
     if name == "supervised":
         return Supervised(encoder, feature_dim=width, classes=3, world=world)
+    if name in ADVERSARIAL_SUPERVISED:
+        options |= _adversarial(name, world, attack, width)
+        return METHODS[name](encoder, feature_dim=width, classes=3, world=world, **options)
+    if name == "deacl":
+        return DeACL(encoder, teacher=shaken(encoder), attack=attack, world=world)
     head = projector(in_dim=width, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)
+    sets = METHODS[name].projector_sets
+    if len(sets) > 1 and norms.hidden:
+        with_norm_sets(head, sets)
+    if name in ADVERSARIAL_CONTRASTIVE:
+        options |= _adversarial(name, world, attack, width)
     if name == "swav":
         return SwAV(encoder, head, dim=DIM, prototypes=5, frozen=0.3, world=world)
     predictor = projector(in_dim=DIM, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)
@@ -122,6 +157,15 @@ def make_method(
         **extra,
         **options,
     )
+
+
+def shaken(encoder):
+    """Another encoder of the same shape."""
+    other, generator = copy.deepcopy(encoder), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return other
 
 
 def samples(*, videos=8, views=2, seed=0, labels=None):

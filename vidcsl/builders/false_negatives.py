@@ -1,6 +1,6 @@
 """Detectors and treatments of false negatives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -51,14 +51,18 @@ def _require_groups(_cfg: CfgNode, videos: VideoList) -> None:
         )
 
 
-def _require_videos(cfg: CfgNode, videos: VideoList) -> None:
-    counts = cfg.FALSE_NEGATIVES.CLUSTERS
+def require_clusters(key: str, counts: Sequence[int], videos: VideoList) -> None:
+    """Raise a UserError where the counts, option `key`, are no hierarchy of these videos."""
     falling = all(more > less for more, less in pairwise(counts))
     if not counts or min(counts) < 2 or not falling or counts[0] >= len(videos):
         raise UserError(
-            f"FALSE_NEGATIVES.CLUSTERS {counts} must be falling numbers of clusters, from 2 on and "
-            f"fewer than the {len(videos)} videos of {videos.source}"
+            f"{key} {counts} must be falling numbers of clusters, from 2 on and fewer than the "
+            f"{len(videos)} videos of {videos.source}"
         )
+
+
+def _require_videos(cfg: CfgNode, videos: VideoList) -> None:
+    require_clusters("FALSE_NEGATIVES.CLUSTERS", cfg.FALSE_NEGATIVES.CLUSTERS, videos)
 
 
 _NEEDS: dict[str, Callable[[CfgNode, VideoList], None]] = {

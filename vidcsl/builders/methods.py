@@ -7,6 +7,12 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from vidcsl.builders.adversarial import (
+    build_adversarial_classifier,
+    build_deacl,
+    check_adversarial,
+    contrastive_options,
+)
 from vidcsl.builders.false_negatives import build_detector, build_treatment, require_labels
 from vidcsl.builders.losses import build_loss
 from vidcsl.builders.models import build_encoder
@@ -14,8 +20,10 @@ from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.errors import UserError
 from vidcsl.models import Encoder
+from vidcsl.models.dual_norm import has_norms, with_norm_sets
 from vidcsl.models.heads import Norms, projector
-from vidcsl.objectives import CONTRASTIVE, Method
+from vidcsl.objectives import CONTRASTIVE, METHODS, Method
+from vidcsl.objectives.adversarial import ADVERSARIAL_CONTRASTIVE, ADVERSARIAL_SUPERVISED
 from vidcsl.objectives.byol import BYOL
 from vidcsl.objectives.ema import MomentumEncoder
 from vidcsl.objectives.queue import KeyQueue, check_queue
@@ -43,16 +51,18 @@ def check_method(cfg: CfgNode) -> None:
     """Find what does not fit together in the method's options.
 
     Raises:
-        UserError: too few clips, a queue too short, or false negatives of a method without any.
+        UserError: too few clips, a queue too short, an attack or a teacher amiss, or false
+            negatives of a method without any.
     """
     name, detector = cfg.METHOD.NAME, cfg.FALSE_NEGATIVES.DETECTOR
-    if name != "supervised" and cfg.DATA.CLIPS < 2:
+    if name not in _SINGLE and cfg.DATA.CLIPS < 2:
         raise UserError(f"METHOD.NAME {name} needs DATA.CLIPS of at least 2")
     if name not in CONTRASTIVE and (detector != "none" or cfg.FALSE_NEGATIVES.VOTERS):
         raise UserError(
             f"METHOD.NAME {name} has no negatives that may be false: set FALSE_NEGATIVES.DETECTOR "
             f"to none and .VOTERS to 0, or METHOD.NAME to one of {', '.join(CONTRASTIVE)}"
         )
+    check_adversarial(cfg)
     if name == "moco_v2":
         check_queue(cfg.METHOD.QUEUE, keys=cfg.TRAIN.BATCH * cfg.DATA.CLIPS)
 
@@ -67,13 +77,15 @@ _NORMS = {
 
 
 def _build_projector(cfg: CfgNode, encoder: Encoder) -> nn.Module:
-    return projector(
+    head = projector(
         in_dim=encoder.feature_dim,
         hidden_dim=cfg.METHOD.PROJECTOR_HIDDEN,
         out_dim=cfg.METHOD.PROJECTOR_DIM,
         layers=cfg.METHOD.PROJECTOR_LAYERS,
         norms=_NORMS.get(cfg.METHOD.NAME, Norms()),
     )
+    sets = METHODS[cfg.METHOD.NAME].projector_sets
+    return with_norm_sets(head, sets) if len(sets) > 1 and has_norms(head) else head
 
 
 def _build_predictor(cfg: CfgNode, dim: int) -> nn.Module:
@@ -103,6 +115,8 @@ def _build_contrastive(
     if name == "supcon":
         require_labels(videos, "METHOD.NAME supcon")
     head = _build_projector(cfg, encoder)
+    if name in ADVERSARIAL_CONTRASTIVE:
+        extra |= contrastive_options(cfg, encoder, videos, world)
     if name in _KEYED or options.JUDGE == "momentum":
         extra["teacher"] = _build_teacher(cfg, encoder, head)
     return CONTRASTIVE[name](
@@ -165,6 +179,7 @@ def _build_supervised(cfg: CfgNode, encoder: Encoder, videos: VideoList, world: 
     )
 
 
+_SINGLE = ("supervised", "deacl", *ADVERSARIAL_SUPERVISED)  # compare no clips of a video
 _KEYED = ("moco_v2", "moco_v3")  # need a momentum encoder in any case
 _BUILDERS: dict[str, Callable[[CfgNode, Encoder, VideoList, World], Method]] = {
     "simclr": _build_contrastive,
@@ -174,4 +189,7 @@ _BUILDERS: dict[str, Callable[[CfgNode, Encoder, VideoList, World], Method]] = {
     "byol": _build_byol,
     "swav": _build_swav,
     "supervised": _build_supervised,
+    **dict.fromkeys(ADVERSARIAL_CONTRASTIVE, _build_contrastive),
+    "deacl": build_deacl,
+    **dict.fromkeys(ADVERSARIAL_SUPERVISED, build_adversarial_classifier),
 }

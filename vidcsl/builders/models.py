@@ -9,8 +9,9 @@ from fvcore.common.config import CfgNode
 
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS, Encoder
-from vidcsl.models.dual_norm import ADVERSARIAL, CLEAN, with_norm_sets
+from vidcsl.models.dual_norm import ADVERSARIAL, CLEAN, has_norms, with_norm_sets
 from vidcsl.models.pretrained import load_pretrained, parse_weights
+from vidcsl.objectives import METHODS
 from vidcsl.options import OPTIONS
 from vidcsl.seeding import seed_of
 
@@ -43,14 +44,18 @@ def build_encoder(cfg: CfgNode) -> Encoder:
             clip_frames=cfg.DATA.FRAMES, frame_size=cfg.MODEL.FRAME_SIZE, **_shape(cfg, build)
         )
     _normalise(encoder, cfg)
-    if len(norm_sets(cfg)) > 1:
-        with_norm_sets(encoder, norm_sets(cfg))
+    sets = norm_sets(cfg)
+    # A method's own sets are no matter to encoders without BatchNorm, such as video ViTs: these
+    # see clean and perturbed clips with the same weights.
+    if len(sets) > 1 and (cfg.MODEL.DUAL_NORM or has_norms(encoder)):
+        with_norm_sets(encoder, sets)
     return encoder
 
 
 def norm_sets(cfg: CfgNode) -> tuple[str, ...]:
     """The names of the encoder's sets of BatchNorms; one name: it has each BatchNorm once."""
-    return (CLEAN, ADVERSARIAL) if cfg.MODEL.DUAL_NORM else (CLEAN,)
+    wanted = METHODS[cfg.METHOD.NAME].norm_sets
+    return (CLEAN, ADVERSARIAL) if cfg.MODEL.DUAL_NORM and len(wanted) == 1 else wanted
 
 
 def check_norms(cfg: CfgNode) -> None:

@@ -30,13 +30,18 @@ class NormSet(nn.Module):
         return normalised
 
 
+def has_norms(module: nn.Module) -> bool:
+    """Whether there is a BatchNorm in it."""
+    return any(isinstance(each, _BatchNorm) for each in module.modules())
+
+
 def with_norm_sets(module: nn.Module, names: Sequence[str] = (CLEAN, ADVERSARIAL)) -> nn.Module:
     """`module` with every BatchNorm copied once for each name, in place; the first is in use.
 
     Raises:
         UserError: there is no BatchNorm in it.
     """
-    if not any(isinstance(each, _BatchNorm) for each in module.modules()):
+    if not has_norms(module):
         raise UserError(
             f"{type(module).__name__} has no BatchNorm to be doubled; set MODEL.DUAL_NORM to false"
         )

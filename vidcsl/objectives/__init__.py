@@ -1,5 +1,6 @@
 """Methods by name; a new one is one file and one line here."""
 
+from vidcsl.objectives.adversarial import ADVERSARIAL, ADVERSARIAL_CONTRASTIVE
 from vidcsl.objectives.byol import BYOL
 from vidcsl.objectives.contrastive import ContrastiveMethod
 from vidcsl.objectives.method import ClipBatch, Method
@@ -15,12 +16,14 @@ CONTRASTIVE: dict[str, type[ContrastiveMethod]] = {
     "supcon": SupCon,
     "moco_v2": MoCoV2,
     "moco_v3": MoCoV3,
+    **ADVERSARIAL_CONTRASTIVE,
 }
 METHODS: dict[str, type[Method]] = {
     **CONTRASTIVE,
     "byol": BYOL,
     "swav": SwAV,
     "supervised": Supervised,
+    **ADVERSARIAL,
 }
 
 __all__ = ["CONTRASTIVE", "METHODS", "ClipBatch", "ContrastiveMethod", "Method"]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vidcsl.errors import UserError
 from vidcsl.objectives.blockwise import blockwise_loss
+from vidcsl.objectives.detection import Detection
 from vidcsl.objectives.ema import MomentumEncoder
 from vidcsl.objectives.false_negatives import (
     Detector,
@@ -15,12 +16,11 @@ from vidcsl.objectives.false_negatives import (
     Samples,
     SupportScores,
     Treatment,
-    detection_counts,
     pooled,
 )
 from vidcsl.objectives.losses import Pairs, RowLoss
 from vidcsl.objectives.method import ClipBatch, Method, embed
-from vidcsl.objectives.metrics import Metric, Share
+from vidcsl.objectives.metrics import Metric
 from vidcsl.objectives.world import World
 
 
@@ -99,36 +99,41 @@ class ContrastiveMethod(Method):
         learning = batch.clips.shape[1] - self.voters
         contrast = self.contrast(batch)
         described = self.describe(contrast.anchors.unflatten(0, (-1, learning)), batch)
-        scores = self._scores(contrast, learning)
-        counts: dict[str, Tensor] = {}
-
-        def pairs(similarities: Tensor, rows: slice) -> Pairs:
-            anchors = contrast.rows[rows]
-            untreated = self.pairs(anchors, contrast.columns)
-            negatives = untreated.negatives()
-            flagged = self.detector(
-                scores(similarities, rows), negatives, anchors, contrast.columns, batch.progress
-            )
-            found = detection_counts(
-                flagged, negatives, anchors, contrast.columns, classes=self.classes
-            )
-            counts.update({name: count + counts.get(name, 0) for name, count in found.items()})
-            return self.treatment(untreated, flagged)
-
+        detection = self.detection(contrast, batch)
         total, defined = blockwise_loss(
-            contrast.anchors, contrast.candidates, loss=self.loss, pairs=pairs, views=learning
+            contrast.anchors,
+            contrast.candidates,
+            loss=self.loss,
+            pairs=lambda similarities, rows: self.treatment(*detection(similarities, rows)),
+            views=learning,
         )
         self.detector.learn(Observation(batch.videos, contrast.support, batch.progress))
-        # Rows are weighted alike over all processes, however many are defined on each.
-        everyones = self.world.total(defined.sum()).clamp(min=1)
         return {
-            "loss": total * self.world.size / everyones,
+            "loss": self.averaged(total, defined),
             "undefined_rows": (~defined).sum() * self.world.size,
-            "removed": Share(counts["removed"], counts["negatives"]),
-            "precision": Share(counts["right"], counts["judged"]),
-            "recall": Share(counts["right"], counts["false_negatives"]),
+            **detection.metrics(),
             **described,
         }
+
+    def detection(self, contrast: Contrast, batch: ClipBatch) -> Detection:
+        """The detector, about to look for false negatives in this contrast."""
+        return Detection(
+            self.detector,
+            contrast.rows,
+            contrast.columns,
+            self.pairs,
+            self._scores(contrast, batch.clips.shape[1] - self.voters),
+            self.classes,
+            batch.progress,
+        )
+
+    def averaged(self, total: Tensor, defined: Tensor) -> Tensor:
+        """The mean over rows of all processes, of this one's sum; which DDP's average makes it.
+
+        Rows are weighted alike over all processes, however many are defined on each.
+        """
+        everyones = self.world.total(defined.sum()).clamp(min=1)
+        return total * self.world.size / everyones
 
     def after_step(self, progress: float) -> None:
         """Let the momentum encoder follow."""
@@ -174,7 +179,11 @@ class BatchContrast(ContrastiveMethod):
         """Every view against every view."""
         self.require_videos(batch)
         learning = batch.clips.shape[1] - self.voters
-        embeddings = self.embed(batch.clips[:, :learning])  # [B, V, P]
+        return self.contrast_of(self.embed(batch.clips[:, :learning]), batch)
+
+    def contrast_of(self, embeddings: Tensor, batch: ClipBatch) -> Contrast:
+        """Every learning view against every other, by their unit embeddings `[B, V, P]`."""
+        learning = embeddings.shape[1]
         rows, gather = batch.samples(learning), self.world.gather
         support = self._support(batch, embeddings.detach(), learning)
         anchors = embeddings.flatten(0, 1)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidcsl.errors import Diverged
+from vidcsl.models.dual_norm import CLEAN
 from vidcsl.objectives.false_negatives import Samples
 from vidcsl.objectives.geometry import describe_batch
 from vidcsl.objectives.losses import at_least_float32
@@ -47,10 +48,14 @@ class Method(nn.Module):
     Attributes:
         kept: children that evaluation needs; all else serves the training only.
         replays: steps of the optimiser that are made with each batch, one after the other.
+        norm_sets: the sets of BatchNorms that it switches between; one: it switches none.
+        projector_sets: those that its projector has.
     """
 
     kept: tuple[str, ...] = ("encoder",)
     replays: int = 1
+    norm_sets: tuple[str, ...] = (CLEAN,)
+    projector_sets: tuple[str, ...] = (CLEAN,)
 
     def __init__(self, encoder: nn.Module, *, world: World | None = None) -> None:
         super().__init__()

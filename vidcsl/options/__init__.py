@@ -4,6 +4,7 @@ These tables are the only place where an option is declared; the config file, th
 type checks and the reference in the docs all come from them.
 """
 
+from vidcsl.options.adversarial import ADVERSARIAL
 from vidcsl.options.attacks import ATTACKS
 from vidcsl.options.augment import AUGMENT
 from vidcsl.options.corruptions import CORRUPTIONS
@@ -23,6 +24,7 @@ OPTIONS: dict[str, Option] = {
     **AUGMENT,
     **MODELS,
     **OBJECTIVES,
+    **ADVERSARIAL,
     **TRAINING,
     **EVALUATION,
     **ATTACKS,

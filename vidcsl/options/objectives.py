@@ -6,7 +6,10 @@ OBJECTIVES: dict[str, Option] = {
     "METHOD.NAME": Option(
         "simclr",
         "pretraining method",
-        ("simclr", "supcon", "moco_v2", "moco_v3", "byol", "swav", "supervised"),
+        (
+            *("simclr", "supcon", "moco_v2", "moco_v3", "byol", "swav", "supervised"),
+            *("rocl", "acl", "dynacl", "advcl", "deacl", "at", "trades", "free"),
+        ),
     ),
     "METHOD.TEMPERATURE": Option(
         0.1, "temperature of the contrastive losses and of swav", minimum=1e-4

@@ -25,7 +25,7 @@ from vidcsl.stages.pretrain import pretrain
 # What decides the weights: a run can only be continued with these as they were ...
 TRAINING = (
     *("SEED", "PRECISION", "DATA", "SYNTHETIC", "AUGMENT", "MODEL", "METHOD"),
-    *("FALSE_NEGATIVES", "TRAIN"),
+    *("ADVERSARIAL", "FALSE_NEGATIVES", "TRAIN"),
 )
 # ... but for these, which change nothing that is learned.
 FREE = {

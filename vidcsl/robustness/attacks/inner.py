@@ -1,0 +1,171 @@
+"""The attack inside a training step: any threat and solver, made cheap enough to be run in each.
+
+What is saved, and what that costs in strength, is measured by benchmarks/adversarial.py.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidcsl.errors import UserError
+from vidcsl.robustness.attacks import attack, frozen
+from vidcsl.robustness.attacks.solvers import Solver
+from vidcsl.robustness.threats import Linf, Threat
+from vidcsl.seeding import torch_generator
+
+Loss = Callable[[Tensor], Tensor]
+"""`outputs [N, D] -> [N]`: what is maximised."""
+
+
+@dataclass(frozen=True)
+class InnerAttack:
+    """Perturbs clips so that a loss of what a network makes of them rises.
+
+    The network is attacked in eval mode, without gradients of its parameters, and within the
+    caller's autocast unless `float32`.
+
+    Args:
+        threat: which perturbations are allowed.
+        solver: how; one that keeps the last delta (`keep_worst=False`) costs least.
+        ramp: share of the training over which eps rises from 0 to the threat's; 0: at once.
+        every: the attack sees every so many frames; the others get what their neighbour got.
+        scale: the attack sees frames of this share of their side; a pixel of theirs stands for
+            all that it covers.
+        coarse_until: share of the training in which `every` and `scale` hold; then all is seen.
+        float32: compute in float32 whatever the autocast.
+
+    Raises:
+        UserError: a saving that does not keep the budget of the threat.
+    """
+
+    threat: Threat
+    solver: Solver
+    ramp: float = 0.0
+    every: int = 1
+    scale: float = 1.0
+    coarse_until: float = 1.0
+    float32: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.every, self.scale) != (1, 1.0) and not isinstance(self.threat, Linf):
+            raise UserError("an attack on fewer frames or smaller ones needs the threat linf")
+
+    def __call__(
+        self,
+        network: nn.Module,
+        clips: Tensor,
+        loss: Loss,
+        *,
+        seeds: Sequence[int],
+        progress: float = 1.0,
+        share: float = 1.0,
+    ) -> Tensor:
+        """The perturbed clips.
+
+        Args:
+            network: clips `[N, 3, T, S, S]` -> `[N, D]`.
+            clips: float in [0, 1] `[N, 3, T, S, S]`.
+            loss: of the network's outputs, one number a clip.
+            seeds: `[N]`.
+            progress: share of the training that is done.
+            share: of the eps that is due.
+        """
+        threat = self.at(progress, share)
+        if threat.eps == 0:
+            return clips.detach()
+        seen = self._shrunk(clips, progress)
+        with (
+            frozen(network),
+            torch.autocast(clips.device.type, enabled=_autocast(clips) and not self.float32),
+        ):
+            attacked = attack(
+                network,
+                seen,
+                None,
+                threat=threat,
+                goal=_Maximised(loss),
+                solver=self.solver,
+                seeds=seeds,
+            )
+        return attacked if seen is clips else self._grown(clips, attacked - seen, threat, seeds)
+
+    def at(self, progress: float, share: float = 1.0) -> Any:
+        """The threat that is due, its eps risen so far."""
+        risen = min(1.0, progress / self.ramp) if self.ramp else 1.0
+        return replace(self.threat, eps=self.threat.eps * risen * share)  # type: ignore[type-var]
+
+    def _shrunk(self, clips: Tensor, progress: float) -> Tensor:
+        if (self.every, self.scale) == (1, 1.0) or progress >= self.coarse_until:
+            return clips
+        clips = clips[:, :, :: self.every]
+        side = max(1, round(self.scale * clips.shape[-1]))
+        shrunk: Tensor = F.interpolate(clips, size=(clips.shape[2], side, side), mode="area")
+        return shrunk.clamp(0, 1)  # averages may round above 1
+
+    def _grown(self, clips: Tensor, delta: Tensor, threat: Threat, seeds: Sequence[int]) -> Tensor:
+        frames = clips.shape[2]
+        delta = delta.repeat_interleave(self.every, dim=2)[:, :, :frames]
+        delta = F.interpolate(delta, size=clips.shape[2:], mode="nearest")
+        mask = threat.mask(clips, seeds)
+        return threat.perturb(clips, threat.project(clips, delta, mask), seeds)
+
+
+@dataclass(frozen=True)
+class FreeAttack:
+    """One step of ascent at a time, by gradients that the training's backward pass gives anyway.
+
+    Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019. A step is all of eps.
+
+    Args:
+        inner: whose threat and ramp hold.
+    """
+
+    inner: InnerAttack
+
+    def start(self, clips: Tensor, *, seeds: Sequence[int], progress: float) -> Tensor:
+        """A random delta."""
+        threat = self.inner.at(progress)
+        generators = [torch_generator(seed, "attack start") for seed in seeds]
+        delta: Tensor = threat.start(clips, threat.mask(clips, seeds), generators)
+        return delta
+
+    def climbed(
+        self,
+        clips: Tensor,
+        delta: Tensor,
+        gradient: Tensor,
+        *,
+        seeds: Sequence[int],
+        progress: float,
+    ) -> Tensor:
+        """Delta after a step along the gradient of the loss at `clips + delta`."""
+        threat = self.inner.at(progress)
+        mask = threat.mask(clips, seeds)
+        step = threat.steepest_step(clips, delta, gradient, threat.eps, mask)
+        climbed: Tensor = threat.project(clips, delta + step, mask)
+        return climbed
+
+
+@dataclass(frozen=True)
+class _Maximised:
+    """The goal of a plain loss: it is never reached."""
+
+    loss: Loss
+
+    def prepare(self, _clean: Callable[[], Tensor], labels: Tensor) -> Tensor:
+        return labels
+
+    def value(self, outputs: Tensor, _labels: Tensor, _reference: Tensor) -> Tensor:
+        with torch.autocast(outputs.device.type, enabled=False):
+            return self.loss(outputs)
+
+    def reached(self, _outputs: Tensor, labels: Tensor, _reference: Tensor) -> Tensor:
+        return torch.zeros_like(labels, dtype=torch.bool)
+
+
+def _autocast(clips: Tensor) -> bool:
+    return torch.is_autocast_enabled(clips.device.type)
