@@ -547,12 +547,18 @@ def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
     torch.save(encoder.state_dict(), tmp_path / "dual.pt")
     words += ["FINETUNE.ENABLED", "true", "FINETUNE.EPOCHS", "1", "FINETUNE.BATCH", "8"]
     words += ["ATTACK.RUNS", "[pgd/linf]", "CORRUPT.NAMES", "[gaussian_noise]"]
+    words += ["ROBUST.PROTOCOLS", "[alf, aff]", "ROBUST.EPOCHS", "1", "ROBUST.BATCH", "8"]
+    words += ["ROBUST.STEPS", "1"]
     weights = ["--weights", f"vidcsl:{tmp_path / 'dual.pt'}"]
     found = {}
     for name in ("clean", "adversarial"):  # one folder: what is kept of one set is not the other's
         assert main(["evaluate", *words, "EVALUATE.NORMS", name, *weights]) == 0
         found[name] = json.loads((tmp_path / "run" / "results.json").read_text())
         told = (found[name]["clean"], found[name]["corruptions"])
+        for protocol in ("alf", "aff"):
+            told += (found[name]["robust"][protocol]["corruptions"],)
+            told += (found[name]["attack_settings"][f"pgd_linf_{protocol}"],)
+            assert 0 <= found[name]["clean"][f"{protocol}_top1"] <= 1
         assert {part["norms"] for part in told} == {name}
         assert f"{name} BatchNorms" in (tmp_path / "run" / "report.html").read_text()
     theirs = json.loads((finished / "results.json").read_text())

@@ -5,7 +5,7 @@ from torch import nn
 from tests.engine.worlds import run_in_world
 from vidcsl.engine.batchnorm import synchronise
 from vidcsl.errors import UserError
-from vidcsl.models.dual_norm import NormSet, norms_in_use, with_norm_sets
+from vidcsl.models.dual_norm import NormSet, idle_parameters, norms_in_use, with_norm_sets
 from vidcsl.models.r3d import r3d_18
 
 
@@ -52,6 +52,15 @@ def test_blocks_nest_and_end_also_after_an_error():
     assert norm[0].active == "a"
     with pytest.raises(UserError, match="a, b, c"), norms_in_use(norm, "d"):
         pass
+
+
+def test_the_parameters_of_norms_that_are_not_in_use():
+    norm = with_norm_sets(nn.Sequential(nn.BatchNorm1d(3)), ("a", "b", "c"))
+    with norms_in_use(norm, "b"):
+        found = idle_parameters(norm)
+    assert {id(each) for each in found} == {
+        id(each) for name in "ac" for each in norm[0].norms[name].parameters()
+    }
 
 
 def trained(world):

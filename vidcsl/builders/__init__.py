@@ -19,6 +19,11 @@ from vidcsl.builders.finetune import (
 from vidcsl.builders.log import build_trackers, build_watchdog
 from vidcsl.builders.methods import build_method
 from vidcsl.builders.models import build_encoder, is_bgr, load_weights_of, norm_sets
+from vidcsl.builders.robust import (
+    build_robust,
+    build_robust_optimiser,
+    build_robust_schedule,
+)
 from vidcsl.builders.run import check, output_dir
 from vidcsl.builders.targets import build_input, build_targets
 from vidcsl.builders.training import build_optimiser_of, build_schedule
@@ -38,6 +43,9 @@ __all__ = [
     "build_lists",
     "build_method",
     "build_optimiser_of",
+    "build_robust",
+    "build_robust_optimiser",
+    "build_robust_schedule",
     "build_schedule",
     "build_splits",
     "build_stepper",

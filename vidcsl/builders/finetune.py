@@ -8,12 +8,13 @@ from vidcsl.engine.distributed import World
 from vidcsl.engine.schedule import Schedule
 from vidcsl.evaluation.finetune import FineTuned, layer_decayed_groups
 from vidcsl.models import Encoder
+from vidcsl.models.dual_norm import idle_parameters
 from vidcsl.seeding import seed_of
 
 
 def build_finetuned(cfg: CfgNode, encoder: Encoder, videos: VideoList, world: World) -> FineTuned:
     """The encoder under a fresh head, on the world's device; trained whole, see `FineTuned`."""
-    encoder.requires_grad_(True)
+    trainable(encoder)
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(cfg.SEED, "finetune"))
         method = FineTuned(
@@ -27,6 +28,14 @@ def build_finetuned(cfg: CfgNode, encoder: Encoder, videos: VideoList, world: Wo
             world=world,
         )
     return method.to(world.device)
+
+
+def trainable(encoder: Encoder) -> Encoder:
+    """The encoder, all of whose parameters learn but those of BatchNorms that are not in use."""
+    encoder.requires_grad_(True)
+    for parameter in idle_parameters(encoder):
+        parameter.requires_grad_(False)
+    return encoder
 
 
 def build_finetune_optimiser(cfg: CfgNode, method: FineTuned) -> torch.optim.Optimizer:

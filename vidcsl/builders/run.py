@@ -12,6 +12,7 @@ from vidcsl.builders.engine import build_strategy
 from vidcsl.builders.log import check_trackers
 from vidcsl.builders.methods import check_method
 from vidcsl.builders.models import check_norms
+from vidcsl.builders.robust import check_robust
 from vidcsl.builders.targets import check_targets
 from vidcsl.builders.training import check_optimiser
 
@@ -39,3 +40,4 @@ def check(cfg: CfgNode) -> None:
     build_attacks(cfg)
     check_targets(cfg)
     build_corruptions(cfg)
+    check_robust(cfg)

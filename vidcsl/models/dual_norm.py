@@ -66,6 +66,14 @@ def norms_in_use(module: nn.Module, name: str) -> Iterator[None]:
         yield
 
 
+def idle_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of BatchNorms that are not in use."""
+    idle = (
+        norm for each in _sets(module) for name, norm in each.norms.items() if name != each.active
+    )
+    return [parameter for norm in idle for parameter in norm.parameters()]
+
+
 def use_again(module: nn.Module) -> AbstractContextManager[None]:
     """A block in which the BatchNorms are in use that are in use now."""
     return _activated({each: each.active for each in _sets(module)})

@@ -45,4 +45,17 @@ EVALUATION: dict[str, Option] = {
     "FINETUNE.DROPOUT": Option(0.5, "share of the features dropped before the head", maximum=0.99),
     "FINETUNE.MIXUP": Option(0.0, "parameter of the Beta distribution; 0: no mixup", minimum=0),
     "FINETUNE.LABEL_SMOOTHING": Option(0.0, "of the labels", minimum=0, maximum=1),
+    "ROBUST.PROTOCOLS": Option(
+        [],
+        "adversarial protocols: alf, a linear head learns from perturbed clips; aff, a copy of the "
+        "encoder too, by TRADES. The attack is ADVERSARIAL.*; slf is EVALUATE.LINEAR",
+    ),
+    "ROBUST.EPOCHS": Option(25, "passes over the training list", minimum=1),
+    "ROBUST.BATCH": Option(64, "videos in a step, over all processes", minimum=2),
+    "ROBUST.STEPS": Option(10, "steps of the attack where its words give none", minimum=1),
+    "ROBUST.LR_FACTOR": Option(
+        1.0,
+        "of the published learning rates: alf 0.01 for 512 videos, aff 0.1 for 128",
+        minimum=0,
+    ),
 }

@@ -19,6 +19,7 @@ from vidcsl.stages.corrupt import corrupt_clips
 from vidcsl.stages.finetune import finetune
 from vidcsl.stages.job import Job
 from vidcsl.stages.protocols import add_accuracy, run_protocols, run_splits, run_transfer
+from vidcsl.stages.robust import corrupt_robust, robust_classifiers, robust_targets
 
 
 def evaluate(job: Job, test: VideoList | None) -> None:
@@ -53,15 +54,18 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
     if cfg.FINETUNE.ENABLED:
         finetune(clean, test, job)
         job.store({"clean": clean})
+    robust = robust_classifiers(clean, test, job)
+    job.store({"clean": clean})
     run_splits(clean, job)
     run_transfer(job)
     heads = job.heads()
     targets = builders.build_targets(
         cfg, job.method.encoder, heads, outcome.gallery, classes=len(train.classes)
     )
-    attack_targets(targets, test, job)
+    attack_targets({**targets, **robust_targets(robust)}, test, job)
     models = {suffix: Classifier(job.method.encoder, head).eval() for suffix, head in heads.items()}  # type: ignore[arg-type]
     corrupt_clips(models, test, job)
+    corrupt_robust(robust, test, job)
 
 
 def _keep_projection(queries: Features, classes: tuple[str, ...], job: Job) -> None:

@@ -1,7 +1,8 @@
 """Fine-tuning of a copy of the encoder, from a config to accuracies; goes on after a kill."""
 
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,52 +13,84 @@ from vidcsl.data.lists import VideoList
 from vidcsl.engine.checkpoint import load_newest
 from vidcsl.engine.ledger import digest
 from vidcsl.engine.run_folder import RunFolder
+from vidcsl.engine.schedule import Schedule
 from vidcsl.engine.train import Trainer
 from vidcsl.engine.writer import CheckpointWriter
-from vidcsl.evaluation.finetune import FineTuned
 from vidcsl.evaluation.linear import video_answers
+from vidcsl.objectives.supervised import Supervised
 from vidcsl.stages.job import Job
 from vidcsl.stages.protocols import add_accuracy
 
 
-def finetune(results: dict[str, Any], test: VideoList, job: Job) -> None:
-    """Train a copy of the encoder with a fresh head, and add how well it names the test videos.
+@dataclass(frozen=True)
+class Recipe:
+    """How a copy of the encoder is trained with labels.
 
-    What it learns lies in the run's folder, under `finetune`, by the weights it started from: a
-    stopped fine-tuning goes on where it was, a finished one is not repeated.
+    Args:
+        name: of the protocol, and of its folder.
+        settings: what the outcome depends on, beside weights, norms and seed.
+        epochs, batch: passes over the training list, and videos of a step over all processes.
+        build: `(encoder, videos, world) -> method`.
+        optimiser: of that method.
+        schedule: of so many steps an epoch.
     """
-    method = _trained(job)
+
+    name: str
+    settings: Mapping[str, Any]
+    epochs: int
+    batch: int
+    build: Callable[..., Supervised]
+    optimiser: Callable[[Any], torch.optim.Optimizer]
+    schedule: Callable[[int], Schedule]
+
+
+def finetune(results: dict[str, Any], test: VideoList, job: Job) -> None:
+    """Train a copy of the encoder with a fresh head, and add how well it names the test videos."""
+    cfg = job.cfg
+    recipe = Recipe(
+        "finetune",
+        settings={"finetune": dict(cfg.FINETUNE)},
+        epochs=cfg.FINETUNE.EPOCHS,
+        batch=cfg.FINETUNE.BATCH,
+        build=lambda *given: builders.build_finetuned(cfg, *given),
+        optimiser=lambda made: builders.build_finetune_optimiser(cfg, made),
+        schedule=lambda steps: builders.build_finetune_schedule(cfg, steps_per_epoch=steps),
+    )
+    name_videos(results, "finetune", trained(job, recipe), test, job)
+
+
+def name_videos(
+    results: dict[str, Any], name: str, method: Supervised, test: VideoList, job: Job
+) -> None:
+    """Add how well a trained method names the test videos, `NAME_top1`."""
     method.eval()
     tuned = replace(job, method=method)
     queries = tuned.features(test, clips=job.cfg.EVALUATE.TEST_VIEWS, crops=job.cfg.EVALUATE.CROPS)
     with torch.no_grad():
         logits = method.head(queries.values.to(job.world.device)).cpu()
-    answers = video_answers(logits, queries.labels)
-    add_accuracy(results, "finetune", *answers, seed=job.cfg.SEED)
+    add_accuracy(results, name, *video_answers(logits, queries.labels), seed=job.cfg.SEED)
 
 
-def _trained(job: Job) -> FineTuned:
+def trained(job: Job, recipe: Recipe) -> Supervised:
+    """A copy of the encoder under a head, trained by the recipe.
+
+    What it learns lies in the run's folder, under the recipe's name, by the weights it started
+    from: a stopped training goes on where it was, a finished one is not repeated.
+    """
     cfg, world = job.cfg, job.world
-    settings = {"weights": job.weights, "finetune": dict(cfg.FINETUNE), "seed": cfg.SEED}
-    settings |= job.norms
-    folder = RunFolder(job.folder.path / "finetune" / digest(settings))
+    settings = {"weights": job.weights, "seed": cfg.SEED, **recipe.settings, **job.norms}
+    folder = RunFolder(job.folder.path / recipe.name / digest(settings))
     if world.is_main:
         folder.create()
         folder.write_config(dump_config(cfg))
     world.barrier()
-    encoder = deepcopy(job.method.encoder)
-    method = builders.build_finetuned(cfg, encoder, job.train, world)  # type: ignore[arg-type]
-    loader = builders.build_train_loader(cfg, job.train, world, batch=cfg.FINETUNE.BATCH)
+    method = recipe.build(deepcopy(job.method.encoder), job.train, world)
+    loader = builders.build_train_loader(cfg, job.train, world, batch=recipe.batch)
     trainer = Trainer(
-        stepper=builders.build_stepper(
-            cfg,
-            method,
-            world,
-            optimiser=lambda made: builders.build_finetune_optimiser(cfg, made),  # type: ignore[arg-type]
-        ),
+        stepper=builders.build_stepper(cfg, method, world, optimiser=recipe.optimiser),
         batches=loader.epoch,
         augment=builders.build_augmentation(cfg),
-        schedule=builders.build_finetune_schedule(cfg, steps_per_epoch=loader.steps),
+        schedule=recipe.schedule(loader.steps),
         world=world,
         folder=folder,
         seed=cfg.SEED,
@@ -68,7 +101,10 @@ def _trained(job: Job) -> FineTuned:
     checkpoint = load_newest(folder.checkpoints)
     if checkpoint:
         trainer.restore(checkpoint)
-    if trainer.position.epoch < cfg.FINETUNE.EPOCHS:
-        with job.timed("fine-tuning"):
+    if trainer.position.epoch < recipe.epochs:
+        with job.timed(_TITLES.get(recipe.name, recipe.name)):
             trainer.run()
     return method
+
+
+_TITLES = {"finetune": "fine-tuning"}
