@@ -5,13 +5,16 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from tests.engine.trained import STEPS, WORLD, log_lines, losses, make_trainer
 from tests.engine.worlds import run_in_world
+from tests.objectives.made import make_method
 from vidcsl.engine.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.strategies import COMPILED, Strategy
 from vidcsl.models import Encoder as Contract
+from vidcsl.models.pretrained.files import read_tensors
 from vidcsl.models.r2plus1d import r2plus1d_18
 from vidcsl.objectives import METHODS
 
@@ -58,7 +61,6 @@ def assert_close(one, other):
 
 def real(folder, **options):
     """A training of a slim R(2+1)D, BatchNorm and all, of a single epoch."""
-    slim = partial(r2plus1d_18, clip_frames=2, frame_size=4, width=4)
     return run(folder, encoder=slim, epochs=1, **options)
 
 
@@ -173,7 +175,14 @@ def first_epoch(folder):
     return next(path for path in list_checkpoints(folder / "checkpoints") if "00001" in path.name)
 
 
+def slim():
+    return r2plus1d_18(clip_frames=2, frame_size=4, width=4)
+
+
 def sharded(world, folder):
+    convolved = make_method("moco_v2", encoder=slim, world=world)  # its weights lie channels last
+    FSDP.prepare(convolved, world)
+    assert all(isinstance(parameter, DTensor) for parameter in convolved.parameters())
     run(folder / "moco_v2", world=world, method="moco_v2", strategy=FSDP)
     run(folder / "swav", world=world, method="swav", strategy=FSDP, epochs=1)
     from_one = first_epoch(folder / "plain")
@@ -192,6 +201,8 @@ def test_fsdp_trains_as_one_process_and_its_checkpoints_fit_any_number(tmp_path,
 
     pieces = first_epoch(tmp_path / "moco_v2")
     assert len(list(pieces.glob("*.distcp"))) == 2
+    for name, weight in read_tensors(pieces, containers=("method",)).items():
+        assert torch.equal(weight, load_checkpoint(pieces)["method"][name])
     resumed = run(tmp_path / "to_one", method="moco_v2", resume=pieces)
     assert min(resumed[0]) == STEPS + 1
     assert_close(resumed, plain)

@@ -34,6 +34,7 @@ def shard(method: nn.Module, world: World) -> nn.Module:
 
     Momentum encoders are cut up as well. Zhao et al., "PyTorch FSDP", VLDB 2023.
     """
+    _make_contiguous(method)  # FSDP2 takes no other layout of weights; that of clips stays
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in blocks_of(method):
         fully_shard(block, mesh=mesh)
@@ -85,6 +86,10 @@ def _lay_out_plainly(method: nn.Module) -> None:
     for module in method.modules():
         if isinstance(module, Encoder):
             module.channels_last = False
+    _make_contiguous(method)
+
+
+def _make_contiguous(method: nn.Module) -> None:
     for parameter in method.parameters():
         parameter.data = parameter.data.contiguous()
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vidcsl.errors import UserError
+from vidcsl.pieces import read_pieces
 
 # Where NumPy makes a number out of its bytes, in NumPy 2 and before.
 _SCALAR = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
@@ -33,13 +34,13 @@ def read_tensors(path: Path, *, containers: Sequence[str] = ()) -> dict[str, Ten
     """The tensors of a `.safetensors` file or of a torch checkpoint, on the CPU.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a checkpoint in pieces.
         containers: keys under which the tensors may lie in a checkpoint; the first that is there.
 
     Raises:
         UserError: missing, damaged, without tensors, or a pickle that wants to run code.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no weights at {path}")
     if path.suffix == ".safetensors":
         try:
@@ -63,6 +64,8 @@ def read_tensors(path: Path, *, containers: Sequence[str] = ()) -> dict[str, Ten
 
 def _unpickled(path: Path) -> Any:
     try:
+        if path.is_dir():
+            return read_pieces(path)
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
