@@ -27,18 +27,18 @@ PRECISION: float32
 DATA: {FRAMES: 4, STRIDE: 2, SHORT_SIDE: 32, WORKERS: 0}
 MODEL: {WIDTH: 4, FRAME_SIZE: 24}
 METHOD: {PROJECTOR_HIDDEN: 16, PROJECTOR_DIM: 8}
-FALSE_NEGATIVES: {DETECTOR: known_groups}
+FALSE_NEGATIVES: {DETECTOR: known_groups, EXAMPLES: 0}
 TRAIN: {EPOCHS: 2, BATCH: 8, LOG_EVERY: 1, OPTIMISER: adamw, LR: 1.0e-3, LR_BATCH: 0}
 EVALUATE: {TRAIN_VIEWS: 2, TEST_VIEWS: 2, KNN_K: 3}
 ATTACK:
   RUNS: [pgd/linf, 'apgd-dlr:steps=2/flicker:eps=16', 'pgd/linf:universal=yes,eps=8']
   EPS_LINF: [1, 8]
   STEPS: 2
-CORRUPT: {NAMES: [gaussian_noise, C/contrast]}
+CORRUPT: {NAMES: [gaussian_noise, C/contrast], EXAMPLES: 0}
 REPORT: {ENABLED: false}
 """
 
-REPORT = ("REPORT.ENABLED", "true")
+REPORT = ("REPORT.ENABLED", "true", "FALSE_NEGATIVES.EXAMPLES", 2, "CORRUPT.EXAMPLES", 1)
 
 
 @pytest.fixture(scope="session")

@@ -152,6 +152,8 @@ def write_run(folder: Path, content: dict[str, Any] | None = None) -> Path:
     (folder / "environment.json").write_text(json.dumps(environment))
     write_attack(folder / "artifacts" / "attack_pgd_linf.npz")
     write_projection(folder / "artifacts" / "projection.npz", classes=CLASSES, videos=40)
+    write_pairs(folder / "artifacts" / "pairs.npz", right=2, wrong=2)
+    write_corrupted(folder / "artifacts" / "corruption_P.jpeg.npz")
     return folder
 
 
@@ -216,7 +218,44 @@ def write_projection(path: Path, *, classes: list[str], videos: int) -> None:
     centres = 0.4 * np.stack([np.cos(angles), np.sin(angles)], 1)
     points = centres.repeat(videos, 0) + 0.15 * rng.standard_normal((len(classes) * videos, 2))
     labels = np.array(classes).repeat(videos)
-    np.savez(path, points=points.astype(np.float32), labels=labels, shown=np.float32(0.34))
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    np.savez(
+        path,
+        points=points.astype(np.float32),
+        labels=labels,
+        shown=np.float32(0.34),
+        neighbours=distances.argsort(axis=1)[:, 1:6],
+        videos=np.array([f"v_{name}_{i}.mp4" for i, name in enumerate(labels)]),
+    )
+
+
+def write_pairs(path: Path, *, right: int, wrong: int, size: int = 24) -> None:
+    """Pairs of noise, right ones first."""
+    count = right + wrong
+    clips = np.random.default_rng(2).integers(0, 256, (2, count, 3, size, size, 3), np.uint8)
+    candidates = [CLASSES[i % 4] if i < right else CLASSES[4] for i in range(count)]
+    np.savez(
+        path,
+        anchors=clips[0],
+        candidates=clips[1],
+        similarity=np.linspace(0.9, 0.5, count, dtype=np.float32),
+        right=np.arange(count) < right,
+        classes=np.array([[CLASSES[i % 4], candidates[i]] for i in range(count)]),
+        videos=np.array([[f"a{i}.mp4", f"b{i}.mp4"] for i in range(count)]),
+    )
+
+
+def write_corrupted(path: Path, *, frames: int = 4, size: int = 24) -> None:
+    """A clip of noise, three times, mistaken at the highest severity."""
+    rng = np.random.default_rng(4)
+    np.savez(
+        path,
+        key="",
+        frames=rng.integers(0, 256, (3, frames, size, size, 3), np.uint8),
+        severities=np.array([0, 3, 5]),
+        label="Lunges",
+        predictions=np.array(["Lunges", "Lunges", "JumpingJack"]),
+    )
 
 
 def _histogram() -> dict[str, list[float]]:

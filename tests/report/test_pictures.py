@@ -24,8 +24,7 @@ def _pixels(uri: str) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 3), (64, 33, 3)])
 def test_png_is_read_back_exactly_by_another_reader(shape: tuple[int, int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    uri = "data:image/png;base64," + base64.b64encode(pictures.encode_png(image)).decode()
-    np.testing.assert_array_equal(_pixels(uri), image)
+    np.testing.assert_array_equal(_pixels(pictures.strip_uri(image[None])), image)
 
 
 def test_strips_show_clean_perturbed_and_amplified_difference(tmp_path: Path) -> None:

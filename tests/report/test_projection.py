@@ -43,7 +43,8 @@ def test_many_classes_and_videos_are_thinned(tmp_path: Path) -> None:
     projection = read_projection(tmp_path / "projection.npz")
     assert projection is not None
     assert len(projection.panels) == 12
-    assert projection.classes == 30
+    assert len(projection.classes) == 30
+    assert str(projection.map).count("<circle") == 800
     assert all(len(_dots(panel)[0]) == 600 for _, _, panel in projection.panels)
 
 

@@ -109,6 +109,9 @@ OBJECTIVES: dict[str, Option] = {
     "FALSE_NEGATIVES.VOTERS": Option(
         0, "further clips of each video that only vote on false negatives", minimum=0
     ),
+    "FALSE_NEGATIVES.EXAMPLES": Option(
+        6, "removed pairs that the report shows, right ones and as many wrong ones", minimum=0
+    ),
     "FALSE_NEGATIVES.JUDGE": Option(
         "online",
         "whose embeddings are compared: the encoder's or a momentum encoder's",

@@ -10,10 +10,12 @@ from markupsafe import Markup
 from vidcsl.errors import UserError
 from vidcsl.report import curves, pictures, summary
 from vidcsl.report.attacks import attack_sections
+from vidcsl.report.examples import read_corrupted, read_pairs
 from vidcsl.report.files import read_log, read_mapping, read_results, read_text
 from vidcsl.report.page import TEMPLATES, templates
 from vidcsl.report.projection import read_projection
 from vidcsl.report.summary import SUITE_TITLES, Tree, number, percent
+from vidcsl.report.warnings import warnings
 
 
 def write_report(run_dir: Path) -> Path:
@@ -43,6 +45,7 @@ def render(run_dir: Path) -> str:
     """The page as text; the same files give the same text."""
     results = read_results(run_dir / "results.json")
     lines, unreadable = read_log(run_dir / "log.jsonl")
+    damaged = _damaged(results["training"], lines)
     environment = templates()
     environment.filters.update(
         percent=percent,
@@ -68,9 +71,12 @@ def render(run_dir: Path) -> str:
         projection=read_projection(run_dir / "artifacts" / "projection.npz"),
         removal_by_class=_removal_by_class(results["false_negatives"]),
         suites=_suites(results["corruptions"]),
+        corrupted=read_corrupted(run_dir / "artifacts"),
+        pairs=read_pairs(run_dir / "artifacts" / "pairs.npz"),
+        warnings=warnings(results, damaged=damaged),
         scores=summary.score_cards(results["corruptions"]),
         attack_title=summary.attack_title,
-        damaged=_damaged(results["training"], lines),
+        damaged=damaged,
         notes=_notes(lines),
         unreadable=unreadable,
         config=read_text(run_dir / "config.yaml"),
@@ -107,6 +113,7 @@ def _suites(corruptions: Tree) -> list[dict[str, Any]]:
     suites = {key: corruptions.get(key) for key in SUITE_TITLES}
     return [
         {
+            "key": key,
             "title": SUITE_TITLES[key],
             "rows": [(name, values, _mean(values)) for name, values in suite.items()],
             "severities": max(len(values) for values in suite.values()),

@@ -2,12 +2,15 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
+
+_GAP = 8  # pixels between clips side by side
 
 
 def encode_mp4(frames: NDArray[np.uint8], *, fps: float = 12, quality: int = 18) -> bytes:
@@ -67,3 +70,16 @@ def player(
         '<video src="data:video/mp4;base64,{}" width="{}" height="{}" aria-label="{}" '
         "{} loop muted playsinline controls></video>"
     ).format(film, width, height, label, Markup("autoplay" if autoplay else 'preload="none"'))
+
+
+def side_by_side(clips: Sequence[NDArray[np.uint8]], *, panel: int) -> NDArray[np.uint8]:
+    """Clips `[T, H, W, 3]` of one shape as one film, so that they never run apart.
+
+    Args:
+        clips: uint8, left to right.
+        panel: pixels of each one's longer side, about: browsers blur what they enlarge themselves.
+    """
+    times = max(1, round(panel / max(clips[0].shape[1:3])))
+    large = [clip.repeat(times, axis=1).repeat(times, axis=2) for clip in clips]
+    gap = np.full((*large[0].shape[:2], _GAP, 3), 128, np.uint8)
+    return np.concatenate([part for clip in large for part in (gap, clip)][1:], axis=2)

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from vidcsl.errors import UserError
+from vidcsl.report.artifacts import has_array, read_arrays
+from vidcsl.report.neighbours import neighbour_map
 
 _SIDE, _MARGIN = 160.0, 8.0
 _MOST_POINTS, _MOST_CLASSES = 600, 12  # more than a small picture, and a page, can show
@@ -16,11 +18,16 @@ _MOST_POINTS, _MOST_CLASSES = 600, 12  # more than a small picture, and a page, 
 
 @dataclass(frozen=True)
 class Projection:
-    """A picture for each class: its name, how many videos it has, and the plane with them lit."""
+    """A picture for each class: its name, how many videos it has, and the plane with them lit.
+
+    `classes` are all of them, `shown` is the share of the variance in the plane, `map` the picture
+    of all videos that answers to a touch.
+    """
 
     panels: tuple[tuple[str, int, Markup], ...]
-    classes: int
+    classes: tuple[str, ...]
     shown: float
+    map: Markup | None = None
 
 
 def read_projection(path: Path) -> Projection | None:
@@ -31,18 +38,31 @@ def read_projection(path: Path) -> Projection | None:
     """
     if not path.is_file():
         return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            points, labels = stored["points"], stored["labels"].astype(str)
-            shown = float(stored["shown"])
-    except (OSError, ValueError, EOFError, BadZipFile, KeyError) as error:
-        raise UserError(f"cannot read {path}: {error}; run the evaluation again") from error
-    if points.ndim != 2 or points.shape != (len(labels), 2):
-        raise UserError(f"{path}: points {points.shape} must be [{len(labels)}, 2]")
-    return _draw(points, labels, shown) if len(labels) else None
+    points, found, shown = read_arrays(path, "points", "labels", "shown")
+    if points.ndim != 2 or points.shape != (len(found), 2):
+        raise UserError(f"{path}: points {points.shape} must be [{len(found)}, 2]")
+    if not len(found):
+        return None
+    labels = found.astype(str)
+    return _draw(points, labels, float(shown), _map(path, points, labels))
 
 
-def _draw(points: NDArray[np.float32], labels: NDArray[np.str_], shown: float) -> Projection:
+def _map(path: Path, points: NDArray[Any], labels: NDArray[np.str_]) -> Markup | None:
+    """The map of neighbours; runs of earlier versions kept none."""
+    if not has_array(path, "neighbours"):
+        return None
+    neighbours, videos = read_arrays(path, "neighbours", "videos")
+    return neighbour_map(
+        points,
+        labels=labels.tolist(),
+        neighbours=neighbours.astype(int),
+        videos=videos.astype(str).tolist(),
+    )
+
+
+def _draw(
+    points: NDArray[Any], labels: NDArray[np.str_], shown: float, touched: Markup | None
+) -> Projection:
     reach = max(float(np.abs(np.nan_to_num(points)).max()), 1e-6)
     places = _SIDE / 2 + np.nan_to_num(points) / reach * (_SIDE / 2 - _MARGIN)  # [n, 2]
     names, counts = np.unique(labels, return_counts=True)
@@ -52,7 +72,7 @@ def _draw(points: NDArray[np.float32], labels: NDArray[np.str_], shown: float) -
         (str(names[i]), int(counts[i]), _panel(places, labels == names[i], str(names[i])))
         for i in chosen
     )
-    return Projection(panels, len(names), shown)
+    return Projection(panels, tuple(names.tolist()), shown, touched)
 
 
 def _panel(places: NDArray[np.floating], lit: NDArray[np.bool_], name: str) -> Markup:

@@ -29,6 +29,7 @@ from vidcsl.robustness.scores import (
     robustness_scores,
     scored,
 )
+from vidcsl.stages.corrupted_films import keep_corrupted_films
 from vidcsl.stages.job import Job, subset
 from vidcsl.stages.opening import open_job, required
 
@@ -39,11 +40,13 @@ def corrupt_clips(models: Mapping[str, nn.Module], test: VideoList, job: Job) ->
     """Accuracy of the first model under every corruption and severity, and the scores."""
     if builders.build_corruptions(job.cfg) and models:
         model = next(iter(models.values()))  # the linear probe, where there is one
-        job.store({"corruptions": corruption_results(model, test, job)})
+        table = judged(model, test, job)
+        job.store({"corruptions": {**summarise(table), **job.norms}})
+        keep_corrupted_films(table, test, job)
 
 
-def corruption_results(model: nn.Module, test: VideoList, job: Job) -> dict[str, Any]:
-    """The section "corruptions" of the results. What was answered before is not asked again."""
+def judged(model: nn.Module, test: VideoList, job: Job) -> CorruptionTable:
+    """The model's answers. What was answered before is not asked again."""
     cfg, names = job.cfg, builders.build_corruptions(job.cfg)
     chosen = subset(test, cfg.CORRUPT.MAX_CLIPS)
     ledger = Ledger(
@@ -68,7 +71,7 @@ def corruption_results(model: nn.Module, test: VideoList, job: Job) -> dict[str,
     if job.world.is_main:
         missing = sorted({*chosen} - {*table.videos})
         ledger.record("unreadable", missing, [True] * len(missing))
-    return {**summarise(table), **job.norms}
+    return table
 
 
 def summarise(table: CorruptionTable) -> dict[str, Any]:
@@ -126,9 +129,10 @@ def corrupt_checkpoints(
         job, test = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
         if world.is_main and not job.folder.config.exists():
             job.folder.write_config(dump_config(cfg))
-        found[_source(job, checkpoint, foreign)] = corruption_results(
-            _classifier(job), required(test), job
-        )
+        table = judged(_classifier(job), required(test), job)
+        found[_source(job, checkpoint, foreign)] = {**summarise(table), **job.norms}
+        if len(checkpoints) < 2:
+            keep_corrupted_films(table, required(test), job)
         _store(found, job)
     return found
 

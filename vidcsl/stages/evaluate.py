@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.geometry import describe_geometry, project
 from vidcsl.evaluation.linear import video_answers
+from vidcsl.evaluation.neighbours import nearest
 from vidcsl.models.heads import Classifier
 from vidcsl.objectives import Method
 from vidcsl.objectives.supervised import Supervised
@@ -20,6 +22,8 @@ from vidcsl.stages.finetune import finetune
 from vidcsl.stages.job import Job
 from vidcsl.stages.protocols import add_accuracy, run_protocols, run_splits, run_transfer
 from vidcsl.stages.robust import corrupt_robust, robust_classifiers, robust_targets
+
+NEIGHBOURS = 5  # of each test video among the others, for the report
 
 
 def evaluate(job: Job, test: VideoList | None) -> None:
@@ -45,7 +49,7 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
     clean, queries = outcome.results, outcome.queries
     job.store({"data": {**data, "left_out": _left_out(test, queries)}})
     job.store({"geometry": describe_geometry(queries)})
-    _keep_projection(queries, train.classes, job)
+    _keep_projection(queries, test, job)
     if isinstance(job.method, Supervised):
         with torch.no_grad():
             logits = job.method.head(queries.values.to(job.world.device)).cpu()
@@ -68,16 +72,27 @@ def _evaluate_on(test: VideoList, job: Job) -> None:
     corrupt_robust(robust, test, job)
 
 
-def _keep_projection(queries: Features, classes: tuple[str, ...], job: Job) -> None:
+def _keep_projection(queries: Features, test: VideoList, job: Job) -> None:
     """`artifacts/projection.npz`: what the report draws of the features."""
     if job.world.is_main:
-        projection = project(queries)
+        projection, classes = project(queries), job.train.classes
+        vectors = queries.pooled()
+        _, near = nearest(vectors, vectors, k=min(NEIGHBOURS + 1, len(vectors)))
         np.savez(
             job.folder.artifacts / "projection.npz",
             points=projection.points.numpy(),
             labels=np.array([classes[label] for label in queries.labels.tolist()]),
             shown=np.float32(projection.shown),
+            videos=np.array([test.videos[i].path.name for i in queries.indices.tolist()]),
+            neighbours=_others(near).numpy(),
         )
+
+
+def _others(near: Tensor) -> Tensor:
+    """The neighbours `[n, k]` of `[n, k + 1]`, the video itself left out, wherever it stands."""
+    itself = near == torch.arange(len(near))[:, None]
+    itself[:, -1] |= ~itself.any(dim=1)  # equal videos may have crowded it out
+    return near[~itself].view(len(near), -1)
 
 
 def _describe_data(train: VideoList, test: VideoList) -> dict[str, Any]:

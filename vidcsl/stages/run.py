@@ -21,6 +21,7 @@ from vidcsl.objectives import Method
 from vidcsl.stages.evaluate import evaluate
 from vidcsl.stages.opening import make_job, open_job, tell
 from vidcsl.stages.pretrain import pretrain
+from vidcsl.stages.removed_pairs import keep_removed_pairs
 
 # What decides the weights: a run can only be continued with these as they were ...
 TRAINING = (
@@ -33,6 +34,7 @@ FREE = {
     *("DATA.ALLOW_DAMAGED_TEST", "DATA.TIMEOUT", "TRAIN.ENABLED", "TRAIN.KEEP"),
     *("TRAIN.KEEP_EVERY", "TRAIN.CHECKPOINT_BACKGROUND"),
     *("TRAIN.CHECKPOINT_EVERY", "TRAIN.CHECKPOINT_STEPS", "TRAIN.LOG_EVERY"),
+    "FALSE_NEGATIVES.EXAMPLES",
 }
 
 
@@ -47,6 +49,7 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
         _load_start(cfg, method, world, folder)
     if cfg.TRAIN.ENABLED:
         method = pretrain(cfg, method, train, world, folder, checkpoint)
+        keep_removed_pairs(cfg, method, train, world, folder)
     elif checkpoint:
         source = f"the newest of {folder.checkpoints}"
         load_parts(method, checkpoint["method"], parts=method.kept, source=source)

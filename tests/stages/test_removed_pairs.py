@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from vidcsl.cli import main
+from vidcsl.data.lists import read_list
+from vidcsl.data.synthetic import generate
+from vidcsl.objectives.false_negatives import LabelOracle, Samples
+from vidcsl.stages.removed_pairs import RecordingDetector, RemovedPair, choose
+
+CONFIG = """
+SYNTHETIC: {ENABLED: false}
+PRECISION: float32
+DATA: {FRAMES: 4, STRIDE: 2, SHORT_SIDE: 32, WORKERS: 0}
+MODEL: {WIDTH: 4, FRAME_SIZE: 24}
+METHOD: {PROJECTOR_HIDDEN: 16, PROJECTOR_DIM: 8, QUEUE: 16, NAME: moco_v2}
+FALSE_NEGATIVES: {DETECTOR: adaptive, CEILING: 0.5, START: 0, RAMP: 0, EXAMPLES: 2}
+TRAIN: {EPOCHS: 1, BATCH: 8, WARMUP_EPOCHS: 0, OPTIMISER: adamw, LR: 1.0e-3, LR_BATCH: 0}
+EVALUATE: {TRAIN_VIEWS: 1, TEST_VIEWS: 1, KNN_K: 3}
+ATTACK: {RUNS: []}
+CORRUPT: {NAMES: [P/gaussian_noise, C/contrast, P/jpeg], EXAMPLES: 2}
+REPORT: {ENABLED: false}
+"""
+
+
+def test_it_flags_what_the_other_flags_and_writes_down_what_can_be_judged():
+    ids, labels = torch.arange(4), torch.tensor([0, 0, 1, -1])
+    samples = Samples(videos=ids, groups=ids, labels=labels, views=torch.zeros_like(ids))
+    scores, negatives = torch.arange(16.0).view(4, 4), ~torch.eye(4, dtype=torch.bool)
+
+    class Everything(LabelOracle):
+        def forward(self, scores, negatives, anchors, candidates, progress):
+            return negatives
+
+    recording = RecordingDetector(Everything())
+    flagged = recording(scores, negatives, samples, samples, 1.0)
+    assert torch.equal(flagged, negatives)
+    assert RemovedPair(0, 1, 1.0, True) in recording.found
+    assert RemovedPair(2, 0, 8.0, False) in recording.found
+    assert len(recording.found) == 6  # none of video 3, whose class nobody knows
+
+
+def test_the_surest_are_chosen_and_no_video_twice():
+    found = [
+        RemovedPair(0, 1, 0.9, True),
+        RemovedPair(1, 0, 0.9, True),
+        RemovedPair(1, 2, 0.8, True),
+        RemovedPair(3, 4, 0.7, True),
+        RemovedPair(5, 6, 0.6, False),
+        RemovedPair(5, 9, 0.99, False),
+    ]
+    chosen = choose(found, known=set(range(9)), most=2)
+    assert chosen == [found[0], found[3], found[4]]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    root = tmp_path_factory.mktemp("run")
+    generate(
+        root, classes=("sway", "bob"), sources_per_class=8, clips_per_source=1, frames=12, size=32
+    )
+    (root / "c.yaml").write_text(CONFIG)
+    words = ("DATA.ROOT", root, "DATA.TRAIN_LIST", root / "train.csv")
+    words += ("DATA.TEST_LIST", root / "test.csv", "OUTPUT_DIR", root / "run")
+    assert main(["train", "--cfg", str(root / "c.yaml"), *map(str, words)]) == 0
+    return root
+
+
+def test_a_run_keeps_pairs_that_are_what_they_say(finished):
+    stored = np.load(finished / "run" / "artifacts" / "pairs.npz")
+    count = len(stored["right"])
+    assert count > 0
+    assert stored["anchors"].shape == stored["candidates"].shape == (count, 3, 24, 24, 3)
+    assert ((stored["classes"][:, 0] == stored["classes"][:, 1]) == stored["right"]).all()
+    train = read_list(finished / "train.csv", root=finished)
+    classes = {video.path.name: train.classes[video.label] for video in train.videos}
+    for videos, names in zip(stored["videos"], stored["classes"], strict=True):
+        assert [classes[video] for video in videos] == list(names)
+
+
+def test_a_run_keeps_films_of_the_corruptions_that_hurt_most(finished):
+    results = json.loads((finished / "run" / "results.json").read_text())["corruptions"]
+    means = {f"{s}/{n}": np.mean(v) for s in ("P", "C") for n, v in results[s].items()}
+    files = sorted((finished / "run" / "artifacts").glob("corruption_*.npz"))
+    kept = [path.stem.removeprefix("corruption_").replace(".", "/") for path in files]
+    assert len(kept) == 2
+    assert max(means[name] for name in kept) <= min(v for k, v in means.items() if k not in kept)
+    stored = np.load(files[0])
+    assert stored["frames"].shape == (3, 4, 24, 24, 3)
+    assert stored["predictions"][0] == stored["label"]
+    assert (stored["frames"][0] != stored["frames"][2]).any()
+
+
+def test_neighbours_are_other_videos(finished):
+    stored = np.load(finished / "run" / "artifacts" / "projection.npz")
+    near = stored["neighbours"]
+    assert near.shape == (len(stored["labels"]), 3)  # of four test videos
+    assert all(row not in others for row, others in enumerate(near.tolist()))
