@@ -41,8 +41,17 @@ def corrupt_clips(models: Mapping[str, nn.Module], test: VideoList, job: Job) ->
     if builders.build_corruptions(job.cfg) and models:
         model = next(iter(models.values()))  # the linear probe, where there is one
         table = judged(model, test, job)
-        job.store({"corruptions": {**summarise(table), **job.norms}})
+        job.store({"corruptions": _section(table, job)})
         keep_corrupted_films(table, test, job)
+
+
+def corruption_results(model: nn.Module, test: VideoList, job: Job) -> dict[str, Any]:
+    """The section "corruptions" of the results."""
+    return _section(judged(model, test, job), job)
+
+
+def _section(table: CorruptionTable, job: Job) -> dict[str, Any]:
+    return {**summarise(table), **job.norms}
 
 
 def judged(model: nn.Module, test: VideoList, job: Job) -> CorruptionTable:
@@ -130,7 +139,7 @@ def corrupt_checkpoints(
         if world.is_main and not job.folder.config.exists():
             job.folder.write_config(dump_config(cfg))
         table = judged(_classifier(job), required(test), job)
-        found[_source(job, checkpoint, foreign)] = {**summarise(table), **job.norms}
+        found[_source(job, checkpoint, foreign)] = _section(table, job)
         if len(checkpoints) < 2:
             keep_corrupted_films(table, required(test), job)
         _store(found, job)
