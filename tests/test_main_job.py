@@ -583,6 +583,7 @@ def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, caps
     words = arguments(
         *(data, config, out),
         *("EVALUATE.SPLITS", f"['{swapped}']", "EVALUATE.TRANSFER", f"['same,{data},{lists}']"),
+        *("FINETUNE.ENABLED", "true", "FINETUNE.EPOCHS", 1, "FINETUNE.BATCH", 8),
         *("EVALUATE.LOW_SHOT", "[0.5, 1]", "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]", *REPORT),
     )
     assert main(["evaluate", *words, "--checkpoint", str(checkpoint)]) == 0
@@ -594,12 +595,19 @@ def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, caps
     first, second = results["splits"]["each"]
     assert first == {**clean, "low_shot": first["low_shot"]}
     assert second["test_videos"] == results["data"]["train_videos"]
-    for key in ("linear_top1", "linear_clip_top1", "knn_top1"):
-        low, high = clean["intervals"][key]
-        assert 0 <= low <= clean[key] <= high <= 1
+    for key in ("linear_top1", "linear_clip_top1", "knn_top1", "finetune_top1"):
+        for found in (clean, second):
+            low, high = found["intervals"][key]
+            assert 0 <= low <= found[key] <= high <= 1
         assert results["splits"]["mean"][key] == pytest.approx((first[key] + second[key]) / 2)
     assert clean["low_shot"]["1"]["videos"] == results["data"]["train_videos"]
-    assert len(clean["low_shot"]["0.5"]["draws"]) == 3
+    few = clean["low_shot"]["0.5"]
+    assert len(few["draws"]) == 3
+    low, high = few["intervals"]["top1"]
+    assert 0 <= low <= few["top1"] <= high <= 1
+    halves = [each["low_shot"]["0.5"]["top1"] for each in (first, second)]
+    assert results["splits"]["mean"]["low_shot_0.5_top1"] == pytest.approx(sum(halves) / 2)
+    assert len(list((out / "finetune").iterdir())) == 2  # a training of its own on each
     page = (out / "report.html").read_text()
     assert "mean of 2 splits" in page
     assert "Linear probe on 50" in page

@@ -31,3 +31,6 @@ def test_random_labels_stay_at_chance():
     )
     found = low_shot_accuracy(train, test, share=0.2, classes=4, draws=3, seed=0)
     assert found["top1"] < 0.42
+    low, high = found["intervals"]["top1"]
+    assert low < found["top1"] < high
+    assert found["top1"] == pytest.approx(sum(found["draws"]) / 3)

@@ -206,5 +206,6 @@ def _texture(generator: np.random.Generator, *, side: int) -> Array:
         knots = np.linspace(0, cells - 1, side, dtype=np.float32)[:, None] - np.arange(cells)
         linear = np.maximum(0, 1 - np.abs(knots)).astype(np.float32)  # [side, cells]
         noise = generator.random((cells, cells, 3), dtype=np.float32)
-        texture += np.float32(weight) * np.einsum("ik,klc,jl->ijc", linear, noise, linear)
+        smooth = np.einsum("ik,klc,jl->ijc", linear, noise, linear, optimize=True)
+        texture += np.float32(weight) * smooth
     return texture

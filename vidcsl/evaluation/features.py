@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from vidcsl.data.loader import Batch
 from vidcsl.engine.distributed import World
 from vidcsl.engine.progress import Bar
 from vidcsl.errors import UserError
+from vidcsl.evaluation.arrays import load_arrays, save_arrays
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,7 @@ class Features:
 
     def save(self, path: Path) -> None:
         """Write them to an `.npz` file, whole or not at all."""
-        partial = path.with_suffix(".partial.npz")
-        arrays: dict[str, Any] = {name: getattr(self, name).numpy() for name in _PARTS}
-        np.savez(partial, **arrays)
-        partial.replace(path)
+        save_arrays(path, {name: getattr(self, name) for name in _PARTS})
 
     @classmethod
     def load(cls, path: Path) -> "Features":
@@ -53,11 +49,7 @@ class Features:
         Raises:
             UserError: the file is damaged.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                return cls(*(torch.from_numpy(stored[name]) for name in _PARTS))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise UserError(f"{path} is damaged ({error}); remove it") from error
+        return cls(*load_arrays(path, _PARTS))
 
     def pooled(self) -> Tensor:
         """One unit vector a video, `[n, D]`: the mean of its views' unit vectors."""

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
+from vidcsl.evaluation.arrays import load_arrays, save_arrays
 from vidcsl.evaluation.features import Features
 from vidcsl.seeding import numpy_generator
 
@@ -19,6 +18,8 @@ FOLDS = 5
 ROWS_TO_CHOOSE = 10_000
 STEPS, STEPS_TO_CHOOSE, STEPS_TO_END = 100, 15, 40  # of L-BFGS: from zero, choosing, going on
 TOLERANCE = 1e-6  # of the loss, from one step to the next
+
+_PARTS = ("weight", "bias", "penalty", "held_out_top1")
 
 Start = tuple[Tensor, Tensor]
 """Weight `[classes, D]` and bias `[classes]`."""
@@ -43,15 +44,7 @@ class LinearProbe:
 
     def save(self, path: Path) -> None:
         """Write it to an `.npz` file, whole or not at all."""
-        partial = path.with_suffix(".partial.npz")
-        np.savez(
-            partial,
-            weight=self.weight.numpy(),
-            bias=self.bias.numpy(),
-            penalty=self.penalty,
-            held_out_top1=self.held_out_top1,
-        )
-        partial.replace(path)
+        save_arrays(path, {name: getattr(self, name) for name in _PARTS})
 
     @classmethod
     def load(cls, path: Path) -> "LinearProbe":
@@ -60,12 +53,8 @@ class LinearProbe:
         Raises:
             UserError: the file is damaged.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                weight, bias = (torch.from_numpy(stored[name]) for name in ("weight", "bias"))
-                return cls(weight, bias, float(stored["penalty"]), float(stored["held_out_top1"]))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise UserError(f"{path} is damaged ({error}); remove it") from error
+        weight, bias, penalty, held_out_top1 = load_arrays(path, _PARTS)
+        return cls(weight, bias, float(penalty), float(held_out_top1))
 
     def as_layer(self) -> nn.Linear:
         """The probe as a module."""

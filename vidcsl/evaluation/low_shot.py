@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from vidcsl.evaluation.features import Features
-from vidcsl.evaluation.linear import fit_linear_probe, video_accuracy
+from vidcsl.evaluation.intervals import bootstrap_interval
+from vidcsl.evaluation.linear import fit_linear_probe, video_answers
 from vidcsl.seeding import numpy_generator
 
 
@@ -26,20 +27,25 @@ def low_shot_accuracy(
         seed: of the choices.
 
     Returns:
-        `{"videos": how many were used, "top1", "clip_top1": means, "draws": top-1 of each draw}`.
+        `{"videos": how many were used, "top1", "clip_top1": means, "draws": top-1 of each draw,
+        "intervals": {"top1": (low, high), "clip_top1"}}`, by bootstrap over the test videos.
     """
     chosen = [_choice(train.labels, share, seed=seed, draw=draw) for draw in range(draws)]
-    scores = []
+    answers = []
     for rows in chosen:
         few = Features(*(part[rows] for part in train.parts))
         probe = fit_linear_probe(few, classes=classes, seed=seed)
-        scores.append(video_accuracy(probe.logits(test.values), test.labels))
-    videos, clips = (sum(each) / draws for each in zip(*scores, strict=True))
+        answers.append(video_answers(probe.logits(test.values), test.labels))
+    # Of each test video: in how many of the draws it is right.
+    videos, clips = (
+        torch.stack([right.double() for right in each]) for each in zip(*answers, strict=True)
+    )
+    found = {"top1": videos.mean(dim=0), "clip_top1": clips.mean(dim=0)}
     return {
         "videos": len(chosen[0]),
-        "top1": videos,
-        "clip_top1": clips,
-        "draws": [video for video, _ in scores],
+        **{key: float(right.mean()) for key, right in found.items()},
+        "draws": videos.mean(dim=1).tolist(),
+        "intervals": {key: bootstrap_interval(right, seed=seed) for key, right in found.items()},
     }
 
 

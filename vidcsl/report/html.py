@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from vidcsl.data.lists import replacing
 from vidcsl.errors import UserError
 from vidcsl.report import curves, pictures, summary
 from vidcsl.report.attacks import attack_sections
@@ -32,10 +33,9 @@ def write_report(run_dir: Path) -> Path:
     """
     page = render(Path(run_dir))
     path = Path(run_dir) / "report.html"
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     return path

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fvcore.common.config import CfgNode
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
@@ -35,6 +36,33 @@ def attack_targets(targets: Mapping[str, Target], test: VideoList, job: Job) -> 
             for section, found in campaign.result().items():
                 sections.setdefault(section, {})[campaign.name] = found
             job.store(sections)
+
+
+def attacked_pixels(
+    job: Job, test: VideoList, chosen: Sequence[int], *, answered: Container[int] = ()
+) -> Iterator[Clips]:
+    """This process's share of the chosen videos, as ATTACK.INPUT wants them; see `Job.clips`."""
+    given = builders.build_input(job.cfg)
+    return job.clips(
+        test,
+        chosen,
+        answered=answered,
+        views=given.views,
+        crops=given.crops,
+        pixels=given.pixels,
+    )
+
+
+def depends_on(cfg: CfgNode) -> dict[str, Any]:
+    """What of the config an attacked clip depends on, beside model, attack and pixels."""
+    return {
+        "quantise": cfg.ATTACK.QUANTISE,
+        "input": cfg.ATTACK.INPUT,
+        "preprocessing": [cfg.ATTACK.PREPROCESSING, cfg.ATTACK.DRAWS],
+        "views": [cfg.EVALUATE.TEST_VIEWS, cfg.EVALUATE.CROPS],
+        "batch": cfg.EVALUATE.BATCH,  # sums over other batches are rounded in another way
+        "seed": cfg.SEED,
+    }
 
 
 def _training_clips(job: Job) -> Iterator[Clips]:
@@ -95,24 +123,11 @@ class _Campaign:
             words=self.run.words,
             solver=repr(self.run.solver),
             threats={eps: repr(threat) for eps, threat in self.run.threats.items()},
-            quantise=cfg.ATTACK.QUANTISE,
-            input=cfg.ATTACK.INPUT,
-            preprocessing=[cfg.ATTACK.PREPROCESSING, cfg.ATTACK.DRAWS],
-            views=[cfg.EVALUATE.TEST_VIEWS, cfg.EVALUATE.CROPS],
-            batch=cfg.EVALUATE.BATCH,  # sums over other batches are rounded in another way
-            seed=cfg.SEED,
+            **depends_on(cfg),
         )
 
     def _clips(self, videos: Sequence[int], *, answered: Container[int] = ()) -> Iterator[Clips]:
-        given = builders.build_input(self.job.cfg)
-        return self.job.clips(
-            self.test,
-            videos,
-            answered=answered,
-            views=given.views,
-            crops=given.crops,
-            pixels=given.pixels,
-        )
+        return attacked_pixels(self.job, self.test, videos, answered=answered)
 
     def _sections(self, curve: Curve) -> dict[str, Any]:
         return {

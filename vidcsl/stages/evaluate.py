@@ -20,8 +20,9 @@ from vidcsl.stages.attack import attack_targets
 from vidcsl.stages.corrupt import corrupt_clips
 from vidcsl.stages.finetune import finetune
 from vidcsl.stages.job import Job
-from vidcsl.stages.protocols import add_accuracy, run_protocols, run_splits, run_transfer
+from vidcsl.stages.protocols import add_accuracy, run_protocols
 from vidcsl.stages.robust import corrupt_robust, robust_classifiers, robust_targets
+from vidcsl.stages.splits import run_splits, run_transfer
 
 NEIGHBOURS = 5  # of each test video among the others, for the report
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,10 +76,11 @@ def trained(job: Job, recipe: Recipe) -> Supervised:
     """A copy of the encoder under a head, trained by the recipe.
 
     What it learns lies in the run's folder, under the recipe's name, by the weights it started
-    from: a stopped training goes on where it was, a finished one is not repeated.
+    from and the videos: a stopped training goes on where it was, a finished one is not repeated.
     """
     cfg, world = job.cfg, job.world
-    settings = {"weights": job.weights, "seed": cfg.SEED, **recipe.settings, **job.norms}
+    how = {"augment": dict(cfg.AUGMENT), "seed": cfg.SEED, **recipe.settings}
+    settings = job.settings(job.train, job.weights, **how)
     folder = RunFolder(job.folder.path / recipe.name / digest(settings))
     if world.is_main:
         folder.create()
@@ -102,7 +104,8 @@ def trained(job: Job, recipe: Recipe) -> Supervised:
     if checkpoint:
         trainer.restore(checkpoint)
     if trainer.position.epoch < recipe.epochs:
-        with job.timed(_TITLES.get(recipe.name, recipe.name)):
+        title = _TITLES.get(recipe.name, recipe.name)
+        with job.timed(f"{title} on {Path(job.train.source).name}"):
             trainer.run()
     return method
 

@@ -1,15 +1,12 @@
 """The protocols on frozen features of one pair of lists, from a config to the numbers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
-from statistics import mean
 from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.errors import UserError
 from vidcsl.evaluation.attentive import fit_attentive_probe
@@ -75,32 +72,6 @@ def add_accuracy(
     for key, right in ((f"{name}_top1", videos), (f"{name}_clip_top1", clips)):
         results[key] = float(right.float().mean())
         results["intervals"][key] = bootstrap_interval(right, seed=seed)
-
-
-def run_splits(first: dict[str, Any], job: Job) -> None:
-    """The protocols on EVALUATE.SPLITS, and their average with what the first split gave."""
-    found = [
-        run_protocols(train, test, job).results for train, test in builders.build_splits(job.cfg)
-    ]
-    if found:
-        each = [first, *found]
-        averages = {key: mean(values) for key, values in _shared_numbers(each).items()}
-        job.store({"splits": {"count": len(each), "mean": averages, "each": each}})
-
-
-def run_transfer(job: Job) -> None:
-    """The protocols on EVALUATE.TRANSFER, each data set with its own gallery and queries."""
-    pairs = builders.build_transfer(job.cfg)
-    found = {name: run_protocols(*pair, job).results for name, pair in pairs.items()}
-    if found:
-        job.store({"transfer": found})
-
-
-def _shared_numbers(each: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """Accuracies that all of them have, `R@k` among them."""
-    flat = [{**results, **results.get("retrieval", {})} for results in each]
-    keys = [key for key in flat[0] if key.endswith("top1") or key.startswith("R@")]
-    return {key: [one[key] for one in flat] for key in keys if all(key in one for one in flat)}
 
 
 def _neighbours(

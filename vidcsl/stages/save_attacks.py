@@ -20,6 +20,7 @@ from vidcsl.robustness.clips import Clips, Views
 from vidcsl.robustness.storage import write_clip, write_set
 from vidcsl.robustness.targets import Target, directly
 from vidcsl.robustness.threats import Threat
+from vidcsl.stages.attack import attacked_pixels, depends_on
 from vidcsl.stages.job import Job, model_name, subset
 from vidcsl.stages.opening import open_job, required
 
@@ -79,7 +80,7 @@ class _Export:
         done = job.world.share(set(ledger.answers("written")))
         title = f"{name} {budget}" if threat else name
         with job.bar(title, sum(video not in done for video in chosen)) as advance:
-            for batch in self._clips(chosen, done):
+            for batch in attacked_pixels(job, self.test, chosen, answered=done):
                 ledger.record("written", batch.videos, list(self._entries(batch, threat, place)))
                 advance(len(batch))
         job.world.barrier()
@@ -89,17 +90,6 @@ class _Export:
             clips = [entries[video] for video in chosen if video in entries]
             write_set(place, {**self._description(budget, threat), "clips": clips})
         return place
-
-    def _clips(self, chosen: list[int], done: set[int]) -> Iterator[Clips]:
-        given = builders.build_input(self.job.cfg)
-        return self.job.clips(
-            self.test,
-            chosen,
-            answered=done,
-            views=given.views,
-            crops=given.crops,
-            pixels=given.pixels,
-        )
 
     def _entries(
         self, batch: Clips, threat: Threat | None, place: Path
@@ -131,18 +121,12 @@ class _Export:
         )
 
     def _settings(self, budget: str, threat: Threat | None) -> dict[str, Any]:
-        cfg = self.job.cfg
         weights = weights_digest(self.target(directly))
         return self.job.settings(
             self.test,
             weights,
             **_how(self.run, budget, threat),
-            quantise=cfg.ATTACK.QUANTISE,
-            input=cfg.ATTACK.INPUT,
-            preprocessing=[cfg.ATTACK.PREPROCESSING, cfg.ATTACK.DRAWS],
-            views=[cfg.EVALUATE.TEST_VIEWS, cfg.EVALUATE.CROPS],
-            batch=cfg.EVALUATE.BATCH,
-            seed=cfg.SEED,
+            **depends_on(self.job.cfg),
         )
 
     def _description(self, budget: str, threat: Threat | None) -> Mapping[str, Any]:

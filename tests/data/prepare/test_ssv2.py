@@ -81,7 +81,7 @@ def test_faulty_annotations(small, tmp_path, name, text, message):
 
 
 def test_faulty_options(small, tmp_path):
-    with pytest.raises(UserError, match=r"labels\.json has no class 'x'"):
+    with pytest.raises(UserError, match=r"ssv2: the annotations have no class 'x'"):
         ssv2.prepare(**small, classes=["x"])
     (tmp_path / "labels.json").write_text("[]")
     with pytest.raises(UserError, match="expected an object with a number"):

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,13 @@ def read_text(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
+
+
+def check_classes(kind: str, classes: Iterable[str], known: Container[str]) -> None:
+    """Raise UserError where a class that is asked for is none of the annotations'."""
+    unknown = next((name for name in classes if name not in known), None)
+    if unknown is not None:
+        raise UserError(f"{kind}: the annotations have no class {unknown!r}")
 
 
 def shared_groups(splits: Mapping[str, Sequence[Row]]) -> list[str]:

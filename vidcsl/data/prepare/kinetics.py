@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from vidcsl.data.lists import Row
 from vidcsl.data.prepare.annotated import (
+    check_classes,
     index_videos,
     read_json,
     read_text,
@@ -66,8 +67,7 @@ def prepare(
     root = Path(root)
     clips = [clip for path in annotations for clip in read_clips(Path(path))]
     known = {clip.label for clip in clips}
-    if unknown := [name for name in classes if name not in known]:
-        raise UserError(f"kinetics: the annotations have no class {unknown[0]!r}")
+    check_classes("kinetics", classes, known)
     videos = index_videos(root)
     splits: dict[str, list[Row]] = {}
     for clip in clips:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vidcsl.data.lists import Row
-from vidcsl.data.prepare.annotated import index_videos, read_json, read_text
+from vidcsl.data.prepare.annotated import check_classes, index_videos, read_json, read_text
 from vidcsl.data.prepare.common import Report, write_splits
 from vidcsl.errors import UserError
 
@@ -41,8 +41,7 @@ def prepare(
     known = read_json(Path(labels))
     if not isinstance(known, dict):
         raise UserError(f"{labels}: expected an object with a number for each class")
-    if unknown := [name for name in classes if name not in known]:
-        raise UserError(f"ssv2: {labels} has no class {unknown[0]!r}")
+    check_classes("ssv2", classes, known)
     videos = index_videos(root)
     kept = classes or [*known, ""]
     splits = {
