@@ -143,12 +143,13 @@ def walked(path: str, wanted: np.ndarray, *, strict: bool) -> np.ndarray | None:
     """Frames by a walk from the start; None where the decoder fails or there are too few."""
     found: dict[int, np.ndarray] = {}
     try:
+        times = packet_times(path)
         with av.open(path, metadata_errors="ignore") as container:
             stream = container.streams.best("video")
             stream.thread_type = "NONE"
             if strict:
                 stream.codec_context.options = {"err_detect": "explode"}
-            for number, frame in strict_frames(stream):
+            for number, frame in strict_frames(stream, times):
                 if number in wanted:
                     found[number] = pixels(frame)
                 if number >= wanted[-1]:
@@ -158,9 +159,20 @@ def walked(path: str, wanted: np.ndarray, *, strict: bool) -> np.ndarray | None:
     return np.stack([found[k] for k in sorted(found)]) if len(found) == len(wanted) else None
 
 
-def strict_frames(stream: Any) -> Iterator[tuple[int, Any]]:
-    """Numbered frames; after a fault, where a packet is a frame, from the next keyframe on."""
+def packet_times(path: str) -> list[int]:
+    """When the packets are shown, in order."""
+    with av.open(path, metadata_errors="ignore") as container:
+        packets = container.demux(container.streams.best("video"))
+        return sorted(packet.pts for packet in packets if packet.size and packet.pts is not None)
+
+
+def strict_frames(stream: Any, times: list[int]) -> Iterator[tuple[int, Any]]:
+    """Numbered frames; after a fault, where a packet is a frame, from the next keyframe on.
+
+    A fault in a picture to which no other refers costs that picture alone.
+    """
     number, broken = 0, False
+    lost: set[int] = set()
     for packet in stream.container.demux(stream):
         if broken and packet.is_keyframe:
             broken = False
@@ -168,15 +180,30 @@ def strict_frames(stream: Any) -> Iterator[tuple[int, Any]]:
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
-            if stream.codec_context.has_b_frames:
+            if is_referred_to(packet) and stream.codec_context.has_b_frames:
                 raise
-            broken = True
+            broken = broken or is_referred_to(packet)
+            lost.add(times.index(packet.pts) if packet.pts in times else number)
+            frames = []
+        while number in lost:
             number += 1
-            continue
         for frame in frames:
             if not broken:
                 yield number, frame
             number += 1
+            while number in lost:
+                number += 1
+
+
+def is_referred_to(packet: Any) -> bool:
+    """Of an H.264 packet of an MP4 file what its slices' `nal_ref_idc` say, of others True."""
+    data, at, slices = bytes(packet), 0, []
+    if packet.stream.codec_context.name != "h264" or data[:3] == b"\x00\x00\x01":
+        return True
+    while at + 4 < len(data):
+        slices += [data[at + 4]] if data[at + 4] & 31 in (1, 5) else []
+        at += 4 + int.from_bytes(data[at : at + 4], "big")
+    return not slices or any(head & 0x60 for head in slices)
 
 
 def pixels(frame: Any) -> np.ndarray:

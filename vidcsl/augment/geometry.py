@@ -5,6 +5,7 @@ that slicing by them never waits for the device.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -93,7 +94,9 @@ def three_boxes(sizes: Tensor, *, ratio: float = 1.0) -> Tensor:
     return torch.cat([corners, side[:, None].expand(-1, 3, 2)], dim=2)
 
 
-def crop_resize(clips: Tensor, boxes: Tensor, *, size: int, flip: Tensor | None = None) -> Tensor:
+def crop_resize(
+    clips: Tensor | Sequence[Tensor], boxes: Tensor, *, size: int, flip: Tensor | None = None
+) -> Tensor:
     """Cut one box out of each clip and resize it with antialiased bilinear weights.
 
     Float clips are resized linearly, so gradients pass through. uint8 clips are rounded to 8 bit,
@@ -104,7 +107,7 @@ def crop_resize(clips: Tensor, boxes: Tensor, *, size: int, flip: Tensor | None 
     batch at once by two dense matrix products.
 
     Args:
-        clips: uint8 or float `[N, 3, T, H, W]`.
+        clips: uint8 or float `[N, 3, T, H, W]`, or N clips, of which some may be the same.
         boxes: (top, left, height, width) of each clip, int `[N, 4]`, inside the frames.
         size: side S of the result.
         flip: which clips to mirror left to right, bool `[N]`; none by default.
@@ -116,7 +119,7 @@ def crop_resize(clips: Tensor, boxes: Tensor, *, size: int, flip: Tensor | None 
         ValueError: a box is empty or leaves the frame.
     """
     corners, extents = boxes.cpu().split(2, dim=1)
-    frame = torch.tensor(clips.shape[-2:])
+    frame = torch.tensor(clips[0].shape[-2:])
     wrong = ((corners < 0) | (extents < 1) | (corners + extents > frame)).any(1)
     if wrong.any():
         raise ValueError(
@@ -128,5 +131,13 @@ def crop_resize(clips: Tensor, boxes: Tensor, *, size: int, flip: Tensor | None 
     for clip, box, mirrored in zip(clips, boxes.tolist(), flips, strict=True):
         frames = resized_crop(clip.transpose(0, 1), *box, size=[size, size], antialias=True)
         resized.append((frames.flip(-1) if mirrored else frames).transpose(0, 1))
-    stacked = torch.stack(resized)
-    return stacked if stacked.is_floating_point() else stacked.float().div_(255)
+    return torch.stack(resized) if resized[0].is_floating_point() else _in_unit_range(resized)
+
+
+def _in_unit_range(clips: Sequence[Tensor]) -> Tensor:
+    """uint8 clips joined as float32 in [0, 1], at once where they stay: fresh memory costs most."""
+    shape = (len(clips), *clips[0].shape)
+    joined = torch.empty(shape, dtype=torch.float32, device=clips[0].device)
+    for row, clip in zip(joined, clips, strict=True):
+        row.copy_(clip).div_(255)
+    return joined

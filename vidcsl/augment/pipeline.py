@@ -202,9 +202,9 @@ class EvalCrop:
             if self.crops == 1
             else three_boxes(sizes, ratio=self.ratio)
         ).repeat_interleave(views, 0)  # [N * V, crops, 4]
-        clips = frames.flatten(0, 1)
-        cropped = [crop_resize(clips, box, size=self.size) for box in boxes.unbind(1)]
-        return torch.stack(cropped, 1).unflatten(0, (samples, views)).flatten(1, 2)
+        clips = [clip for clip in frames.flatten(0, 1) for _ in range(self.crops)]
+        cropped = crop_resize(clips, boxes.flatten(0, 1), size=self.size)
+        return cropped.unflatten(0, (samples, views * self.crops))
 
 
 def _own_seeds(seeds: Tensor, views: int) -> list[int]:

@@ -91,10 +91,3 @@ def first_frame(stream: Any, source: Source) -> Any:
     if frame is None:
         raise VideoError(source.name, "no frame can be decoded")
     return frame
-
-
-def probe(source: Source) -> Facts:
-    """Open a file and decode its first frame. Raises VideoError where that is impossible."""
-    stream = open_stream(source)
-    with reported(source), stream.container:
-        return facts_of(stream, first_frame(stream, source))

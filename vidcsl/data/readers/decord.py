@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcsl.data.readers.container import probe
-from vidcsl.data.readers.pyav import PyavReader
-from vidcsl.data.readers.reader import Pixels, Reader, scaled_size
+from vidcsl.data.readers.checked import CheckedReader
+from vidcsl.data.readers.reader import Pixels
 from vidcsl.data.readers.source import Source
 from vidcsl.errors import UserError, VideoError
 
 
-class DecordReader(Reader):
-    """decord conceals damage, so PyAV decodes the same frames first to see whether there is any.
+class DecordReader(CheckedReader):
+    """decord conceals damage, so PyAV decodes the same frames beside it.
 
     Arguments and errors as for `PyavReader`.
     """
@@ -27,23 +26,17 @@ class DecordReader(Reader):
     name = "decord"
 
     def __init__(self, source: Source, *, short_side: int | None = None) -> None:
-        super().__init__(source)
+        super().__init__(source, short_side=short_side)
         self._decord = _import_decord()
-        facts = probe(source)
-        self.fps = facts.fps
-        self.height, self.width = scaled_size(facts.height, facts.width, short_side=short_side)
+        self._video = self._open()
         # decord's seeks may land some frames off in AVI files, its count includes packets without
         # a frame there, and its batches fail where it takes padding for a colour channel. Such
         # files are decoded in order from the start.
-        self._in_order = facts.container == "avi" or _rows_look_whole_when_padded(self.width)
-        self._video = self._open()
-        self._strict = PyavReader(source)
-        self.num_frames = self._strict.num_frames if self._in_order else len(self._video)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        super().close()
-        self._strict.close()
+        self._in_order = (
+            self._strict.container == "avi"
+            or len(self._video) != self.num_frames
+            or _rows_look_whole_when_padded(self.width)
+        )
 
     def _open(self) -> Any:
         with self._errors():
@@ -60,8 +53,7 @@ class DecordReader(Reader):
         """Raise UserError where decord is not there or does not load."""
         _import_decord()
 
-    def _decode(self, indices: NDArray[np.int64]) -> Pixels:
-        self._strict.check(indices)
+    def _unchecked(self, indices: NDArray[np.int64]) -> Pixels:
         if not self._in_order:
             # Where its jumps end in a doubt, a walk from the start may still give every frame.
             with suppress(VideoError), self._errors():

@@ -7,8 +7,9 @@ from typing import Any
 
 from av.video.frame import PictureType
 
+from vidcsl.data.readers import h264
 from vidcsl.data.readers.index import FrameIndex, Start
-from vidcsl.data.readers.starts import is_clean_start, is_spare
+from vidcsl.data.readers.starts import is_clean_start
 
 # Decoding on over fewer frames than this takes no longer than a jump to a keyframe.
 _JUMP_WORTH = 4
@@ -112,15 +113,16 @@ def _after(
     stream: Any, wanted: Sequence[int], index: FrameIndex, start: Start, packets: Iterator[Any]
 ) -> Numbered:
     """Frames after a jump: of all packets since, the k-th in time is the k-th frame."""
-    reordered = stream.codec_context.has_b_frames
+    codec = stream.codec_context
+    reordered = codec.has_b_frames
     ahead = wanted[-1] - start.number + 1 + (_DEEPEST_ORDER if reordered else 0)
     run, times = _gather(packets, index, start, frames=ahead)
     if wanted[-1] - start.number >= len(times):
         raise UnprovenError
     numbers = {times[number - start.number]: number for number in wanted}
     last = times[wanted[-1] - start.number]
-    if reordered:
-        spare = {p.pts for p in run if p.pts not in numbers and is_spare(p, stream)}
+    if reordered and codec.name == "h264":
+        spare = h264.spare_times(run, stream) - numbers.keys()
         run = [packet for packet in run if packet.pts not in spare]
         times = [time for time in times if time not in spare]
     for time, frame in zip(times, _decoded(run, stream), strict=False):

@@ -64,16 +64,15 @@ class PyavReader(Reader):
         self.height, self.width = scaled_size(facts.height, facts.width, short_side=short_side)
 
     @property
+    def container(self) -> str:
+        """FFmpeg's name of the file's format."""
+        return self._video.container.format.name
+
+    @property
     def in_time_order(self) -> bool:
         """Whether every frame has a time stamp, by which it can be found."""
-        avi = self._video.container.format.name == "avi"
+        avi = self.container == "avi"
         return bool(self._index.starts) and not (avi and self._video.codec_context.has_b_frames)
-
-    def check(self, indices: NDArray[np.int64]) -> None:
-        """Decode frames, rising, and look at none; raises VideoError where one is damaged."""
-        with reported(self.source):
-            for _ in self._sound_frames(indices.tolist()):
-                pass
 
     def _at_start(self) -> Any:
         """The stream, about to be read from its start."""

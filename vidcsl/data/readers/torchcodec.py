@@ -6,28 +6,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcsl.data.readers.pyav import PyavReader
-from vidcsl.data.readers.reader import Pixels, Reader, UnsuitedError, scaled_size
+from vidcsl.data.readers.checked import CheckedReader
+from vidcsl.data.readers.reader import Pixels, UnsuitedError
 from vidcsl.data.readers.source import Source
 from vidcsl.errors import UserError, VideoError
 
 
-class TorchcodecReader(Reader):
+class TorchcodecReader(CheckedReader):
     """It numbers frames by their time stamps, so it is unsuited where these do not show the order.
 
-    Its decoder conceals damage, so PyAV decodes the same frames first to see whether there is any.
+    Its decoder conceals damage, so PyAV decodes the same frames beside it.
     Arguments and errors as for `PyavReader`.
     """
 
     name = "torchcodec"
 
     def __init__(self, source: Source, *, short_side: int | None = None) -> None:
-        super().__init__(source)
+        super().__init__(source, short_side=short_side)
         codec = _import_torchcodec()
-        self._strict = strict = PyavReader(source)
-        self.num_frames, self.fps = strict.num_frames, strict.fps
-        self.height, self.width = scaled_size(strict.height, strict.width, short_side=short_side)
-        if not strict.in_time_order:
+        if not self._strict.in_time_order:
             raise UnsuitedError(source.name, "its time stamps do not show the frames' order")
         resize = [codec.transforms.Resize((self.height, self.width))] if short_side else []
         try:
@@ -48,13 +45,7 @@ class TorchcodecReader(Reader):
         """Raise UserError where torchcodec is not there or does not load."""
         _import_torchcodec()
 
-    def close(self) -> None:
-        """Let go of the file."""
-        super().close()
-        self._strict.close()
-
-    def _decode(self, indices: NDArray[np.int64]) -> Pixels:
-        self._strict.check(indices)
+    def _unchecked(self, indices: NDArray[np.int64]) -> Pixels:
         try:
             frames = self._video.get_frames_at(indices.tolist()).data  # [T, 3, H, W]
         except (RuntimeError, ValueError, IndexError) as error:
