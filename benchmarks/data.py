@@ -1,6 +1,6 @@
-"""Videos to clips, side by side with what else can be installed: milliseconds of one core.
+"""Videos to clips, side by side with what else can be installed: milliseconds of processor time.
 
-    python benchmarks/data.py --videos FOLDER [--peers FOLDER] [--json FILE]
+    python benchmarks/data.py --videos FOLDER [--peers FOLDER] [--parts PART ...] [--json FILE]
 
 FOLDER holds original files, such as UCF101's. A training sample is two views of 16 frames, stride
 2, a random crop resized to 112 x 112 and flipped with probability one half; a test sample is 10
@@ -15,6 +15,7 @@ it is given under its old name.
 import random
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ from vidcsl.data.loader import build_loader, collate
 from vidcsl.data.prepare.transcode import Settings, encode
 from vidcsl.data.readers import open_reader
 
+PARTS = ("training", "testing", "decoding", "loading")
 SIZE, FRAMES, STRIDE, SHORT_SIDE = 112, 16, 2, 128
 AREA, ASPECT = (0.3, 1.0), (0.5, 2.0)
 SHAPE = {"clip_frames": FRAMES, "stride": STRIDE}
@@ -47,18 +49,20 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--peers", type=Path, help="folder of `pip install --target`")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     if args.peers:
         sys.path.append(str(args.peers))
     torch.set_num_threads(1)
     report = Report("data", ("torchvision", "av", "decord", "torchcodec", "mmaction2"))
     originals = sorted(args.videos.rglob("*.avi")) or sorted(args.videos.rglob("*.mp4"))
-    with tempfile.TemporaryDirectory() as folder:
-        small = transcoded(originals, Path(folder))
-        training(report, originals, small, args.repeats)
-        testing(report, originals, args.repeats)
-        decoding(report, originals, args.repeats)
-        loading(report, originals, args.repeats)
+    if "training" in args.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            small = transcoded(originals, Path(folder))
+            training(report, originals, small, args.repeats)
+    for name, part in (("testing", testing), ("decoding", decoding), ("loading", loading)):
+        if name in args.parts:
+            part(report, originals, args.repeats)
     report.finish(args.json)
 
 
@@ -138,7 +142,7 @@ def over(run: Run, paths: Sequence[Path]) -> Callable[[], None]:
 def shown(
     report: Report, what: str, runs: dict[str, Callable[[], Any]], videos: int, repeats: int
 ) -> dict[str, Times]:
-    times = interleaved(runs, repeats=repeats)
+    times = interleaved(runs, repeats=repeats, clock=time.process_time)
     for name, each in times.items():
         report.row(what=what, of=name, ms=1000 * each.median / videos, spread=each.spread)
     return times

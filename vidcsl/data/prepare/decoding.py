@@ -10,7 +10,7 @@ from typing import Any
 import av
 
 from vidcsl.data.readers import Source, open_reader
-from vidcsl.data.readers.container import open_stream
+from vidcsl.data.readers.container import frames_of, open_stream
 from vidcsl.errors import VideoError
 
 
@@ -44,7 +44,7 @@ def decoding(path: Path) -> Iterator[Decoding]:
 def _frames(stream: Any, path: Path) -> Iterator[Any]:
     number = -1
     try:
-        for number, frame in enumerate(stream.container.decode(stream)):
+        for number, frame in enumerate(frames_of(stream)):
             if frame.is_corrupt:
                 raise VideoError(path, f"frame {number} is damaged")
             yield frame

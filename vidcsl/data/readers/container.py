@@ -1,7 +1,7 @@
 """A video file opened by FFmpeg: its stream, its facts, and its faults as VideoError."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,14 @@ def _video_of(container: Any, source: Source) -> Any:
     return stream
 
 
+def frames_of(stream: Any) -> Iterator[Any]:
+    """The frames of a stream from where it stands, as the decoder puts them out."""
+    # PyAV's own generators keep some memory for good where they are left early and not closed.
+    with closing(stream.container.demux(stream)) as packets:
+        for packet in packets:
+            yield from packet.decode()
+
+
 def shows_size(stream: Any) -> bool:
     """Whether a file's header alone says how large its pictures are shown."""
     codec = stream.codec_context
@@ -87,7 +95,7 @@ def facts_of(stream: Any, first: Any | None) -> Facts:
 
 def first_frame(stream: Any, source: Source) -> Any:
     """The first frame of a stream at its start. Raises VideoError where there is none."""
-    frame = next(stream.container.decode(stream), None)
+    frame = next(frames_of(stream), None)
     if frame is None:
         raise VideoError(source.name, "no frame can be decoded")
     return frame

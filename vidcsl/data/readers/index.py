@@ -6,6 +6,7 @@ elsewhere, where there are such packets, only decoding can tell.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -121,17 +122,18 @@ def packet_index(stream: Any) -> FrameIndex | None:
     smallest, hidden = _smallest_frame(stream), stream.codec_context.name == "vp8"
     frames = 0
     sizes, times, places, keys = [], [], [], []
-    for packet in stream.container.demux(stream):
-        if not packet.size:  # the last "packet" tells the decoder to give out what it holds
-            continue
-        if packet.size < smallest:
-            return None
-        sizes.append(packet.size)
-        times.append(packet.pts)
-        places.append(packet.pos)
-        keys.append(packet.is_keyframe)
-        # VP8 has pictures that are only referred to; a bit of the first byte says so.
-        frames += bytes(packet)[0] >> 4 & 1 if hidden else 1
+    with closing(stream.container.demux(stream)) as packets:
+        for packet in packets:
+            if not packet.size:  # the last "packet" tells the decoder to give out what it holds
+                continue
+            if packet.size < smallest:
+                return None
+            sizes.append(packet.size)
+            times.append(packet.pts)
+            places.append(packet.pos)
+            keys.append(packet.is_keyframe)
+            # VP8 has pictures that are only referred to; a bit of the first byte says so.
+            frames += bytes(packet)[0] >> 4 & 1 if hidden else 1
     if not frames:
         return None
     # An AVI file whose own index is not to be trusted is damaged: no jumps there.

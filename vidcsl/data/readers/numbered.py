@@ -2,12 +2,14 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain
 from typing import Any
 
 from av.video.frame import PictureType
 
 from vidcsl.data.readers import h264
+from vidcsl.data.readers.container import frames_of
 from vidcsl.data.readers.index import FrameIndex, Start
 from vidcsl.data.readers.starts import is_clean_start
 
@@ -26,7 +28,7 @@ class UnprovenError(Exception):
 def in_order(stream: Any, wanted: Sequence[int]) -> Numbered:
     """The frames of rising numbers, from a stream at its start. Exact for every file."""
     numbers = set(wanted)
-    for number, frame in enumerate(stream.container.decode(stream)):
+    for number, frame in enumerate(frames_of(stream)):
         if number in numbers:
             yield number, frame
         if number == wanted[-1]:
@@ -41,20 +43,20 @@ def past_between(stream: Any, wanted: Sequence[int], index: FrameIndex) -> Numbe
     """
     numbers, number = set(wanted), 0
     between, passed = set(index.between.values()), _passed(index, numbers)
-    packets = (packet for packet in stream.container.demux(stream) if packet.size)
-    for place, packet in enumerate(packets):
-        if place >= len(index.sizes) or packet.size != index.sizes[place]:
-            raise UnprovenError
-        stream.codec_context.skip_frame = "NONREF" if place in passed else "DEFAULT"
-        for frame in packet.decode():
-            if (number in between) != (frame.pict_type == PictureType.B):
+    with closing(stream.container.demux(stream)) as packets:
+        for place, packet in enumerate(packet for packet in packets if packet.size):
+            if place >= len(index.sizes) or packet.size != index.sizes[place]:
                 raise UnprovenError
-            if number in numbers:
-                yield number, frame
-            number += 1
-        number += place in passed
-        if number > wanted[-1]:
-            return
+            stream.codec_context.skip_frame = "NONREF" if place in passed else "DEFAULT"
+            for frame in packet.decode():
+                if (number in between) != (frame.pict_type == PictureType.B):
+                    raise UnprovenError
+                if number in numbers:
+                    yield number, frame
+                number += 1
+            number += place in passed
+            if number > wanted[-1]:
+                return
     for frame in stream.codec_context.decode(None):  # what it holds in the end
         if number in numbers:
             yield number, frame
@@ -79,7 +81,11 @@ def after_jumps(stream: Any, wanted: Sequence[int], index: FrameIndex) -> Number
         UnprovenError: their numbers are in doubt. Frames that were given before may be wrong.
     """
     for start, numbers in _jumps(wanted, index.starts):
-        yield from _after(stream, numbers, index, *_seek(stream, start, index))
+        stream.container.seek(start.latest, stream=stream)
+        with closing(stream.container.demux(stream)) as packets:
+            first = next(packets, None)
+            found = _arrival(first, stream, start, index)
+            yield from _after(stream, numbers, index, found, chain([first], packets))
 
 
 def _jumps(wanted: Sequence[int], starts: Sequence[Start]) -> Iterator[tuple[Start, Sequence[int]]]:
@@ -96,17 +102,13 @@ def _jumps(wanted: Sequence[int], starts: Sequence[Start]) -> Iterator[tuple[Sta
     yield starts[key], wanted[begin:]
 
 
-def _seek(stream: Any, start: Start, index: FrameIndex) -> tuple[Start, Iterator[Any]]:
-    """Jump; the start where that ended, and the packets from there on."""
-    stream.container.seek(start.latest, stream=stream)
-    packets = stream.container.demux(stream)
-    first = next(packets, None)
-    # The jump may have ended at an earlier keyframe; its time and place say at which.
+def _arrival(first: Any | None, stream: Any, start: Start, index: FrameIndex) -> Start:
+    """Where a jump ended, by its first packet: at `start`, or at a keyframe before it."""
     at = getattr(first, index.clock, None), getattr(first, "pos", None)
     found = next((s for s in index.starts if (s.time, s.place) == at), None)
     if found is None or found.number > start.number or not is_clean_start(first, stream):
         raise UnprovenError
-    return found, chain([first], packets)
+    return found
 
 
 def _after(

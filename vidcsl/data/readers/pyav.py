@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vidcsl.data.readers.container import (
     facts_of,
     first_frame,
+    frames_of,
     open_stream,
     reported,
     shows_size,
@@ -84,8 +85,7 @@ class PyavReader(Reader):
 
     def _count_by_decoding(self) -> int:
         count = held = 0
-        stream = self._at_start()
-        for frame in stream.container.decode(stream):
+        for frame in frames_of(self._at_start()):
             count += 1
             held += sum(plane.buffer_size for plane in frame.planes)
             if held < _KEPT_BYTES:
