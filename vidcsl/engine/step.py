@@ -36,7 +36,6 @@ class Stepper:
         """What the method reports of this batch, before the step that it causes."""
         set_lr(self.optimiser, lr)
         scaler = self.precision.scaler
-        torch.compiler.cudagraph_mark_step_begin()
         self.method.train()
         with self.precision.autocast():
             outputs: dict[str, Metric] = (self.replica or self.method)(batch)

@@ -76,10 +76,16 @@ class Strategy:
             whole = not (self.recompute or spread is shard)
             for each in _backbones(method) if whole else blocks_of(method):
                 _compile(each, self.compiled)
+            method.register_forward_pre_hook(_begin_step)
         if self.recompute:
             for block in blocks_of(method.get_submodule("encoder")):
                 block.forward = partial(recomputed, block.forward, owner=block)
         return spread(method, world) if spread else method
+
+
+def _begin_step(*_: object) -> None:
+    """Tell CUDA graphs that what they gave in the step before is needed no more."""
+    torch.compiler.cudagraph_mark_step_begin()
 
 
 def _lay_out_plainly(method: nn.Module) -> None:
