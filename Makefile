@@ -19,7 +19,7 @@ check: $(VENV)/installed-test
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 wheel:
 	tools/check_wheel.sh $(PYTHON)

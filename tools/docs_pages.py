@@ -105,4 +105,5 @@ def _turned(found: re.Match[str], folder: str) -> str:
         return f"[{text}]({ELSEWHERE[path]}{anchor})"
     if path.startswith("docs/"):
         return f"[{text}]({path.removeprefix('docs/')}{anchor})"
-    return f"{text} (`{path}`)"
+    # A file without a page; of one that is not there the link stays, and the build fails.
+    return f"{text} (`{path}`)" if (ROOT / path).exists() else found[0]
