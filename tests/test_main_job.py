@@ -537,7 +537,7 @@ def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
 def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
     data, config, finished, tmp_path, capsys
 ):
-    words = arguments(data, config, tmp_path / "run", "MODEL.DUAL_NORM", "true")
+    words = arguments(data, config, tmp_path / "run", "MODEL.DUAL_NORM", "true", *REPORT)
     cfg = load_config(words[1], words[2:])
     encoder = builders.build_encoder(cfg)
     load_pretrained(encoder, parse_weights(f"vidcsl:{newest(finished)}"), name=cfg.MODEL.NAME)
