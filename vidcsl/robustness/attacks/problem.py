@@ -162,9 +162,13 @@ class Problem:
         with torch.enable_grad():
             verdict = self._verdict(clips)
             total = verdict.goal.sum()
-        (gradient,) = (
-            torch.autograd.grad(total, clips, allow_unused=True) if total.requires_grad else (None,)
-        )
+        # Outside a caller's autocast, which would round what the forward pass kept in float32.
+        with torch.autocast(clips.device.type, enabled=False):
+            (gradient,) = (
+                torch.autograd.grad(total, clips, allow_unused=True)
+                if total.requires_grad
+                else (None,)
+            )
         if gradient is None:
             raise UserError(
                 "no gradient reaches the clips: the attacked model cuts it off (detach?)"
