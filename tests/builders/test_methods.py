@@ -133,6 +133,8 @@ def test_every_method_takes_a_step(tmp_path, teacher, name):
         (("METHOD.NAME", "at", "ADVERSARIAL.ADAPTIVE", True), "budgets.level.shape", (20,)),
         (("METHOD.NAME", "free", "ADVERSARIAL.REPLAYS", 3), "replays", 3),
         (("METHOD.NAME", "free"), "attack.inner.threat.eps", 2 / 255),
+        (("DETECTOR", "memory", "CEILING", 0.4), "detector.ceiling", 0.4),
+        (("DETECTOR", "memory"), "detector.visits.shape", (20,)),
     ],
 )
 def test_options_reach_their_place(tmp_path, words, where, wanted):

@@ -34,6 +34,7 @@ OPTIONS = {
     "adaptive": {"ceiling": 0.3, "start": 0.0, "ramp": 0.0},
     "fnc": {"count": 3, "threshold": 0.1},
     "clusters": {"dim": DIM, "clusters": (4, 2), "epochs": 5, "start": 0.0, "ramp": 0.0},
+    "memory": {"dim": DIM, "ceiling": 0.3, "start": 0.0, "ramp": 0.0},
     "glofnd": {"share": 0.3, "start": 0.0, "learning_rate": 0.4},
 }
 
@@ -82,7 +83,7 @@ def rendered(*, videos=12, views=2, frames=4, size=16):
 
 def make_detector(name, world=None):
     options = dict(OPTIONS.get(name, {}))
-    if name in ("clusters", "glofnd"):
+    if name in ("clusters", "glofnd", "memory"):
         options |= {"videos": VIDEOS, "world": world}
     return DETECTORS[name](**options)
 

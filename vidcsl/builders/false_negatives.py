@@ -30,7 +30,7 @@ def build_detector(cfg: CfgNode, videos: VideoList, world: World, *, dim: int) -
     options = _OPTIONS[name](cfg) if name in _OPTIONS else {}
     if name in _STATEFUL:
         options |= {"videos": len(videos), "world": world}
-    if name == "clusters":
+    if name in _EMBEDDED:
         options["dim"] = dim
     return DETECTORS[name](**options)
 
@@ -94,10 +94,16 @@ _OPTIONS: dict[str, Callable[[CfgNode], dict[str, Any]]] = {
         "ramp": cfg.FALSE_NEGATIVES.RAMP,
         "seed": cfg.SEED,
     },
+    "memory": lambda cfg: {
+        "ceiling": cfg.FALSE_NEGATIVES.CEILING,
+        "start": cfg.FALSE_NEGATIVES.START,
+        "ramp": cfg.FALSE_NEGATIVES.RAMP,
+    },
     "glofnd": lambda cfg: {
         "share": cfg.FALSE_NEGATIVES.CEILING,
         "start": cfg.FALSE_NEGATIVES.START,
         "learning_rate": cfg.FALSE_NEGATIVES.THRESHOLD_LR,
     },
 }
-_STATEFUL = ("clusters", "glofnd")  # remember something of each video
+_STATEFUL = ("clusters", "glofnd", "memory")  # remember something of each video
+_EMBEDDED = ("clusters", "memory")  # namely its embedding

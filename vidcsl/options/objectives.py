@@ -54,8 +54,9 @@ OBJECTIVES: dict[str, Option] = {
         "none",
         "which pairs are no negatives: none; labels: the same label; known_groups: clips of one "
         "source; adaptive: the most similar share; fnc: the nearest few; clusters (IFND): one "
-        "k-means cluster; glofnd: above the anchor's learnt threshold",
-        ("none", "labels", "known_groups", "adaptive", "fnc", "clusters", "glofnd"),
+        "k-means cluster; glofnd: above the anchor's learnt threshold; memory (ours): the most "
+        "similar share by all views seen so far",
+        ("none", "labels", "known_groups", "adaptive", "fnc", "clusters", "glofnd", "memory"),
     ),
     "FALSE_NEGATIVES.ORACLE_RECALL": Option(
         1.0, "labels: share of the false negatives that are found", minimum=0, maximum=1
@@ -76,16 +77,19 @@ OBJECTIVES: dict[str, Option] = {
     ),
     "FALSE_NEGATIVES.START": Option(
         0.25,
-        "adaptive, fnc, clusters, glofnd: share of training before removal starts",
+        "all but labels, known_groups: share of training before removal starts",
         minimum=0,
         maximum=1,
     ),
     "FALSE_NEGATIVES.RAMP": Option(
-        0.5, "adaptive, clusters: share of training over which removal rises", minimum=0, maximum=1
+        0.5,
+        "adaptive, memory, clusters: share of training over which removal rises",
+        minimum=0,
+        maximum=1,
     ),
     "FALSE_NEGATIVES.CEILING": Option(
         0.1,
-        "adaptive: largest share of the negatives removed; glofnd: share to cut off",
+        "adaptive, memory: largest share of the negatives removed; glofnd: share to cut off",
         minimum=0,
         maximum=1,
     ),

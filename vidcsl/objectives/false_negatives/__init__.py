@@ -9,6 +9,7 @@ from vidcsl.objectives.false_negatives.counts import detection_counts
 from vidcsl.objectives.false_negatives.detector import Detector, Observation
 from vidcsl.objectives.false_negatives.glofnd import LearntThresholds
 from vidcsl.objectives.false_negatives.known import KnownGroups, LabelOracle, NoDetector
+from vidcsl.objectives.false_negatives.memory import RememberedViews
 from vidcsl.objectives.false_negatives.samples import Samples
 from vidcsl.objectives.false_negatives.scores import AGGREGATES, SupportScores, pooled
 from vidcsl.objectives.false_negatives.similarity import AdaptiveSimilarity, NearestFew
@@ -22,6 +23,7 @@ DETECTORS: dict[str, type[Detector]] = {
     "fnc": NearestFew,
     "clusters": Clusters,
     "glofnd": LearntThresholds,
+    "memory": RememberedViews,
 }
 
 __all__ = [

@@ -22,12 +22,12 @@ def tones(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def attack_charts(summary: Tree, attack: str) -> list[tuple[str, Chart]]:
-    """Accuracy and survival of all arms against the budget; the band is one deviation."""
+    """Accuracy and survival of the arms against the budget; the band is one deviation."""
     arms = {name: arm for name, arm in summary["arms"].items() if attack in arm["attacks"]}
     found = {name: arm["attacks"][attack] for name, arm in arms.items()}
     keys = list(dict.fromkeys(eps for each in found.values() for eps in each["budgets"]))
     sizes = [size for key in keys if (size := budget(key)) is not None and size > 0]
-    if not sizes:
+    if not sizes or len(found) < 2:  # a curve alone, as of a supervised model's own head: a table
         return []
     looks = tones(list(summary["arms"]))
     charts = []

@@ -6,6 +6,8 @@ from typing import Any
 from vidcsl.report.study.tables import gap_text
 from vidcsl.report.summary import Tree, attack_title, percent
 
+_FEW = 3  # seeds
+
 
 def headline(summary: Tree) -> list[str]:
     """What is to be said first, a sentence each."""
@@ -29,15 +31,20 @@ def headline(summary: Tree) -> list[str]:
     ]
     best = _best(summary, attack, eps, reference)
     if best:
-        name, gap = best
+        name, gap, count = best
         seeds = len(arms[name]["seeds"])
         cost = _clean_change(arms, name, baseline)
+        of = f", the most of {count} arms," if count > 1 else ""
         sentences.append(
-            f"{name} closes {gap_text(gap)} of that gap over {seeds} "
+            f"{name} closes {gap_text(gap)} of that gap{of} over {seeds} "
             f"seed{'s' if seeds > 1 else ''}{cost}."
         )
         if not gap["interval"]:
             sentences.append("So few seeds and videos do not settle that there is a gap.")
+        if seeds < _FEW:
+            sentences.append(
+                f"With fewer than {_FEW} seeds, how far other trainings differ is not known."
+            )
     elif len(shown) == 2 and shown[reference] <= shown[baseline]:
         sentences.append("There is no gap to close.")
     return sentences
@@ -60,14 +67,18 @@ def telling(summary: Tree, attack: str) -> str | None:
 
 def _best(
     summary: Tree, attack: str, eps: str, reference: str
-) -> tuple[str, Mapping[str, Any]] | None:
-    """The arm that closes most of the gap; another reference only where there is nothing else."""
-    found = [
-        (name not in summary["references"], gap["value"], name, gap)
+) -> tuple[str, Mapping[str, Any], int] | None:
+    """The arm that closes most of the gap, and of how many; a reference where there is no other."""
+    found = {
+        name: gap
         for name, arm in summary["arms"].items()
         if (gap := _gap(arm, attack, reference, eps)) and gap["value"] is not None
-    ]
-    return max(found, key=lambda each: each[:2])[2:] if found else None
+    }
+    arms = {name: gap for name, gap in found.items() if name not in summary["references"]} or found
+    if not arms:
+        return None
+    best = max(arms, key=lambda name: arms[name]["value"])
+    return best, arms[best], len(arms)
 
 
 def _gap(arm: Tree, attack: str, reference: str, eps: str) -> Mapping[str, Any] | None:

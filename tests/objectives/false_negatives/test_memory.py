@@ -1,0 +1,70 @@
+import torch
+import torch.nn.functional as F
+
+from tests.objectives.made import cosines, foreign
+from vidcsl.objectives.false_negatives import DETECTORS, Observation, Samples
+from vidcsl.objectives.false_negatives.memory import RememberedViews
+
+CLASSES, VIEWS, DIM = 4, 2, 16
+
+
+def rows_of(videos):
+    ids = torch.arange(videos).repeat_interleave(VIEWS)
+    return Samples(ids, ids, ids % CLASSES, torch.arange(VIEWS).repeat(videos))
+
+
+def noisy_views(videos, *, epoch, noise=2.0):
+    """Views that are mostly noise around a direction of the video's class."""
+    generator = torch.Generator().manual_seed(epoch)
+    classes = torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(99))
+    typical = classes[torch.arange(videos) % CLASSES][:, None]
+    return F.normalize(
+        F.normalize(typical, dim=2)
+        + noise * torch.randn(videos, VIEWS, DIM, generator=generator) / DIM**0.5,
+        dim=2,
+    )
+
+
+def test_the_memory_is_an_average_over_visits_that_starts_without_zeros():
+    detector = RememberedViews(videos=6, dim=DIM, momentum=0.6)
+    seen = [noisy_views(4, epoch=epoch).mean(dim=1) for epoch in range(3)]
+    for epoch in range(3):
+        detector.learn(Observation(torch.arange(4), noisy_views(4, epoch=epoch), 0.0))
+    weights = torch.tensor([0.36, 0.6, 1.0]) / 1.96
+    wanted = sum(weight * each for weight, each in zip(weights, seen, strict=True))
+    torch.testing.assert_close(detector.memory[:4], wanted)
+    assert detector.visits.tolist() == [3] * 4 + [0] * 2
+    assert (detector.memory[4:] == 0).all()
+
+
+def test_all_views_tell_more_than_two():
+    videos, share = 60, 0.1
+    rows = rows_of(videos)
+    negatives, same = foreign(rows, rows), rows.same(rows, "labels")
+    memory = RememberedViews(videos=videos, dim=DIM, ceiling=share, start=0.0, ramp=0.0)
+    for epoch in range(12):
+        views = noisy_views(videos, epoch=epoch)
+        memory.learn(Observation(torch.arange(videos), views, 0.0))
+    scores = views.flatten(0, 1) @ views.flatten(0, 1).T
+    plain = DETECTORS["adaptive"](ceiling=share, start=0.0, ramp=0.0)
+    precision = {
+        name: float((flagged & same).sum() / flagged.sum())
+        for name, detector in {"memory": memory, "plain": plain}.items()
+        for flagged in [detector(scores, negatives, rows, rows, 1.0)]
+    }
+    assert precision["memory"] > 0.9
+    assert precision["memory"] > precision["plain"] + 0.2
+
+
+def test_a_share_is_flagged_and_only_of_videos_that_came_by():
+    rows = rows_of(10)
+    negatives = foreign(rows, rows)
+    detector = RememberedViews(videos=10, dim=DIM, ceiling=0.5, start=0.5, ramp=0.0)
+    detector.learn(Observation(torch.arange(6), noisy_views(6, epoch=0), 0.0))
+    assert not detector(cosines(20), negatives, rows, rows, 0.4).any()
+    flagged = detector(cosines(20), negatives, rows, rows, 0.5)
+    assert (
+        flagged[:12, :12].sum(dim=1).tolist() == [9 + 1] * 12
+    )  # of 18 a half; views come in pairs
+    assert not flagged[12:].any()
+    assert not flagged[:, 12:].any()

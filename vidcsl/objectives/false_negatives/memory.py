@@ -1,0 +1,81 @@
+"""Ours: videos are compared by what is remembered of all their views, not by two of them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vidcsl.objectives.false_negatives.detector import Detector, Observation
+from vidcsl.objectives.false_negatives.samples import Samples, distinct
+from vidcsl.objectives.false_negatives.similarity import nearest, risen
+from vidcsl.objectives.masks import count
+from vidcsl.objectives.world import Alone, World
+
+
+class RememberedViews(Detector):
+    """Flags the candidates whose videos are most alike in a memory of all views seen so far.
+
+    Two clips of one class seldom look alike, but what is typical of their videos does: a moving
+    average of each video's embeddings, over its views and over epochs, is compared, centred, in
+    place of single views. It costs no further forward pass. Ours; the growing share is that of
+    `AdaptiveSimilarity`, and averages over views as voters are in the spirit of Huynh et al. (WACV
+    2022), which averages the anchor's side of one step.
+
+    Args:
+        videos: length of the training list.
+        dim: length of an embedding.
+        ceiling, start, ramp: as of `AdaptiveSimilarity`.
+        momentum: of the moving average, a step of it each time that the video comes by.
+        world: the processes that train together.
+    """
+
+    memory: Tensor
+    visits: Tensor
+
+    def __init__(
+        self,
+        *,
+        videos: int,
+        dim: int,
+        ceiling: float = 0.05,
+        start: float = 0.25,
+        ramp: float = 0.5,
+        momentum: float = 0.7,
+        world: World | None = None,
+    ) -> None:
+        super().__init__()
+        self.ceiling, self.start, self.ramp = ceiling, start, ramp
+        self.momentum, self.world = momentum, world or Alone()
+        self.register_buffer("memory", torch.zeros(videos, dim))
+        self.register_buffer("visits", torch.zeros(videos, dtype=torch.long))
+
+    def forward(
+        self,
+        scores: Tensor,
+        negatives: Tensor,
+        anchors: Samples,
+        candidates: Samples,
+        progress: float,
+    ) -> Tensor:
+        """Bool `[b, M]`; videos that have not come by yet are neither judged nor flagged."""
+        share = self.ceiling * risen(progress, start=self.start, ramp=self.ramp)
+        if share == 0:
+            return torch.zeros_like(negatives)
+        seen = (self.visits > 0)[:, None]
+        centre = (self.memory * seen).sum(dim=0) / seen.sum().clamp(min=1)
+        known = (self.visits[anchors.videos] > 0)[:, None] & (self.visits[candidates.videos] > 0)
+        rows, columns = (
+            F.normalize(self.memory[each.videos] - centre, dim=1) for each in (anchors, candidates)
+        )
+        counts = (share * count(negatives)).long()
+        return nearest(rows @ columns.T, negatives & known, counts)
+
+    @torch.no_grad()
+    def learn(self, observation: Observation) -> None:
+        """Move the memory of the step's videos, those of all processes."""
+        videos, first = distinct(self.world.gather(observation.videos))
+        views = self.world.gather(observation.embeddings.float().mean(dim=1))[first]
+        # As Adam's bias correction: the first visits weigh alike, and none is remembered as zero.
+        visits = self.visits[videos] + 1
+        kept = (self.momentum - self.momentum**visits) / (1 - self.momentum**visits)
+        self.memory[videos] = torch.lerp(views, self.memory[videos], kept[:, None])
+        self.visits[videos] = visits
