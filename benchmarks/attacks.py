@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from vidcsl import builders
 from vidcsl.config import load_config
-from vidcsl.engine.checkpoint import load_newest, load_weights, weights_digest
+from vidcsl.engine.checkpoint import load_newest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
+from vidcsl.engine.weights import load_weights, weights_digest
 from vidcsl.models.heads import Classifier
 from vidcsl.options import OPTIONS
 from vidcsl.report.summary import wilson_interval

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidcsl.engine.checkpoint import load_weights
 from vidcsl.engine.optim import set_lr
 from vidcsl.engine.precision import Precision
+from vidcsl.engine.weights import load_weights
 from vidcsl.objectives import ClipBatch, Method
 from vidcsl.objectives.metrics import Metric, Share
 from vidcsl.pieces import cut_like, joined

@@ -13,9 +13,9 @@ from fvcore.common.config import CfgNode
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.checkpoint import weights_digest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import Ledger, digest
+from vidcsl.engine.weights import weights_digest
 from vidcsl.robustness.attack_curve import Attack, Curve, attack_curve, predict
 from vidcsl.robustness.attacks.specs import Run
 from vidcsl.robustness.clips import Clips

@@ -12,10 +12,10 @@ from torch import nn
 from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.checkpoint import weights_digest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import Ledger
 from vidcsl.engine.run_folder import write_atomically
+from vidcsl.engine.weights import weights_digest
 from vidcsl.errors import UserError
 from vidcsl.models.heads import Classifier
 from vidcsl.report.html import write_report

@@ -17,11 +17,11 @@ from torch import nn
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.data.loader import Batch
-from vidcsl.engine.checkpoint import weights_digest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import digest
 from vidcsl.engine.progress import Bar
 from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
+from vidcsl.engine.weights import weights_digest
 from vidcsl.evaluation.attentive import PooledTokens
 from vidcsl.evaluation.features import Features, extract_features
 from vidcsl.evaluation.linear import LinearProbe, fit_linear_probe

@@ -9,10 +9,11 @@ from fvcore.common.config import CfgNode
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.checkpoint import load_checkpoint, load_newest, load_parts
+from vidcsl.engine.checkpoint import load_checkpoint, load_newest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.progress import Log
 from vidcsl.engine.run_folder import RunFolder
+from vidcsl.engine.weights import load_parts
 from vidcsl.errors import UserError
 from vidcsl.models.dual_norm import use_norms
 from vidcsl.models.pretrained.fit import fitted

@@ -8,10 +8,10 @@ from fvcore.common.config import CfgNode
 from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.checkpoint import load_weights
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
 from vidcsl.engine.train import Trainer
+from vidcsl.engine.weights import load_weights
 from vidcsl.objectives import Method
 from vidcsl.pieces import joined
 

@@ -7,15 +7,10 @@ from fvcore.common.config import CfgNode
 
 from vidcsl import builders
 from vidcsl.config import differing_keys, dump_config, load_config
-from vidcsl.engine.checkpoint import (
-    list_checkpoints,
-    load_checkpoint,
-    load_newest,
-    load_parts,
-    load_weights,
-)
+from vidcsl.engine.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
+from vidcsl.engine.weights import load_parts, load_weights
 from vidcsl.errors import UserError
 from vidcsl.objectives import Method
 from vidcsl.stages.evaluate import evaluate

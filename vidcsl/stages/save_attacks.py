@@ -10,9 +10,9 @@ from torch import nn
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.checkpoint import weights_digest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import Ledger
+from vidcsl.engine.weights import weights_digest
 from vidcsl.robustness.attack_curve import predict
 from vidcsl.robustness.attacks import Solver, attack
 from vidcsl.robustness.attacks.specs import Run

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from vidcsl.engine.checkpoint import weights_digest
+from vidcsl.engine.weights import weights_digest
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.goals import Goal
 from vidcsl.robustness.attacks.pgd import PGD
