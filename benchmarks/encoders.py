@@ -7,6 +7,7 @@
 slim networks on small clips, compiled only with --compile, which takes a minute each. On a GPU:
 published sizes in bfloat16, compiled too, and the share of the card's measured matrix rate.
 `torchvision` times our networks at their published size beside torchvision's own, in turns.
+Seconds are those of the clock on a GPU and of one core on a CPU, so that other work does not count.
 """
 
 import multiprocessing
@@ -94,7 +95,7 @@ def _speed(name: str, count: int, rate: float, compiled: bool) -> dict[str, Any]
         ways["_compiled"] = torch.compile(encoder)
     runs = {f"inference{way}": inference(encoder, clips, call) for way, call in ways.items()}
     runs |= {f"training{way}": training(encoder, clips, call) for way, call in ways.items()}
-    done = {key: count / each.median for key, each in interleaved(runs, repeats=REPEATS).items()}
+    done = {key: count / each.median for key, each in timed(runs).items()}
     cost = cost_of(encoder)
     # A training step counts for three forward passes, each multiply-add for two operations.
     shares = {
@@ -119,14 +120,13 @@ def _beside_torchvision(name: str, count: int) -> dict[str, Any]:
     size = 112 if name == "s3d" else SIZE
     ours, clips = made(name, count, slim=False, frames=FRAMES, size=size)
     theirs = BASES[name](clips).to(clips.device)
-    times: Mapping[str, Times] = interleaved(
+    times = timed(
         {
             "inference": inference(ours, clips),
             "inference_theirs": inference(theirs, clips),
             "training": training(ours, clips),
             "training_theirs": training(theirs, clips),
-        },
-        repeats=REPEATS,
+        }
     )
     found = {key: each.median for key, each in times.items()}
     return {
@@ -187,6 +187,12 @@ def made(
     return encoder, torch.rand(count, 3, cfg.DATA.FRAMES, side, side, device=encoder.mean.device)
 
 
+def timed(runs: Mapping[str, Callable[[], Any]]) -> dict[str, Times]:
+    """Seconds of each, in turns."""
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    return interleaved(runs, repeats=REPEATS, clock=clock)
+
+
 def inference(
     model: nn.Module, clips: Tensor, call: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[], Any]:
@@ -220,8 +226,7 @@ def matrix_rate() -> float:
     gpu = torch.cuda.is_available()
     size, kind = (8192, torch.bfloat16) if gpu else (1024, torch.float32)
     one = torch.rand(size, size, dtype=kind, device="cuda" if gpu else "cpu")
-    times = interleaved({"product": lambda: one @ one}, repeats=5)
-    return 2 * size**3 / times["product"].median
+    return 2 * size**3 / timed({"product": lambda: one @ one})["product"].median
 
 
 def _autocast(clips: Tensor) -> torch.autocast:
