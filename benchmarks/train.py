@@ -280,7 +280,7 @@ def processes(report: Report, folder: Path, *, counts: tuple[int, ...], steps: i
             port = probe.getsockname()[1]
         queue = mp.get_context("spawn").SimpleQueue()
         mp.spawn(_process, args=(count, port, folder, steps, queue), nprocs=count)
-        seconds, row = queue.get()
+        seconds, cpu, row = queue.get()
         clips = SMALL["TRAIN.BATCH"] * 2 * count
         rates[count] = clips / seconds
         cores = min(count, os.cpu_count() or 1)
@@ -288,6 +288,7 @@ def processes(report: Report, folder: Path, *, counts: tuple[int, ...], steps: i
             processes=count,
             step_ms=1000 * seconds,
             clips_s=rates[count],
+            cpu_ms_a_clip=1000 * cpu / clips,
             efficiency=rates[count] / count / rates[counts[0]],
             of_what_the_cores_allow=rates[count] / cores / rates[counts[0]],
             split=row,
@@ -310,14 +311,15 @@ def _process(rank: int, count: int, port: int, folder: Path, steps: int, queue: 
         loop = bench.plain(bench.stepper())
         loop()
         world.barrier()
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         loop()
         world.barrier()
         seconds = (time.perf_counter() - started) / steps
+        cpu = float(world.total(torch.tensor(time.process_time() - cpu))) / steps
         quiet = Report("split") if world.is_main else Report("other")
         split(bench, quiet)
         if world.is_main:
-            queue.put((seconds, {k: round(v, 1) for k, v in quiet.rows[0].items()}))
+            queue.put((seconds, cpu, {k: round(v, 1) for k, v in quiet.rows[0].items()}))
 
 
 def main() -> None:
