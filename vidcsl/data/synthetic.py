@@ -18,7 +18,7 @@ from vidcsl.engine.progress import Bar
 from vidcsl.errors import UserError
 from vidcsl.seeding import numpy_generator
 
-VERSION = 2  # part of the marker: files of another version of the drawing are made anew
+VERSION = 1  # part of the marker: files of another version of the drawing are made anew
 TEST_EVERY = 4  # each fourth source is for testing
 CLASSES = tuple(MOTIONS)
 
