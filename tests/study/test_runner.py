@@ -160,6 +160,17 @@ def test_another_config_is_not_finished(written):
     assert (is_finished(run), is_finished(other)) == (True, False)
 
 
+def test_processes_share_the_cores_and_are_none_of_torchrun(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = runner.environment("1", jobs=3)
+    assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("2", "1")
+    assert "RANK" not in found
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert runner.environment(jobs=3)["OMP_NUM_THREADS"] == "5"
+
+
 def test_parts_are_all_runs_each_once(written, monkeypatch, capsys):
     several(written)
     seen = []

@@ -92,7 +92,7 @@ def _differences(study: Study) -> list[str]:
 def _budget(runs: Sequence[Run], *, jobs: int) -> list[str]:
     check_runs(runs)
     open_ = [run for run in runs if state(run) != "finished"]
-    each = estimate(runs)
+    each = estimate(runs, jobs=jobs)
     lines = [
         f"  {' '.join(filter(None, kind))}: {known.hours:.2f} h a run ({known.source})"
         for kind, known in each.items()

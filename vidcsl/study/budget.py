@@ -20,7 +20,7 @@ from vidcsl.engine.run_folder import RunFolder
 from vidcsl.errors import UserError
 from vidcsl.report.summary import Tree, number
 from vidcsl.study.plan import Run
-from vidcsl.study.runner import is_finished
+from vidcsl.study.runner import environment, is_finished
 
 _STEPS = 4  # of a trial, the first of which is slow
 
@@ -38,8 +38,8 @@ class Estimate:
     source: str
 
 
-def estimate(runs: Sequence[Run]) -> dict[tuple[str, str], Estimate]:
-    """By setting and arm.
+def estimate(runs: Sequence[Run], *, jobs: int = 1) -> dict[tuple[str, str], Estimate]:
+    """By setting and arm; trials get the threads that one of `jobs` runs at a time will have.
 
     Raises:
         UserError: a trial failed.
@@ -54,7 +54,7 @@ def estimate(runs: Sequence[Run]) -> dict[tuple[str, str], Estimate]:
         if recorded:
             found[kind] = Estimate(fmean(recorded), "recorded")
         else:
-            found[kind] = Estimate(_measured(run), "measured")
+            found[kind] = Estimate(_measured(run, jobs=jobs), "measured")
     return found
 
 
@@ -63,7 +63,7 @@ def _hours(results: Tree) -> float:
     return sum(value for each in seconds.values() if (value := number(each)) is not None) / 3600
 
 
-def _measured(run: Run) -> float:
+def _measured(run: Run, *, jobs: int) -> float:
     """Hours, from a trial of a few steps and test videos whose every stage is scaled up.
 
     An attack stops at clips that have fallen, and an untrained model falls early: robust models
@@ -76,7 +76,9 @@ def _measured(run: Run) -> float:
         path = Path(folder) / "trial.yaml"
         path.write_text(dump_config(cfg))
         command = [sys.executable, "-m", "vidcsl.cli", "train", "--cfg", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment(jobs=jobs)
+        )
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise UserError(f"the trial of {run.title} failed: {last[0]}")

@@ -128,7 +128,7 @@ class Runner:
                 command(run, processes=self.processes),
                 stdout=log,
                 stderr=log,
-                env=_environment(gpu),
+                env=environment(gpu, jobs=self.jobs),
                 pass_fds=[lock.fileno()],
                 start_new_session=True,  # a terminal's Ctrl-C comes by way of this process
             )
@@ -187,9 +187,14 @@ def visible_gpus() -> list[str]:
 _OF_TORCHRUN = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
 
 
-def _environment(gpu: str) -> dict[str, str]:
+def environment(gpu: str = "", *, jobs: int = 1) -> dict[str, str]:
+    """Of a run's process: its GPU, and its share of the cores where nobody said how many threads.
+
+    Threads that outnumber the cores wait for each other.
+    """
     kept = {k: value for k, value in os.environ.items() if not k.startswith(_OF_TORCHRUN)}
-    return kept | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    return threads | kept | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
 
 
 def _locked(lock: TextIO) -> bool:
