@@ -6,9 +6,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
-import torch
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
@@ -21,8 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from vidcsl.engine.run_folder import peak_memory_mib
-from vidcsl.engine.trackers import Tracker
+if TYPE_CHECKING:  # preparing videos shows its progress without torch, whose import is slow
+    from vidcsl.engine.trackers import Tracker
 
 Item = TypeVar("Item")
 
@@ -41,7 +40,7 @@ class Log:
         trackers: who else is told; one that fails is named and left, and the run goes on.
     """
 
-    def __init__(self, path: Path | None, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(self, path: Path | None, trackers: Sequence["Tracker"] = ()) -> None:
         self._file: TextIO | None = path.open("a") if path else None
         self._trackers = list(trackers)
 
@@ -101,20 +100,6 @@ class Meter:
         rates = {"clips_per_second": self._clips / elapsed, "data_wait": self._waited / elapsed}
         self._started, self._waited, self._clips = now, 0.0, 0
         return rates
-
-
-def usage(device: torch.device) -> dict[str, float]:
-    """Peak memory, and the share of the last moments in which the GPU worked, where it tells.
-
-    It tells where there is a GPU and nvidia-ml-py (`pip install 'vidcsl[gpu]'`).
-    """
-    memory = {"memory_mib": peak_memory_mib(device)}
-    if device.type != "cuda":
-        return memory
-    try:
-        return {**memory, "gpu_use": torch.cuda.utilization(device) / 100}
-    except (ModuleNotFoundError, RuntimeError):
-        return memory
 
 
 class Bar:

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -73,15 +72,6 @@ class RunFolder:
         """Merge top-level `sections` into `results.json`; sections of other stages stay."""
         merged = {**self.read_results(), **sections}
         write_atomically(self.results, json.dumps(merged, indent=2) + "\n")
-
-
-def peak_memory_mib(device: torch.device) -> float:
-    """Most memory held so far: on the GPU by this process, else by it and its largest worker."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    kibibytes = sum(resource.getrusage(each).ru_maxrss for each in who)
-    return kibibytes / 2**10
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -13,13 +13,14 @@ from vidcsl.data.loader import Batch
 from vidcsl.engine.checkpoint import Position, load_newest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.guard import Guard
-from vidcsl.engine.progress import Bar, Log, Meter, say, usage
+from vidcsl.engine.progress import Bar, Log, Meter, say
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.schedule import Schedule
 from vidcsl.engine.signals import Interrupted, noted_signals
 from vidcsl.engine.step import Stepper
 from vidcsl.engine.tally import Tally
 from vidcsl.engine.trackers import Tracker
+from vidcsl.engine.usage import usage
 from vidcsl.engine.watchdog import Watchdog
 from vidcsl.engine.writer import CheckpointWriter
 from vidcsl.errors import Diverged, UserError

@@ -20,7 +20,8 @@ from vidcsl.data.loader import Batch
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import digest
 from vidcsl.engine.progress import Bar
-from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
+from vidcsl.engine.run_folder import RunFolder
+from vidcsl.engine.usage import peak_memory_mib
 from vidcsl.engine.weights import weights_digest
 from vidcsl.evaluation.attentive import PooledTokens
 from vidcsl.evaluation.features import Features, extract_features

@@ -9,8 +9,9 @@ from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
-from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
+from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.train import Trainer
+from vidcsl.engine.usage import peak_memory_mib
 from vidcsl.engine.weights import load_weights
 from vidcsl.objectives import Method
 from vidcsl.pieces import joined
