@@ -5,7 +5,19 @@ import time
 from torch.utils.data import DataLoader, Dataset
 
 from vidcsl.data.loader import _begin
+from vidcsl.data.watch import time_limit
 from vidcsl.engine.watchdog import EXIT_CODE, Watchdog
+
+
+class Limited(Dataset):
+    """Its items are read under a time limit."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        with time_limit(60, "a video"):
+            return index
 
 
 class Stuck(Dataset):
@@ -39,6 +51,12 @@ def test_stacks_of_this_process_and_of_its_workers(tmp_path, capsys):
     assert "test_stacks_of_this_process_and_of_its_workers" in text
     assert text.index(f"worker {pids[0]}:") < text.index("ponder_a_video")
     assert "(LOG.HANG_SECONDS), the run waits on" in capsys.readouterr().err
+
+
+def test_workers_that_are_forked_meanwhile_can_limit_their_own_time(tmp_path):
+    with Watchdog(100, path=tmp_path / "rank0.txt"):
+        loader = DataLoader(Limited(), num_workers=1, timeout=30, multiprocessing_context="fork")
+        assert [batch.item() for batch in loader] == [0, 1]
 
 
 def test_no_trace_where_nothing_hangs(tmp_path):

@@ -49,6 +49,7 @@ class Watchdog:
         if self.seconds:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a")
+            _AWAKE.add(self)
             self.beat()
             self._thread.start()
         return self
@@ -61,6 +62,7 @@ class Watchdog:
     ) -> None:
         self._ended.set()
         if self._file:
+            _AWAKE.discard(self)
             faulthandler.cancel_dump_traceback_later()
             self._thread.join()
             self._file.close()
@@ -70,8 +72,14 @@ class Watchdog:
     def beat(self) -> None:
         """A step has ended."""
         self._beat, self._reported = time.monotonic(), False
+        self.arm()
+
+    def arm(self) -> None:
+        """Have the stacks written natively later than by the thread, should that not run.
+
+        It cannot where a library holds the interpreter's lock.
+        """
         if self._file:
-            # Where a library holds the interpreter's lock, the thread below cannot run; this can.
             faulthandler.dump_traceback_later(
                 1.5 * self.seconds + 2 * _WORKERS_SECONDS, file=self._file, exit=self._ends_run
             )
@@ -102,3 +110,21 @@ class Watchdog:
         if self._ends_run:
             time.sleep(_WORKERS_SECONDS)
             os._exit(EXIT_CODE)
+
+
+_AWAKE: set[Watchdog] = set()
+
+
+def _disarm() -> None:
+    if _AWAKE:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _rearm() -> None:
+    for watchdog in _AWAKE:
+        watchdog.arm()
+
+
+# A forked process gets the native timer's lock without the thread that would release it, and would
+# wait for it for ever when it sets a timer of its own (`data.watch.time_limit`).
+os.register_at_fork(before=_disarm, after_in_parent=_rearm, after_in_child=_AWAKE.clear)
