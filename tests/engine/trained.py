@@ -67,7 +67,9 @@ def make_trainer(
     replica = (strategy or Strategy()).prepare(made, world)
     learning = [p for p in made.parameters() if p.requires_grad]
     folder = RunFolder(folder)
-    folder.create()
+    if world.is_main:
+        folder.create()
+    world.barrier()
     stepper = Stepper(
         method=made,
         optimiser=optimiser(learning, lr=0.02),

@@ -73,9 +73,9 @@ class RememberedViews(Detector):
     def learn(self, observation: Observation) -> None:
         """Move the memory of the step's videos, those of all processes."""
         videos, first = distinct(self.world.gather(observation.videos))
-        views = self.world.gather(observation.embeddings.float().mean(dim=1))[first]
+        views = self.world.gather(observation.embeddings.to(self.memory.dtype).mean(dim=1))[first]
         # As Adam's bias correction: the first visits weigh alike, and none is remembered as zero.
         visits = self.visits[videos] + 1
         kept = (self.momentum - self.momentum**visits) / (1 - self.momentum**visits)
-        self.memory[videos] = torch.lerp(views, self.memory[videos], kept[:, None])
+        self.memory[videos] = torch.lerp(views, self.memory[videos], kept.to(views)[:, None])
         self.visits[videos] = visits
