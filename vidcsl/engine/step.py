@@ -1,17 +1,42 @@
 """One step of the optimiser, whatever it is computed in and spread over."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vidcsl.data.loader import Batch
 from vidcsl.engine.optim import set_lr
 from vidcsl.engine.precision import Precision
 from vidcsl.engine.weights import load_weights
 from vidcsl.objectives import ClipBatch, Method
 from vidcsl.objectives.metrics import Metric, Share
 from vidcsl.pieces import cut_like, joined
+from vidcsl.seeding import sample_seed
+
+# (frames, sizes, seeds, progress) -> clips, see `vidcsl.augment`
+Augmentation = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+def augmented(batch: Batch, augment: Augmentation, *, seed: int, progress: float) -> ClipBatch:
+    """What a method learns from: a batch augmented on its device, by each video's own seed.
+
+    Args:
+        batch: of the loader.
+        augment: makes its frames clips.
+        seed: of the run.
+        progress: share of the training that is done.
+    """
+    seeds = [sample_seed(seed, batch.epoch, video) for video in batch.indices.tolist()]
+    return ClipBatch(
+        clips=augment(batch.frames, batch.sizes, torch.tensor(seeds), progress),
+        labels=batch.labels,
+        groups=batch.groups,
+        videos=batch.indices,
+        progress=progress,
+    )
 
 
 @dataclass

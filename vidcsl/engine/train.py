@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vidcsl.data.loader import Batch
 from vidcsl.engine.checkpoint import Position, load_newest
@@ -17,16 +16,14 @@ from vidcsl.engine.progress import Bar, Log, Meter, say
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.schedule import Schedule
 from vidcsl.engine.signals import Interrupted, noted_signals
-from vidcsl.engine.step import Stepper
+from vidcsl.engine.step import Augmentation, Stepper, augmented
 from vidcsl.engine.tally import Tally
 from vidcsl.engine.trackers import Tracker
 from vidcsl.engine.usage import usage
 from vidcsl.engine.watchdog import Watchdog
 from vidcsl.engine.writer import CheckpointWriter
 from vidcsl.errors import Diverged, UserError
-from vidcsl.objectives import ClipBatch
 from vidcsl.objectives.metrics import Metric
-from vidcsl.seeding import sample_seed
 
 
 @dataclass
@@ -51,7 +48,7 @@ class Trainer:
 
     stepper: Stepper
     batches: Callable[[int, int], Iterable[Batch]]
-    augment: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    augment: Augmentation
     schedule: Schedule
     world: World
     folder: RunFolder
@@ -161,7 +158,10 @@ class Trainer:
 
     def _learn(self, batch: Batch) -> list[dict[str, Metric]]:
         """The steps that are made with a batch; what the method reports of each."""
-        clips, lr = self._augmented(batch), self.schedule.lr(self._global_step)
+        progress = self._global_step / self.schedule.total_steps
+        lr = self.schedule.lr(self._global_step)
+        batch = batch.to(self.world.device)
+        clips = augmented(batch, self.augment, seed=self.seed, progress=progress)
         count = clips.clips.shape[:2].numel() * self.world.size
         self._clips += count
         self._meter.add(count)
@@ -195,19 +195,6 @@ class Trainer:
                 f"(roll-back {self.guard.done} of at most {self.guard.rollbacks})"
             )
         return back - bad
-
-    def _augmented(self, batch: Batch) -> ClipBatch:
-        batch = batch.to(self.world.device)
-        indices = batch.indices.tolist()
-        seeds = torch.tensor([sample_seed(self.seed, batch.epoch, index) for index in indices])
-        progress = self._global_step / self.schedule.total_steps
-        return ClipBatch(
-            clips=self.augment(batch.frames, batch.sizes, seeds, progress),
-            labels=batch.labels,
-            groups=batch.groups,
-            videos=batch.indices,
-            progress=progress,
-        )
 
     def _log(self, log: Log) -> dict[str, str]:
         averages, rates = self.interval.averages(), self._meter.rates()

@@ -14,9 +14,9 @@ from vidcsl.data.lists import VideoList
 from vidcsl.data.loader import Batch
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
-from vidcsl.objectives import ClipBatch, ContrastiveMethod, Method
+from vidcsl.engine.step import augmented
+from vidcsl.objectives import ContrastiveMethod, Method
 from vidcsl.objectives.false_negatives import Detector, Observation, Samples
-from vidcsl.seeding import sample_seed
 
 BATCHES = 4  # looked at; a queue's candidates are the videos of the batches before
 FRAMES = 3  # of a clip: its first, middle and last
@@ -116,11 +116,10 @@ def _removed(
     method.detector = recording
     try:
         for _, batch in zip(range(BATCHES), batches, strict=False):
-            moved, videos = batch.to(world.device), batch.indices.tolist()
-            seeds = [sample_seed(cfg.SEED, batch.epoch, video) for video in videos]
-            views = augment(moved.frames, moved.sizes, torch.tensor(seeds), 1.0)
-            clips.update(zip(videos, _stills(views[:, 0]), strict=True))
-            method(ClipBatch(views, moved.labels, moved.groups, moved.indices, progress=1.0))
+            looked_at = augmented(batch.to(world.device), augment, seed=cfg.SEED, progress=1.0)
+            stills = _stills(looked_at.clips[:, 0])
+            clips.update(zip(batch.indices.tolist(), stills, strict=True))
+            method(looked_at)
     finally:
         method.detector = detector
     return recording.found, clips
