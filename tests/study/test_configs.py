@@ -12,7 +12,8 @@ STUDIES = sorted((Path(__file__).parents[2] / "configs" / "studies").glob("*.yam
 def test_every_shipped_study_is_fair_and_builds(path):
     study = read_study(path)
     assert study.question
-    assert not study.differences
+    differing = {key for each in study.differences.values() for key, *_ in each}
+    assert differing <= {"EVALUATE.NORMS"}  # a method with several sets of BatchNorms
     for run in study.runs:
         if run.seed == 0:
             builders.check(run.cfg)
