@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -25,14 +26,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
+        sys.stdout.flush()
     except UserError as error:
         return _fail(str(error), debug=args.debug)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_gone():
+            return 141  # as the shell has it: 128 + SIGPIPE
         if error.errno not in _MACHINE:
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{_MACHINE[error.errno]}", debug=args.debug)
     return 0
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads what is printed any more (`| head`); then nothing more is printed."""
+    watched = select.poll()
+    watched.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _file, event in watched.poll(0))
+    if gone:  # else the interpreter complains once more when it ends and flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def _fail(message: str, *, debug: bool) -> int:
