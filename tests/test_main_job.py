@@ -214,6 +214,24 @@ def test_another_method_and_list_do_not_stop_an_evaluation(data, config, finishe
     assert mine["clean"] == theirs["clean"]
 
 
+def test_an_earlier_run_starts_one_on_longer_clips_and_stays_itself(data, config, tmp_path, capsys):
+    few = ("DATA.TEST_LIST", "", "METHOD.NAME", "moco_v2", "METHOD.QUEUE", 16, "TRAIN.EPOCHS", 1)
+    few += ("MODEL.NAME", "video_vit_s", "MODEL.POSITIONS", "learned", "MODEL.DEPTH", 1)
+    few += ("MODEL.WIDTH", 24, "MODEL.FRAME_SIZE", 32)
+    first = arguments(data, config, tmp_path / "first", *few)
+    longer = ("DATA.FRAMES", 6, "TRAIN.WEIGHTS")
+    second = arguments(data, config, tmp_path / "second", *few, *longer)
+    assert main(["train", *first]) == 0
+    assert main(["train", *second, str(newest(tmp_path / "first"))]) == 0
+    said = "positions interpolated from 2 x 2 x 2 to 3 x 2 x 2"
+    assert capsys.readouterr().err.count(said) == 1
+    # An evaluation with other clips leaves its config in the folder; the training is still itself.
+    assert main(["evaluate", *first, "DATA.FRAMES", "6"]) == 0
+    assert said in capsys.readouterr().err
+    assert main(["train", *first, "--resume"]) == 0
+    assert "DATA.FRAMES changed" in fails(capsys, "train", *first, "DATA.FRAMES", "6", "--resume")
+
+
 def test_a_finished_evaluation_is_not_run_again(data, config, finished, tmp_path, monkeypatch):
     out = shutil.copytree(finished, tmp_path / "run")
     (out / "results.json").unlink()

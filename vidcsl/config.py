@@ -46,6 +46,18 @@ def load_config(
     return cfg
 
 
+def parse_config(text: str, *, where: str) -> CfgNode:
+    """The frozen configuration that `dump_config` made a text of; `where` names it in errors.
+
+    Raises:
+        UserError: it is no configuration, or a key or a value is wrong.
+    """
+    cfg = default_config()
+    _merge(cfg, flatten(_parse(text, where=where), where=where), where=where)
+    cfg.freeze()
+    return cfg
+
+
 def default_config() -> CfgNode:
     """A fresh configuration with every option at its default."""
     root = CfgNode()
@@ -101,18 +113,23 @@ def read_document(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is no mapping, or gives a key twice.
     """
     try:
-        document = yaml.load(path.read_text(), Loader=_UniqueKeyLoader)
+        return _parse(path.read_text(), where=path)
     except OSError as error:
         hint = "" if path.suffix else f"; shipped are: {', '.join(shipped.names())}"
         raise UserError(f"cannot read config {path}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read config {path}: it is not a text file") from error
+
+
+def _parse(text: str, *, where: object) -> dict[str, Any]:
+    try:
+        document = yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: {_one_line(error)}") from error
+        raise UserError(f"{where}: {_one_line(error)}") from error
     if document is None:
         return {}
     if not isinstance(document, dict):
-        raise UserError(f"{path}: expected keys and values, found a {type(document).__name__}")
+        raise UserError(f"{where}: expected keys and values, found a {type(document).__name__}")
     return document
 
 

@@ -1,11 +1,12 @@
 """The model that is judged: a checkpoint of ours, or foreign weights, ready as a job."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
+from torch import Tensor
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
@@ -16,7 +17,9 @@ from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.weights import load_parts
 from vidcsl.errors import UserError
 from vidcsl.models.dual_norm import use_norms
+from vidcsl.models.encoder import Encoder
 from vidcsl.models.pretrained.fit import fitted
+from vidcsl.models.pretrained.layout import State
 from vidcsl.objectives import Method
 from vidcsl.stages.job import Job
 
@@ -52,7 +55,7 @@ def open_job(
         notes = builders.load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
     else:
         method = builders.build_method(cfg, train, world)
-        notes = _load(method, document["method"], source=source)
+        notes = load_kept(method, document["method"], source=source)
     tell(notes, folder, world)
     return make_job(cfg, method, train, world, folder), test
 
@@ -82,18 +85,43 @@ def tell(notes: Sequence[str], folder: RunFolder, world: World) -> None:
         log.close()
 
 
+def newest_of(folder: RunFolder) -> str:
+    """Where a run's newest weights come from, in words."""
+    return f"the newest of {folder.checkpoints}"
+
+
 def _document(folder: RunFolder, checkpoint: Path | None) -> tuple[dict[str, Any] | None, str]:
     if checkpoint:
         return load_checkpoint(checkpoint), str(checkpoint)
-    return load_newest(folder.checkpoints), f"the newest of {folder.checkpoints}"
+    return load_newest(folder.checkpoints), newest_of(folder)
 
 
-def _load(method: Method, weights: dict[str, Any], *, source: str) -> list[str]:
-    """Load what evaluation needs of a checkpoint; sentences on what was changed to fit."""
-    start = "encoder.backbone."
-    backbone = {k.removeprefix(start): w for k, w in weights.items() if k.startswith(start)}
-    state, notes = fitted(backbone, method.encoder.backbone)  # type: ignore[arg-type]
-    others = {key: weight for key, weight in weights.items() if not key.startswith(start)}
-    changed = {f"{start}{key}": weight for key, weight in state.items()}
-    load_parts(method, {**others, **changed}, parts=method.kept, source=source)
+def fitted_weights(method: Method, weights: Mapping[str, Tensor]) -> tuple[State, list[str]]:
+    """A method's weights for clips of another length or size; sentences on what was changed.
+
+    Args:
+        method: for whose encoders the weights are made to fit, a momentum encoder too.
+        weights: of a method, by our names.
+    """
+    found, notes = dict(weights), []
+    for name, module in method.named_modules():
+        if not isinstance(module, Encoder):
+            continue
+        start = f"{name}.backbone."
+        own = {k.removeprefix(start): w for k, w in found.items() if k.startswith(start)}
+        changed, said = fitted(own, module.backbone)
+        found = {key: weight for key, weight in found.items() if not key.startswith(start)}
+        found |= {f"{start}{key}": weight for key, weight in changed.items()}
+        notes += said
+    return found, list(dict.fromkeys(notes))
+
+
+def load_kept(method: Method, weights: Mapping[str, Tensor], *, source: str) -> list[str]:
+    """Load what evaluation needs of a method's weights; sentences on what was changed to fit.
+
+    Raises:
+        UserError: they are of another architecture; `source` says whose.
+    """
+    found, notes = fitted_weights(method, weights)
+    load_parts(method, found, parts=method.kept, source=source)
     return [f"{source}: {note}" for note in notes]

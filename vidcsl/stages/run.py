@@ -6,15 +6,15 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from vidcsl import builders
-from vidcsl.config import differing_keys, dump_config, load_config
+from vidcsl.config import differing_keys, dump_config, parse_config
 from vidcsl.engine.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
-from vidcsl.engine.weights import load_parts, load_weights
+from vidcsl.engine.weights import load_weights
 from vidcsl.errors import UserError
 from vidcsl.objectives import Method
 from vidcsl.stages.evaluate import evaluate
-from vidcsl.stages.opening import make_job, open_job, tell
+from vidcsl.stages.opening import fitted_weights, load_kept, make_job, newest_of, open_job, tell
 from vidcsl.stages.pretrain import pretrain
 from vidcsl.stages.removed_pairs import keep_removed_pairs
 
@@ -46,8 +46,7 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
         method = pretrain(cfg, method, train, world, folder, checkpoint)
         keep_removed_pairs(cfg, method, train, world, folder)
     elif checkpoint:
-        source = f"the newest of {folder.checkpoints}"
-        load_parts(method, checkpoint["method"], parts=method.kept, source=source)
+        tell(load_kept(method, checkpoint["method"], source=newest_of(folder)), folder, world)
     elif not (cfg.TRAIN.WEIGHTS or cfg.MODEL.WEIGHTS):
         raise UserError(
             "TRAIN.ENABLED is false and there is no checkpoint: give TRAIN.WEIGHTS or MODEL.WEIGHTS"
@@ -114,8 +113,9 @@ def headline(folder: RunFolder) -> str:
 def _load_start(cfg: CfgNode, method: Method, world: World, folder: RunFolder) -> None:
     """The weights that a config starts from, if any; what was changed to fit is said and logged."""
     if cfg.TRAIN.WEIGHTS:
-        document = load_checkpoint(Path(cfg.TRAIN.WEIGHTS))
-        load_weights(method, document["method"], source=cfg.TRAIN.WEIGHTS)
+        weights, notes = fitted_weights(method, load_checkpoint(Path(cfg.TRAIN.WEIGHTS))["method"])
+        load_weights(method, weights, source=cfg.TRAIN.WEIGHTS)
+        tell([f"{cfg.TRAIN.WEIGHTS}: {note}" for note in notes], folder, world)
     if not cfg.MODEL.WEIGHTS:
         return
     notes = builders.load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ def _open_folder(
         refuse_overwriting(folder)
     checkpoint = load_newest(folder.checkpoints)
     if checkpoint and cfg.TRAIN.ENABLED:
-        _check_unchanged(cfg, folder)
+        _check_unchanged(cfg, checkpoint["config"], folder)
     world.barrier()  # no process may look before, and another after, the files are made
     if world.is_main:
         folder.create()
@@ -146,8 +146,9 @@ def _open_folder(
     return checkpoint
 
 
-def _check_unchanged(cfg: CfgNode, folder: RunFolder) -> None:
-    before = load_config(folder.config)
+def _check_unchanged(cfg: CfgNode, trained: str, folder: RunFolder) -> None:
+    # The checkpoint's own config: an evaluation since then may have written another to the folder.
+    before = parse_config(trained, where=f"the config in {newest_of(folder)}")
     changed = [key for key in differing_keys(cfg, before, sections=TRAINING) if key not in FREE]
     if changed:
         raise UserError(
