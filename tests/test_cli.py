@@ -1,9 +1,15 @@
 """The command line as a shell sees it."""
 
+import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from vidcsl import cli
+from vidcsl.commands import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,3 +28,25 @@ def test_a_reader_that_leaves_early_ends_a_command_without_a_traceback() -> None
     os.close(writing)
     assert ended.returncode == 141
     assert ended.stderr == b""
+
+
+def test_options_of_the_config_may_stand_before_and_after_those_of_the_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[argparse.Namespace] = []
+    monkeypatch.setattr(COMMANDS["train"], "run", seen.append)
+    assert cli.main(["train", "--cfg", "demo", "SEED", "1", "--resume", "TRAIN.EPOCHS", "2"]) == 0
+    assert seen[0].overrides == ["SEED", "1", "TRAIN.EPOCHS", "2"]
+    assert seen[0].resume
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "--cfg", "demo", "--resum3"], ["doctor", "--x", "y"]]
+)
+def test_other_words_are_not_taken_for_options(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert "unrecognized arguments" in capsys.readouterr().err

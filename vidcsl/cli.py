@@ -23,7 +23,7 @@ _MACHINE = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 when it went well, 2 for an error that the user can put right."""
-    args = _parser().parse_args(argv)
+    args = _parsed(argv)
     try:
         args.run(args)
         sys.stdout.flush()
@@ -37,6 +37,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{_MACHINE[error.errno]}", debug=args.debug)
     return 0
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, KEY VALUE after other options too, where argparse does not look for them."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and ("overrides" not in args or any(word.startswith("--") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides = [*args.overrides, *rest]
+    return args
 
 
 def _reader_gone() -> bool:
