@@ -40,9 +40,7 @@ def test_options_of_the_config_may_stand_before_and_after_those_of_the_command(
     assert seen[0].resume
 
 
-@pytest.mark.parametrize(
-    "words", [["train", "--cfg", "demo", "--resum3"], ["doctor", "--x", "y"]]
-)
+@pytest.mark.parametrize("words", [["train", "--cfg", "demo", "--resum3"], ["doctor", "--x", "y"]])
 def test_other_words_are_not_taken_for_options(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

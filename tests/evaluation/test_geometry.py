@@ -45,7 +45,7 @@ def test_effective_rank_counts_directions():
     assert float(effective_rank(both)) == pytest.approx(8, abs=1e-3)
 
 
-def test_a_projection_shows_the_two_widest_directions():
+def test_a_map_of_the_sphere_shows_the_two_widest_directions():
     generator = torch.Generator().manual_seed(2)
     flat = torch.zeros(40, 6)
     flat[:, [1, 4]] = torch.randn(40, 2, generator=generator) * torch.tensor([0.1, 0.3])
@@ -53,11 +53,22 @@ def test_a_projection_shows_the_two_widest_directions():
     projection = project(made(flat[:, None], torch.zeros(40).long()))
     assert projection.shown > 0.99
     for column, wanted in enumerate((4, 1)):
-        pair = torch.stack([projection.points[:, column], flat[:, wanted]])
+        pair = torch.stack([projection.angles[:, column], flat[:, wanted]])
         assert torch.corrcoef(pair)[0, 1] > 0.99  # and not its opposite
     one = project(made(torch.randn(1, 1, 3), torch.zeros(1).long()))
-    assert one.points.shape == (1, 2)
-    assert one.points.isfinite().all()
+    assert one.angles.shape == (1, 2)
+    assert one.angles.isfinite().all()
+
+
+def test_distances_on_the_map_are_angles_from_the_mean_direction():
+    ring = torch.tensor([[3.0, 1.0, 0.0], [3.0, -1.0, 0.0], [3.0, 0.0, 1.0], [3.0, 0.0, -1.0]])
+    angles = project(made(ring[:, None], torch.zeros(4).long())).angles
+    wanted = torch.full((4,), 1 / 3).atan().rad2deg()
+    assert torch.allclose(angles.norm(dim=1), wanted)
+    opposite = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])  # no mean
+    assert project(made(opposite[:, None], torch.zeros(4).long())).angles.norm(dim=1).tolist() == (
+        pytest.approx([90.0] * 4)
+    )
 
 
 def test_unlabelled_videos_give_no_class_figures():

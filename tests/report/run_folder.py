@@ -212,16 +212,16 @@ def write_attack(path: Path, *, frames: int = 8, size: int = 32, eps: float = 0.
 
 
 def write_projection(path: Path, *, classes: list[str], videos: int) -> None:
-    """Points of `videos` videos of each class, in a loose heap of their own."""
+    """Angles of `videos` videos of each class, in a loose heap of their own."""
     rng = np.random.default_rng(5)
     angles = 2 * np.pi * np.arange(len(classes)) / len(classes)
-    centres = 0.4 * np.stack([np.cos(angles), np.sin(angles)], 1)
-    points = centres.repeat(videos, 0) + 0.15 * rng.standard_normal((len(classes) * videos, 2))
+    centres = 24 * np.stack([np.cos(angles), np.sin(angles)], 1)
+    points = centres.repeat(videos, 0) + 9 * rng.standard_normal((len(classes) * videos, 2))
     labels = np.array(classes).repeat(videos)
     distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
     np.savez(
         path,
-        points=points.astype(np.float32),
+        angles=points.astype(np.float32),
         labels=labels,
         shown=np.float32(0.34),
         neighbours=distances.argsort(axis=1)[:, 1:6],

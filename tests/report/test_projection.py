@@ -7,6 +7,7 @@ import pytest
 from tests.report.run_folder import write_projection
 from vidcsl.errors import UserError
 from vidcsl.report.projection import read_projection
+from vidcsl.report.sphere import horizon
 
 
 def _dots(panel: str) -> list[np.ndarray]:
@@ -28,13 +29,24 @@ def test_each_class_is_lit_among_all_others(tmp_path: Path) -> None:
     assert every.max() <= 160
 
 
-def test_up_is_up_and_the_centre_is_the_centre(tmp_path: Path) -> None:
-    points = np.array([[1, 0.5], [-1, -0.5], [0, 0]], np.float32)
-    np.savez(tmp_path / "p.npz", points=points, labels=np.array(["x", "x", "x"]), shown=0.5)
+def test_up_is_up_and_rings_stand_at_true_angles(tmp_path: Path) -> None:
+    angles = np.array([[0, 30], [-15, 0], [0, 0]], np.float32)
+    np.savez(tmp_path / "p.npz", angles=angles, labels=np.array(["x", "x", "x"]), shown=0.5)
     projection = read_projection(tmp_path / "p.npz")
     assert projection is not None
-    (_, lit) = _dots(projection.panels[0][2])
-    assert lit.tolist() == [[152, 44], [8, 116], [80, 80]]
+    assert projection.horizon == 30
+    panel = projection.panels[0][2]
+    (_, lit) = _dots(panel)
+    assert lit.tolist() == [[80, 8], [44, 80], [80, 80]]
+    assert re.findall(r'rx="([\d.]+)"', panel) == ["36.0", "72.0"]
+
+
+@pytest.mark.parametrize(
+    ("farthest", "last"), [(0, 15), (15, 15), (15.1, 30), (91, 105), (180, 180)]
+)
+def test_the_last_ring_holds_all(farthest: float, last: int) -> None:
+    assert horizon(np.array([[0, farthest], [0, 0]])) == last
+    assert horizon(np.array([[np.nan, farthest]])) == last
 
 
 def test_many_classes_and_videos_are_thinned(tmp_path: Path) -> None:
@@ -58,8 +70,8 @@ def test_names_never_become_markup(tmp_path: Path) -> None:
 def test_absent_and_damaged_files(tmp_path: Path) -> None:
     assert read_projection(tmp_path / "none.npz") is None
     (tmp_path / "bad.npz").write_bytes(b"PK nonsense")
-    np.savez(tmp_path / "less.npz", points=np.zeros((2, 2)))
-    np.savez(tmp_path / "odd.npz", points=np.zeros((2, 3)), labels=np.array(["a", "b"]), shown=0.5)
+    np.savez(tmp_path / "less.npz", angles=np.zeros((2, 2)))
+    np.savez(tmp_path / "odd.npz", angles=np.zeros((2, 3)), labels=np.array(["a", "b"]), shown=0.5)
     for name in ("bad", "less", "odd"):
         with pytest.raises(UserError, match=name):
             read_projection(tmp_path / f"{name}.npz")

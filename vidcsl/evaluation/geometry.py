@@ -36,28 +36,36 @@ def describe_geometry(features: Features) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Projection:
-    """The features of n videos on the plane that shows most of them.
+    """The unit sphere of the features of n videos, seen from above their mean direction.
 
     Args:
-        points: float32 `[n, 2]`, along the first two principal directions of the unit features.
-        shown: share of the features' variance that lies in this plane.
+        angles: float32 `[n, 2]`, degrees: how long a vector is says how far its video is from the
+            mean direction, which is true (an azimuthal equidistant map); where it points to is
+            the part of it in the two directions along which features differ most.
+        shown: share of the features' variance about the mean direction in these two.
     """
 
-    points: Tensor
+    angles: Tensor
     shown: float
 
 
 def project(features: Features) -> Projection:
-    """The videos' first views on their two principal directions; labels have no part in it."""
+    """The videos' first views on a map of the sphere; labels have no part in it."""
     first = F.normalize(features.values[:, 0], dim=1)
-    centred = first - first.mean(dim=0)
-    _, lengths, directions = torch.linalg.svd(centred, full_matrices=False)
+    pole = F.normalize(first.mean(dim=0), dim=0)
+    heights = first @ pole
+    sideways = first - heights[:, None] * pole
+    _, lengths, directions = torch.linalg.svd(sideways, full_matrices=False)
     energy = lengths.square()
     plane = directions[:2]
     # A direction and its opposite are alike: its largest part decides, so that runs compare.
     largest = plane.gather(1, plane.abs().argmax(dim=1, keepdim=True))
-    points = F.pad(centred @ (plane * largest.sign()).T, (0, 2 - len(plane)))
-    return Projection(points, float(energy[:2].sum() / energy.sum().clamp(min=1e-12)))
+    towards = F.pad(sideways @ (plane * largest.sign()).T, (0, 2 - len(plane)))
+    distances = torch.atan2(sideways.norm(dim=1), heights).rad2deg()
+    return Projection(
+        F.normalize(towards, dim=1) * distances[:, None],
+        float(energy[:2].sum() / energy.sum().clamp(min=1e-12)),
+    )
 
 
 def _class_similarity(vectors: Tensor, labels: Tensor) -> dict[str, Any]:

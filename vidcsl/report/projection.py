@@ -1,4 +1,4 @@
-"""Where the classes lie among the features: one small picture a class, all on one plane."""
+"""Where the classes lie among the features: one small picture a class, all of the same sphere."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from vidcsl.errors import UserError
 from vidcsl.report.artifacts import has_array, read_arrays
 from vidcsl.report.neighbours import neighbour_map
+from vidcsl.report.sphere import SphereMap, horizon
 
 _SIDE, _MARGIN = 160.0, 8.0
 _MOST_POINTS, _MOST_CLASSES = 600, 12  # more than a small picture, and a page, can show
@@ -18,15 +19,17 @@ _MOST_POINTS, _MOST_CLASSES = 600, 12  # more than a small picture, and a page, 
 
 @dataclass(frozen=True)
 class Projection:
-    """A picture for each class: its name, how many videos it has, and the plane with them lit.
+    """A picture for each class: its name, how many videos it has, and the sphere with them lit.
 
-    `classes` are all of them, `shown` is the share of the variance in the plane, `map` the picture
-    of all videos that answers to a touch.
+    `classes` are all of them, `shown` is the share of the variance in the map's two directions,
+    `horizon` the angle of its last ring in degrees, `map` the picture of all videos that answers
+    to a touch.
     """
 
     panels: tuple[tuple[str, int, Markup], ...]
     classes: tuple[str, ...]
     shown: float
+    horizon: int
     map: Markup | None = None
 
 
@@ -38,22 +41,22 @@ def read_projection(path: Path) -> Projection | None:
     """
     if not path.is_file():
         return None
-    points, found, shown = read_arrays(path, "points", "labels", "shown")
-    if points.ndim != 2 or points.shape != (len(found), 2):
-        raise UserError(f"{path}: points {points.shape} must be [{len(found)}, 2]")
+    angles, found, shown = read_arrays(path, "angles", "labels", "shown")
+    if angles.ndim != 2 or angles.shape != (len(found), 2):
+        raise UserError(f"{path}: angles {angles.shape} must be [{len(found)}, 2]")
     if not len(found):
         return None
     labels = found.astype(str)
-    return _draw(points, labels, float(shown), _map(path, points, labels))
+    return _draw(angles, labels, float(shown), _map(path, angles, labels))
 
 
-def _map(path: Path, points: NDArray[Any], labels: NDArray[np.str_]) -> Markup | None:
+def _map(path: Path, angles: NDArray[Any], labels: NDArray[np.str_]) -> Markup | None:
     """The map of neighbours; runs of earlier versions kept none."""
     if not has_array(path, "neighbours"):
         return None
     neighbours, videos = read_arrays(path, "neighbours", "videos")
     return neighbour_map(
-        points,
+        angles,
         labels=labels.tolist(),
         neighbours=neighbours.astype(int),
         videos=videos.astype(str).tolist(),
@@ -61,29 +64,31 @@ def _map(path: Path, points: NDArray[Any], labels: NDArray[np.str_]) -> Markup |
 
 
 def _draw(
-    points: NDArray[Any], labels: NDArray[np.str_], shown: float, touched: Markup | None
+    angles: NDArray[Any], labels: NDArray[np.str_], shown: float, touched: Markup | None
 ) -> Projection:
-    reach = max(float(np.abs(np.nan_to_num(points)).max()), 1e-6)
-    places = _SIDE / 2 + np.nan_to_num(points) / reach * (_SIDE / 2 - _MARGIN)  # [n, 2]
+    sphere = SphereMap(horizon(angles), _SIDE, _MARGIN)
+    places, rings = sphere.places(angles), sphere.rings()
     names, counts = np.unique(labels, return_counts=True)
     # The classes with most videos, in the order of their names.
     chosen = np.sort(np.argsort(-counts, kind="stable")[:_MOST_CLASSES])
     panels = tuple(
-        (str(names[i]), int(counts[i]), _panel(places, labels == names[i], str(names[i])))
+        (str(names[i]), int(counts[i]), _panel(places, labels == names[i], str(names[i]), rings))
         for i in chosen
     )
-    return Projection(panels, tuple(names.tolist()), shown, touched)
+    return Projection(panels, tuple(names.tolist()), shown, sphere.horizon, touched)
 
 
-def _panel(places: NDArray[np.floating], lit: NDArray[np.bool_], name: str) -> Markup:
+def _panel(
+    places: NDArray[np.floating], lit: NDArray[np.bool_], name: str, rings: Markup
+) -> Markup:
     svg = Markup(
         '<svg viewBox="0 0 {0:g} {0:g}" role="img" aria-label="Features of {1} among all others.">'
-        '<path class="dots" d="{2}"/><path class="dots lit" d="{3}"/></svg>'
+        '{2}<path class="dots" d="{3}"/><path class="dots lit" d="{4}"/></svg>'
     )
-    return svg.format(_SIDE, name, _dots(places[~lit]), _dots(places[lit]))
+    return svg.format(_SIDE, name, rings, _dots(places[~lit]), _dots(places[lit]))
 
 
 def _dots(places: NDArray[np.floating]) -> str:
     """Lines of no length, which the style sheet gives round ends; evenly thinned where many."""
     kept = np.unique(np.linspace(0, len(places) - 1, min(len(places), _MOST_POINTS)).astype(int))
-    return "".join(f"M{x:.1f} {_SIDE - y:.1f}h0" for x, y in places[kept])
+    return "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places[kept])

@@ -81,7 +81,7 @@ def _keep_projection(queries: Features, test: VideoList, job: Job) -> None:
         _, near = nearest(vectors, vectors, k=min(NEIGHBOURS + 1, len(vectors)))
         np.savez(
             job.folder.artifacts / "projection.npz",
-            points=projection.points.numpy(),
+            angles=projection.angles.numpy(),
             labels=np.array([classes[label] for label in queries.labels.tolist()]),
             shown=np.float32(projection.shown),
             videos=np.array([test.videos[i].path.name for i in queries.indices.tolist()]),
