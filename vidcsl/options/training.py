@@ -47,7 +47,12 @@ TRAINING: dict[str, Option] = {
     "TRAIN.MOMENTUM": Option(0.9, "of sgd and lars", minimum=0, maximum=1),
     "TRAIN.WEIGHT_DECAY": Option(1e-4, "of weights, not of biases and norms", minimum=0),
     "TRAIN.WARMUP_EPOCHS": Option(5.0, "epochs of linear warm-up before the cosine", minimum=0),
-    "TRAIN.CLIP_GRADIENT": Option(1.0, "largest norm of the gradient; 0: not clipped", minimum=0),
+    "TRAIN.CLIP_GRADIENT": Option(
+        0.0,
+        "largest norm of the gradient; 0: not clipped. Contrastive gradients are 5 to 20 long for "
+        "all of a training: clipped to 1, sgd's learning rate is that much smaller",
+        minimum=0,
+    ),
     "TRAIN.LABEL_SMOOTHING": Option(0.0, "of the supervised method", minimum=0, maximum=1),
     "TRAIN.LOG_EVERY": Option(10, "steps between lines of the log", minimum=1),
     "TRAIN.CHECKPOINT_EVERY": Option(1, "epochs between checkpoints", minimum=1),
