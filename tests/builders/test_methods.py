@@ -131,8 +131,8 @@ def test_every_method_takes_a_step(tmp_path, teacher, name):
         (("METHOD.NAME", "advcl"), "pseudo_labels.memory.shape", (20, 8)),
         (("METHOD.NAME", "trades", "ADVERSARIAL.BETA", 3), "beta", 3),
         (("METHOD.NAME", "at", "ADVERSARIAL.ADAPTIVE", True), "budgets.level.shape", (20,)),
-        (("METHOD.NAME", "free", "ADVERSARIAL.REPLAYS", 3), "replays", 3),
-        (("METHOD.NAME", "free"), "attack.inner.threat.eps", 2 / 255),
+        (("METHOD.NAME", "at", "ADVERSARIAL.REPLAYS", 3), "replays", 3),
+        (("METHOD.NAME", "acl", "ADVERSARIAL.REPLAYS", 3), "attack.inner.threat.eps", 2 / 255),
         (("DETECTOR", "memory", "CEILING", 0.4), "detector.ceiling", 0.4),
         (("DETECTOR", "memory"), "detector.visits.shape", (20,)),
     ],
@@ -224,6 +224,13 @@ def test_a_queue_shorter_than_a_step(tmp_path):
 def test_what_the_list_does_not_give(tmp_path, words, kinds, message):
     with pytest.raises(UserError, match=message):
         build(tmp_path, *words, **kinds)
+
+
+@pytest.mark.parametrize("words", [("EVERY", 2), ("SCALE", 0.5), ("ADAPTIVE", True)], ids=str)
+def test_replays_are_no_attack_that_could_be_made_cheaper(tmp_path, words):
+    given = ("METHOD.NAME", "at", "ADVERSARIAL.REPLAYS", 3, f"ADVERSARIAL.{words[0]}", words[1])
+    with pytest.raises(UserError, match=f"REPLAYS 3 goes with ADVERSARIAL.{words[0]}"):
+        build(tmp_path, *given)
 
 
 def test_voters_are_further_clips(tmp_path):

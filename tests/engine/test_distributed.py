@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.engine.worlds import run_in_world
-from tests.objectives.made import make_method
+from tests.objectives.made import free, make_method
 from vidcsl.engine.batchnorm import synchronise
 from vidcsl.engine.distributed import World, start
 from vidcsl.engine.tally import Tally
@@ -32,7 +32,8 @@ CASES = [
 ATTACKED = [
     ("rocl", {"detector": "labels"}),
     ("acl", {}),
-    *((name, {"detector": "none"}) for name in ("advcl", "deacl", "trades", "free")),
+    *((name, {"detector": "none"}) for name in ("advcl", "deacl", "trades")),
+    *((name, {"attack": free()}) for name in ("acl", "at")),
 ]
 STEPS, BATCH = 5, 8
 
@@ -81,13 +82,14 @@ def train(world, name, options):
     tally, losses = Tally(world), []
     for step in range(STEPS):
         batch = shard(world, step, views=2 + options.get("voters", 0))
-        out = replica(batch)
-        optimiser.zero_grad()
-        out["loss"].backward()
-        optimiser.step()
-        method.after_step(batch.progress)
-        tally.add(out)
-        losses.append(float(world.total(out["loss"])) / world.size)
+        for _ in range(method.replays):
+            out = replica(batch)
+            optimiser.zero_grad()
+            out["loss"].backward()
+            optimiser.step()
+            method.after_step(batch.progress)
+            tally.add(out)
+            losses.append(float(world.total(out["loss"])) / world.size)
     found = {f"d {k}": p.grad for k, p in method.named_parameters() if p.grad is not None}
     shares = {**tally.averages(), **tally.by_class()}
     for name, share in shares.items():

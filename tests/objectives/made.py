@@ -22,7 +22,8 @@ from vidcsl.objectives.queue import KeyQueue
 from vidcsl.objectives.supervised import Supervised
 from vidcsl.objectives.swav import SwAV
 from vidcsl.robustness.attacks import PGD
-from vidcsl.robustness.attacks.inner import FreeAttack, InnerAttack
+from vidcsl.robustness.attacks.free import FreeAttack
+from vidcsl.robustness.attacks.inner import InnerAttack
 from vidcsl.robustness.threats import Linf
 from vidcsl.seeding import numpy_generator
 
@@ -97,13 +98,15 @@ def inner(*, eps=4 / 255, steps=2, **options):
     return InnerAttack(Linf(eps), solver, **options)
 
 
+def free(*, eps=4 / 255, replays=2):
+    return FreeAttack(inner(eps=eps), replays=replays)
+
+
 def _adversarial(name, world, attack, width):
     """What an adversarial method takes beside what others take."""
     if name == "advcl":
         labels = PseudoLabels(videos=VIDEOS, dim=DIM, clusters=(3, 2), epochs=5, world=world)
         return {"attack": attack, "feature_dim": width, "pseudo_labels": labels}
-    if name == "free":
-        return {"attack": FreeAttack(attack), "replays": 2}
     return {"attack": attack, **({"stages": 4} if name == "dynacl" else {})}
 
 

@@ -16,7 +16,8 @@ from vidcsl.objectives.adversarial import ADVERSARIAL, ADVERSARIAL_SUPERVISED
 from vidcsl.objectives.adversarial.budgets import Budgets
 from vidcsl.objectives.adversarial.deacl import DeACL
 from vidcsl.objectives.adversarial.pseudo_labels import PseudoLabels
-from vidcsl.robustness.attacks.inner import FreeAttack, InnerAttack
+from vidcsl.robustness.attacks.free import FreeAttack
+from vidcsl.robustness.attacks.inner import InnerAttack
 from vidcsl.robustness.attacks.specs import parse_run
 from vidcsl.robustness.threats import THREATS, check_frames
 
@@ -57,11 +58,27 @@ def build_inner_attack(cfg: CfgNode, *, steps: int = 0) -> InnerAttack:
     )
 
 
+def build_attack(cfg: CfgNode) -> InnerAttack | FreeAttack:
+    """What an adversarial method is handed: an attack in each step, or one spread over several.
+
+    Raises:
+        UserError: its words mean nothing, or ask for both.
+    """
+    inner, replays = build_inner_attack(cfg), cfg.ADVERSARIAL.REPLAYS
+    if replays == 1:
+        return inner
+    spared = {"EVERY": 1, "SCALE": 1.0, "ADAPTIVE": False}
+    for key, without in spared.items():
+        if cfg.ADVERSARIAL[key] != without:
+            raise UserError(f"ADVERSARIAL.REPLAYS {replays} goes with ADVERSARIAL.{key} {without}")
+    return FreeAttack(inner, replays=replays)
+
+
 def check_adversarial(cfg: CfgNode) -> None:
     """Raise UserError where the attack or the teacher of an adversarial method is amiss."""
     if cfg.METHOD.NAME not in ADVERSARIAL:
         return
-    build_inner_attack(cfg)
+    build_attack(cfg)
     if cfg.METHOD.NAME == "deacl" and not cfg.ADVERSARIAL.TEACHER:
         raise UserError("METHOD.NAME deacl learns from a teacher: set ADVERSARIAL.TEACHER")
 
@@ -69,14 +86,14 @@ def check_adversarial(cfg: CfgNode) -> None:
 def contrastive_options(cfg: CfgNode, encoder: Encoder, videos: VideoList, world: World) -> Any:
     """What an adversarial contrastive method takes beside what others take."""
     extra = _EXTRA.get(cfg.METHOD.NAME, lambda *_: {})
-    attack = {"attack": build_inner_attack(cfg), "seed": cfg.SEED}
+    attack = {"attack": build_attack(cfg), "seed": cfg.SEED}
     return {**attack, **extra(cfg, encoder, videos, world)}
 
 
 def build_adversarial_classifier(
     cfg: CfgNode, encoder: Encoder, videos: VideoList, world: World
 ) -> Method:
-    """AT, TRADES or Free AT."""
+    """AT or TRADES."""
     name = cfg.METHOD.NAME
     require_labels(videos, f"METHOD.NAME {name}")
     return ADVERSARIAL_SUPERVISED[name](
@@ -94,9 +111,7 @@ def build_deacl(cfg: CfgNode, encoder: Encoder, _videos: VideoList, world: World
     """DeACL, its teacher loaded."""
     teacher = build_encoder(cfg)
     load_weights_of(cfg, teacher, source=cfg.ADVERSARIAL.TEACHER)
-    return DeACL(
-        encoder, teacher=teacher, attack=build_inner_attack(cfg), seed=cfg.SEED, world=world
-    )
+    return DeACL(encoder, teacher=teacher, attack=build_attack(cfg), seed=cfg.SEED, world=world)
 
 
 def _advcl(cfg: CfgNode, encoder: Encoder, videos: VideoList, world: World) -> dict[str, Any]:
@@ -124,14 +139,10 @@ _EXTRA: dict[str, Callable[[CfgNode, Encoder, VideoList, World], dict[str, Any]]
 
 def _inner(cfg: CfgNode, videos: VideoList, world: World) -> dict[str, Any]:
     budgets = Budgets(videos=len(videos), world=world) if cfg.ADVERSARIAL.ADAPTIVE else None
-    return {"attack": build_inner_attack(cfg), "budgets": budgets}
+    return {"attack": build_attack(cfg), "budgets": budgets}
 
 
 _CLASSIFIERS: dict[str, Callable[[CfgNode, VideoList, World], dict[str, Any]]] = {
     "at": _inner,
     "trades": lambda *given: {"beta": given[0].ADVERSARIAL.BETA, **_inner(*given)},
-    "free": lambda cfg, *_: {
-        "attack": FreeAttack(build_inner_attack(cfg)),
-        "replays": cfg.ADVERSARIAL.REPLAYS,
-    },
 }

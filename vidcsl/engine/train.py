@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -165,8 +165,7 @@ class Trainer:
         count = clips.clips.shape[:2].numel() * self.world.size
         self._clips += count
         self._meter.add(count)
-        replays = range(self.stepper.method.replays)
-        return [self.stepper(replace(clips, replay=replay), lr=lr) for replay in replays]
+        return [self.stepper(clips, lr=lr) for _ in range(self.stepper.method.replays)]
 
     def _roll_back(self, trouble: Diverged, log: Log) -> int:
         """Return to the newest checkpoint; how far that is, in steps, as a negative number.

@@ -23,7 +23,6 @@ class ClipBatch:
         clips: float `[B, V, 3, T, S, S]` in [0, 1].
         labels, groups, videos: int64 `[B]`; -1 where unknown.
         progress: share of the training that is done, from 0 to 1.
-        replay: how often this batch was learned from just before, see `Method.replays`.
     """
 
     clips: Tensor
@@ -31,7 +30,6 @@ class ClipBatch:
     groups: Tensor
     videos: Tensor
     progress: float = 0.0
-    replay: int = 0
 
     def samples(self, views: int) -> Samples:
         """Of the first `views` views of each video, `[B * views]`, a video's own in a row."""

@@ -39,7 +39,10 @@ ADVERSARIAL: dict[str, Option] = {
     "ADVERSARIAL.TEACHER": Option("", "deacl: FORMAT:PATH of the frozen teacher, as MODEL.WEIGHTS"),
     "ADVERSARIAL.BETA": Option(6.0, "trades: weight of the robust term", minimum=0),
     "ADVERSARIAL.REPLAYS": Option(
-        4, "free: steps with each batch; TRAIN.EPOCHS should be divided by it", minimum=1
+        1,
+        "steps of the training with each batch; above 1 the perturbation climbs by their backward "
+        "passes, not by an attack (Free AT); TRAIN.EPOCHS should be divided by it",
+        minimum=1,
     ),
     "ADVERSARIAL.ADAPTIVE": Option(
         False,

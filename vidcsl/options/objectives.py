@@ -8,7 +8,7 @@ OBJECTIVES: dict[str, Option] = {
         "pretraining method",
         (
             *("simclr", "supcon", "moco_v2", "moco_v3", "byol", "swav", "supervised"),
-            *("rocl", "acl", "dynacl", "advcl", "deacl", "at", "trades", "free"),
+            *("rocl", "acl", "dynacl", "advcl", "deacl", "at", "trades"),
         ),
     ),
     "METHOD.TEMPERATURE": Option(

@@ -5,7 +5,7 @@ from torch import nn
 from tests.objectives.made import inner
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import PGD, SOLVERS
-from vidcsl.robustness.attacks.inner import FreeAttack, InnerAttack
+from vidcsl.robustness.attacks.inner import InnerAttack
 from vidcsl.robustness.threats import L2, Linf
 
 EPS = 4 / 255
@@ -129,12 +129,3 @@ def test_the_attack_computes_as_the_caller_unless_it_is_to_be_exact():
         float((loss(model(each)) - loss(model(clean))).detach().mean()) for each in (rough, exact)
     ]
     assert gains[0] > 0.9 * gains[1] > 0
-
-
-def test_a_free_perturbation_climbs_by_the_gradients_it_is_given():
-    clean = clips()
-    free, given = FreeAttack(inner(eps=EPS)), {"seeds": range(6), "progress": 1.0}
-    delta = free.start(clean, **given)
-    assert 0 < float(delta.abs().max()) <= EPS
-    moved = free.climbed(clean, delta, torch.ones_like(clean), **given)
-    torch.testing.assert_close(moved, torch.minimum((delta + EPS).clamp(max=EPS), 1 - clean))

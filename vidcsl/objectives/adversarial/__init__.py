@@ -10,7 +10,6 @@ from vidcsl.objectives.adversarial.at import AdversarialTraining
 from vidcsl.objectives.adversarial.contrast import AdversarialContrast
 from vidcsl.objectives.adversarial.deacl import DeACL
 from vidcsl.objectives.adversarial.dynacl import DynACL
-from vidcsl.objectives.adversarial.free import FreeTraining
 from vidcsl.objectives.adversarial.rocl import RoCL
 from vidcsl.objectives.adversarial.trades import Trades
 from vidcsl.objectives.method import Method
@@ -25,7 +24,6 @@ ADVERSARIAL_CONTRASTIVE: dict[str, type[AdversarialContrast]] = {
 ADVERSARIAL_SUPERVISED: dict[str, type[Supervised]] = {
     "at": AdversarialTraining,
     "trades": Trades,
-    "free": FreeTraining,
 }
 ADVERSARIAL: dict[str, type[Method]] = {
     **ADVERSARIAL_CONTRASTIVE,

@@ -97,7 +97,7 @@ class AdvCL(AdversarialContrast):
 
         with norms_in_use(self.encoder, PSEUDO):
             if bool((labels >= 0).any()):
-                seeds = attack_seeds(batch, views=1, seed=self.seed)
+                seeds = attack_seeds(batch, views=1, seed=self.seed, purpose="pseudo-labels")
                 clips = self.attack(network, clips, of_clips, seeds=seeds, progress=batch.progress)
             logits = network(clips)
         with torch.autocast(logits.device.type, enabled=False):

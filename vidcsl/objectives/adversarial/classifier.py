@@ -7,20 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidcsl.objectives.adversarial.budgets import Budgets
-from vidcsl.objectives.adversarial.inner import InnerAttack, attack_seeds
+from vidcsl.objectives.adversarial.inner import Attacking, attack_seeds
 from vidcsl.objectives.losses import at_least_float32
 from vidcsl.objectives.method import ClipBatch
 from vidcsl.objectives.metrics import Metric
 from vidcsl.objectives.supervised import Supervised
 
 
-class AdversarialClassifier(Supervised):
+class AdversarialClassifier(Attacking, Supervised):
     """A supervised method that learns from perturbed clips.
 
     Args:
         encoder, options: see `Supervised`.
-        attack: see `InnerAttack`.
-        seed: of the attack's random starts.
+        attack, seed: see `Attacking`.
         budgets: a budget for each video; by default all have the attack's.
     """
 
@@ -28,13 +27,11 @@ class AdversarialClassifier(Supervised):
         self,
         encoder: nn.Module,
         *,
-        attack: InnerAttack,
-        seed: int = 0,
         budgets: Budgets | None = None,
         **options: Any,
     ) -> None:
         super().__init__(encoder, **options)
-        self.attack, self.seed, self.budgets = attack, seed, budgets
+        self.budgets = budgets
 
     def perturbed(self, clips: Tensor, batch: ClipBatch, *references: Tensor) -> Tensor:
         """Clips `[B * V, 3, T, S, S]` within the budget of each, perturbed so that `harm` rises."""

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidcsl.objectives.adversarial.inner import InnerAttack, attack_seeds
+from vidcsl.objectives.adversarial.inner import Attacking, attack_seeds
 from vidcsl.objectives.contrastive import Contrast
 from vidcsl.objectives.false_negatives import Observation
 from vidcsl.objectives.losses import Pairs, at_least_float32
@@ -38,7 +37,7 @@ class Found:
         return chosen.flatten(2, 3).flatten(0, 1)
 
 
-class AdversarialContrast(SimCLR):
+class AdversarialContrast(Attacking, SimCLR):
     """SimCLR with perturbed views.
 
     What is a false negative is decided once a step, between clean views; every contrastive term,
@@ -47,21 +46,8 @@ class AdversarialContrast(SimCLR):
 
     Args:
         encoder, projector, options: see `ContrastiveMethod`.
-        attack: see `InnerAttack`.
-        seed: of the attack's random starts.
+        attack, seed: see `Attacking`.
     """
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        projector: nn.Module,
-        *,
-        attack: InnerAttack,
-        seed: int = 0,
-        **options: Any,
-    ) -> None:
-        super().__init__(encoder, projector, **options)
-        self.attack, self.seed = attack, seed
 
     def find(self, contrast: Contrast, batch: ClipBatch) -> Found:
         """Detect false negatives in a contrast of clean views, and let the detector learn."""

@@ -11,37 +11,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidcsl.objectives.adversarial.inner import InnerAttack, attack_seeds
+from vidcsl.objectives.adversarial.inner import Attacking, attack_seeds
 from vidcsl.objectives.losses import at_least_float32
-from vidcsl.objectives.method import ClipBatch, Method
+from vidcsl.objectives.method import ClipBatch
 from vidcsl.objectives.metrics import Metric
 
 ROBUST = 2.0  # weight of what the student makes of perturbed clips
 
 
-class DeACL(Method):
+class DeACL(Attacking):
     """L = -cos(s(x), t(x)) - 2 cos(s(x + delta), s(x)), where delta lowers cos(s(x + delta), t(x)).
 
     Args:
         encoder: the student s.
         teacher: t, frozen and in eval mode.
-        attack: see `InnerAttack`.
-        seed: of the attack's random starts.
-        options: see `Method`.
+        options: see `Attacking`.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        *,
-        teacher: nn.Module,
-        attack: InnerAttack,
-        seed: int = 0,
-        **options: Any,
-    ) -> None:
+    def __init__(self, encoder: nn.Module, *, teacher: nn.Module, **options: Any) -> None:
         super().__init__(encoder, **options)
         self.teacher = teacher.requires_grad_(False).eval()
-        self.attack, self.seed = attack, seed
 
     def train(self, mode: bool = True) -> "DeACL":
         """The teacher stays in eval mode."""

@@ -1,17 +1,21 @@
-"""What adversarial methods share: the attack that they are handed, and its seeds."""
+"""What adversarial methods share: the attack that they are handed, its seeds and its replays."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from vidcsl.objectives.method import ClipBatch
+from vidcsl.objectives.method import ClipBatch, Method
 from vidcsl.seeding import seed_of
 
 
 class InnerAttack(Protocol):
     """Perturbs clips so that a loss of what a network makes of them rises."""
+
+    @property
+    def replays(self) -> int:
+        """Steps of the training with each batch, between which its perturbation climbs."""
 
     def __call__(
         self,
@@ -36,12 +40,38 @@ class InnerAttack(Protocol):
             share: of the budget that is due.
         """
 
+    def climb(self) -> None:
+        """Called after each step of the training, whose backward pass went through the clips."""
 
-def attack_seeds(batch: ClipBatch, *, views: int, seed: int) -> list[int]:
-    """A seed for each clip `[B * views]`, which depends on the step, the video and the view."""
+
+class Attacking(Method):
+    """A method that learns from clips which it perturbs first.
+
+    Args:
+        modules, options: see the method that it is made of.
+        attack: see `InnerAttack`.
+        seed: of all that is random in the attack.
+    """
+
+    def __init__(
+        self, *modules: nn.Module, attack: InnerAttack, seed: int = 0, **options: Any
+    ) -> None:
+        super().__init__(*modules, **options)
+        self.attack, self.seed, self.replays = attack, seed, attack.replays
+
+    def after_step(self, progress: float) -> None:
+        """Let a perturbation climb that stays for another step."""
+        super().after_step(progress)
+        self.attack.climb()
+
+
+def attack_seeds(
+    batch: ClipBatch, *, views: int, seed: int, purpose: str = "inner attack"
+) -> list[int]:
+    """A seed for each clip `[B * views]`, by the run's, the step, video, view and purpose."""
     step = int(batch.progress * 1e9)
     return [
-        seed_of(seed, step, video, view, "inner attack")
+        seed_of(seed, step, video, view, purpose)
         for video in batch.videos.tolist()
         for view in range(views)
     ]

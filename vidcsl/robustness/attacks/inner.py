@@ -5,7 +5,7 @@ What is saved, and what that costs in strength, is measured by benchmarks/advers
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,6 @@ from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import attack, frozen
 from vidcsl.robustness.attacks.solvers import Solver
 from vidcsl.robustness.threats import Linf, Threat
-from vidcsl.seeding import torch_generator
 
 Loss = Callable[[Tensor], Tensor]
 """`outputs [N, D] -> [N]`: what is maximised."""
@@ -42,6 +41,7 @@ class InnerAttack:
         UserError: a saving that does not keep the budget of the threat.
     """
 
+    replays: ClassVar[int] = 1
     threat: Threat
     solver: Solver
     ramp: float = 0.0
@@ -93,6 +93,9 @@ class InnerAttack:
             )
         return attacked if seen is clips else self._grown(clips, attacked - seen, threat, seeds)
 
+    def climb(self) -> None:
+        """Nothing: each step finds a perturbation of its own."""
+
     def at(self, progress: float, share: float = 1.0) -> Any:
         """The threat that is due, its eps risen so far."""
         risen = min(1.0, progress / self.ramp) if self.ramp else 1.0
@@ -112,42 +115,6 @@ class InnerAttack:
         delta = F.interpolate(delta, size=clips.shape[2:], mode="nearest")
         mask = threat.mask(clips, seeds)
         return threat.perturb(clips, threat.project(clips, delta, mask), seeds)
-
-
-@dataclass(frozen=True)
-class FreeAttack:
-    """One step of ascent at a time, by gradients that the training's backward pass gives anyway.
-
-    Shafahi et al., "Adversarial Training for Free!", NeurIPS 2019. A step is all of eps.
-
-    Args:
-        inner: whose threat and ramp hold.
-    """
-
-    inner: InnerAttack
-
-    def start(self, clips: Tensor, *, seeds: Sequence[int], progress: float) -> Tensor:
-        """A random delta."""
-        threat = self.inner.at(progress)
-        generators = [torch_generator(seed, "attack start") for seed in seeds]
-        delta: Tensor = threat.start(clips, threat.mask(clips, seeds), generators)
-        return delta
-
-    def climbed(
-        self,
-        clips: Tensor,
-        delta: Tensor,
-        gradient: Tensor,
-        *,
-        seeds: Sequence[int],
-        progress: float,
-    ) -> Tensor:
-        """Delta after a step along the gradient of the loss at `clips + delta`."""
-        threat = self.inner.at(progress)
-        mask = threat.mask(clips, seeds)
-        step = threat.steepest_step(clips, delta, gradient, threat.eps, mask)
-        climbed: Tensor = threat.project(clips, delta + step, mask)
-        return climbed
 
 
 @dataclass(frozen=True)
