@@ -1,4 +1,5 @@
 import json
+import unicodedata
 from statistics import stdev
 
 import pytest
@@ -8,6 +9,7 @@ from vidcsl.cli import main
 from vidcsl.errors import UserError
 from vidcsl.report.study import markdown, read_arms, summarise
 from vidcsl.report.study.records import read_record
+from vidcsl.report.study.sentences import headline
 
 # Of ten videos: plain keeps 2 at 1/255, removal 5, supervised 8.
 PLAIN = [None] * 2 + ["1/255"] * 6 + ["clean"] * 2
@@ -66,6 +68,30 @@ def test_the_gap_is_undefined_where_the_reference_is_not_ahead(arms):
     assert (gap["value"], gap["interval"]) == (None, None)
     document = {"name": "a", "question": "", "notes": [], "settings": {"": swapped}}
     assert "| removal | undefined | undefined |" in markdown(document)
+
+
+def test_a_gap_at_another_budget_than_the_telling_one_is_told(tmp_path):
+    plain = [None] * 3 + ["1/255"] * 5 + ["clean"] * 2
+    supervised = [None] * 2 + ["2/255"] * 4 + ["1/255"] * 2 + ["clean"] * 2
+    folders = [
+        write_run(tmp_path, name, 0, fooled=fooled * 4)
+        for name, fooled in (("plain", plain), ("supervised", supervised))
+    ]
+    arms = read_arms(folders)
+    told = headline(summarise(arms, baseline="plain", references=["supervised"]))
+    assert "at ε = 2/255, plain keeps 30.0 % and supervised keeps 20.0 %" in normal(told[0])
+    assert told[1] == "There is no gap to close at that budget; elsewhere there is one."
+    assert "at ε = 1/255, plain keeps 30.0 % and supervised keeps 60.0 %" in normal(told[2])
+    swapped = headline(summarise(arms, baseline="supervised", references=["plain"]))
+    assert swapped[-1] != "There is no gap to close."  # at 2/255 plain is ahead
+    level = headline(
+        summarise({"a": arms["plain"], "b": arms["plain"]}, baseline="a", references=["b"])
+    )
+    assert level[-1] == "There is no gap to close."
+
+
+def normal(text):
+    return unicodedata.normalize("NFKC", text)
 
 
 def test_outcomes_that_do_not_give_the_results_are_not_used(tmp_path):

@@ -19,10 +19,27 @@ def headline(summary: Tree) -> list[str]:
     eps = telling(summary, attack)
     if eps is None:
         return []
+    sentences = _at(summary, attack, reference, eps)
+    gaps = _gaps(summary, attack, reference)
+    if gaps.get(eps, 1) > 0:
+        return sentences
+    widest = max(gaps, key=lambda each: gaps[each])
+    if gaps[widest] <= 0:
+        return [*sentences, "There is no gap to close."]
+    return [
+        *sentences,
+        "There is no gap to close at that budget; elsewhere there is one.",
+        *_at(summary, attack, reference, widest),
+    ]
+
+
+def _at(summary: Tree, attack: str, reference: str, eps: str) -> list[str]:
+    """Who keeps how much at this budget, and which arm closes most of the gap, if there is one."""
+    arms, baseline = summary["arms"], summary["baseline"]
     shown = {
-        name: entry["accuracy"]["mean"]
+        name: found
         for name in (baseline, reference)
-        if (entry := arms[name]["attacks"].get(attack, {}).get("budgets", {}).get(eps))
+        if (found := _accuracy(arms[name], attack, eps)) is not None
     }
     sentences = [
         f"Under {attack_title(attack)} at ε = {eps}, "
@@ -30,24 +47,39 @@ def headline(summary: Tree) -> list[str]:
         + "."
     ]
     best = _best(summary, attack, eps, reference)
-    if best:
-        name, gap, count = best
-        seeds = len(arms[name]["seeds"])
-        cost = _clean_change(arms, name, baseline)
-        of = f", the most of {count} arms," if count > 1 else ""
+    if best is None:
+        return sentences
+    name, gap, count = best
+    seeds = len(arms[name]["seeds"])
+    of = f", the most of {count} arms," if count > 1 else ""
+    sentences.append(
+        f"{name} closes {gap_text(gap)} of that gap{of} over {seeds} "
+        f"seed{'s' if seeds > 1 else ''}{_clean_change(arms, name, baseline)}."
+    )
+    if not gap["interval"]:
+        sentences.append("So few seeds and videos do not settle that there is a gap.")
+    if seeds < _FEW:
         sentences.append(
-            f"{name} closes {gap_text(gap)} of that gap{of} over {seeds} "
-            f"seed{'s' if seeds > 1 else ''}{cost}."
+            f"With fewer than {_FEW} seeds, how far other trainings differ is not known."
         )
-        if not gap["interval"]:
-            sentences.append("So few seeds and videos do not settle that there is a gap.")
-        if seeds < _FEW:
-            sentences.append(
-                f"With fewer than {_FEW} seeds, how far other trainings differ is not known."
-            )
-    elif len(shown) == 2 and shown[reference] <= shown[baseline]:
-        sentences.append("There is no gap to close.")
     return sentences
+
+
+def _gaps(summary: Tree, attack: str, reference: str) -> dict[str, float]:
+    """How far the reference is ahead of the baseline at each budget that both were tried at."""
+    ahead, behind = summary["arms"][reference], summary["arms"][summary["baseline"]]
+    return {
+        eps: found - other
+        for eps in behind["attacks"][attack]["budgets"]
+        if (found := _accuracy(ahead, attack, eps)) is not None
+        and (other := _accuracy(behind, attack, eps)) is not None
+    }
+
+
+def _accuracy(arm: Tree, attack: str, eps: str) -> float | None:
+    entry = arm["attacks"].get(attack, {}).get("budgets", {}).get(eps)
+    found: float | None = entry["accuracy"]["mean"] if entry and entry["accuracy"] else None
+    return found
 
 
 def telling(summary: Tree, attack: str) -> str | None:
