@@ -1,45 +1,62 @@
 """SIGKILL at any moment, inside a write too; `benchmarks/kills.py` does it fifty times."""
 
 import random
+import signal
 import time
 
 import torch
 
-from tests.engine.trained import losses, make_trainer
-from tests.engine.worlds import PROCESSES
-from vidcsl.engine.checkpoint import load_newest
+from tests.engine.trained import WORLD, losses, make_trainer
+from tests.engine.worlds import PROCESSES, run_in_world, start_world
+from vidcsl.engine.checkpoint import list_checkpoints, load_newest
+from vidcsl.engine.strategies import Strategy
 
 KILLS = 3
 
 
-def train(folder):
+def train(folder, *, world=WORLD, epochs=4, **rest):
     torch.set_num_threads(1)
     trainer = make_trainer(
         folder,
+        world=world,
         method="moco_v2",
-        epochs=4,
+        epochs=epochs,
         schedule={"checkpoint_steps": 1},
         options={"queue": 9000},
+        **rest,
     )
     if checkpoint := load_newest(folder / "checkpoints"):
         trainer.restore(checkpoint)
     trainer.run()
 
 
-def killed(process, folder, draw, *, inside):
-    """Kill it once it has made another checkpoint, if asked inside the write of the next."""
+def train_cut_up(world, folder):
+    train(folder, world=world, epochs=2, strategy=Strategy(parallel="fsdp"))
+
+
+def kill(processes, folder, draw, *, inside):
+    """Kill them once they have made another checkpoint, if asked inside the write of the next."""
 
     def written():
-        return {path.name for path in (folder / "checkpoints").glob("*.pt")}
+        return {path.name for path in list_checkpoints(folder / "checkpoints")}
 
     before, deadline = written(), time.monotonic() + 100
-    while process.is_alive() and time.monotonic() < deadline:
+    while all(process.is_alive() for process in processes) and time.monotonic() < deadline:
         half = any((folder / "checkpoints").glob("*.partial"))
         if written() - before and (half or not inside):
             break
     time.sleep(0 if inside else draw.uniform(0, 0.05))
-    process.kill()
-    process.join()
+    for process in draw.sample(processes, len(processes)):
+        process.kill()
+    for process in processes:
+        process.join()
+        assert process.exitcode == -signal.SIGKILL  # and did not end by itself before
+
+
+def assert_same(folder):
+    assert losses(folder / "killed") == losses(folder / "alone")
+    one, other = (load_newest(folder / run / "checkpoints")["method"] for run in ("killed", "alone"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
 
 
 def test_killed_again_and_again_it_learns_the_same(tmp_path):
@@ -47,12 +64,15 @@ def test_killed_again_and_again_it_learns_the_same(tmp_path):
     for number in range(KILLS):
         process = PROCESSES.Process(target=train, args=(tmp_path / "killed",))
         process.start()
-        killed(process, tmp_path / "killed", draw, inside=number % 2 == 0)
+        kill([process], tmp_path / "killed", draw, inside=number % 2 == 0)
     train(tmp_path / "killed")
     train(tmp_path / "alone")
-    found, wanted = losses(tmp_path / "killed"), losses(tmp_path / "alone")
-    assert found == wanted
-    one, other = (
-        load_newest(tmp_path / run / "checkpoints")["method"] for run in ("killed", "alone")
-    )
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert_same(tmp_path)
+
+
+def test_two_processes_that_cut_up_a_model_are_killed_and_learn_the_same(tmp_path):
+    processes = start_world(train_cut_up, 2, tmp_path / "killed")
+    kill(processes, tmp_path / "killed", random.Random(0), inside=True)
+    for run in ("killed", "alone"):
+        run_in_world(train_cut_up, 2, tmp_path / run)
+    assert_same(tmp_path)

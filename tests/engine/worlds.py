@@ -20,16 +20,8 @@ PROCESSES.set_forkserver_preload(["torch", "torchvision", "sklearn.cluster", "vi
 
 def run_in_world(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
     """`function(world, *arguments)` in `size` processes; their results in rank order."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     queue = PROCESSES.Queue()
-    processes = [
-        PROCESSES.Process(target=_process, args=(rank, function, size, port, queue, arguments))
-        for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
+    processes = start_world(function, size, *arguments, results=queue)
     try:
         results = dict(pickle.loads(queue.get(timeout=120)) for _ in processes)
     finally:
@@ -40,6 +32,22 @@ def run_in_world(function: Callable[..., Any], size: int, *arguments: Any) -> li
     if failures:
         raise AssertionError(failures[0].text)
     return [results[rank] for rank in range(size)]
+
+
+def start_world(
+    function: Callable[..., Any], size: int, *arguments: Any, results: Any = None
+) -> list[Any]:
+    """The processes, started; `results`, a queue, gets what each comes to, (rank, result) pickled."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        PROCESSES.Process(target=_process, args=(rank, function, size, port, results, arguments))
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    return processes
 
 
 class _Failure:
@@ -66,4 +74,5 @@ def _process(
     except BaseException:
         result = _Failure(traceback.format_exc())
     # Pickled here: a tensor put as it is would be shared memory of a process that soon ends.
-    queue.put(pickle.dumps((rank, result)))
+    if queue:
+        queue.put(pickle.dumps((rank, result)))
