@@ -17,6 +17,7 @@ from vidcsl.config import load_config
 from vidcsl.data.lists import Row, read_rows, write_list
 from vidcsl.data.synthetic import generate
 from vidcsl.engine.checkpoint import load_newest
+from vidcsl.engine.trackers import TRACKERS
 from vidcsl.engine.train import Trainer
 from vidcsl.models.pretrained import load_pretrained, parse_weights
 
@@ -230,6 +231,26 @@ def test_an_earlier_run_starts_one_on_longer_clips_and_stays_itself(data, config
     assert said in capsys.readouterr().err
     assert main(["train", *first, "--resume"]) == 0
     assert "DATA.FRAMES changed" in fails(capsys, "train", *first, "DATA.FRAMES", "6", "--resume")
+
+
+def test_trackers_are_told_of_the_results(data, config, finished, tmp_path, monkeypatch):
+    out, told = shutil.copytree(finished, tmp_path / "run"), {}
+
+    class Tracker:
+        def log(self, values, *, step):
+            told.update(values)
+
+        def close(self):
+            told["closed"] = True
+
+    monkeypatch.setitem(TRACKERS, "tensorboard", lambda run: Tracker())
+    words = ("LOG.TRACKERS", "[tensorboard]", "CORRUPT.NAMES", "[]")
+    assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert told["results/clean/linear_top1"] == results["clean"]["linear_top1"]
+    assert told["results/clean/retrieval/R@1"] == results["clean"]["retrieval"]["R@1"]
+    assert told["results/attacks/pgd_linf/1/255"] == results["attacks"]["pgd_linf"]["1/255"]
+    assert told["closed"]
 
 
 def test_a_finished_evaluation_is_not_run_again(data, config, finished, tmp_path, monkeypatch):

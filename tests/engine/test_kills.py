@@ -55,7 +55,9 @@ def kill(processes, folder, draw, *, inside):
 
 def assert_same(folder):
     assert losses(folder / "killed") == losses(folder / "alone")
-    one, other = (load_newest(folder / run / "checkpoints")["method"] for run in ("killed", "alone"))
+    one, other = (
+        load_newest(folder / run / "checkpoints")["method"] for run in ("killed", "alone")
+    )
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 

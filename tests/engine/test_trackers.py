@@ -19,6 +19,7 @@ def told_twice(name, run):
         log = Log(run.folder.log, open_trackers([name], run))
         for step in steps:
             log.write("train", step=step, loss=10.0 + step, path="x")
+        log.write("results", **{"clean/R@1": 0.5})
         log.close()
 
 
@@ -29,6 +30,7 @@ def test_tensorboard(run):
     found = EventAccumulator(str(run.folder.tensorboard))
     found.Reload()
     assert [(e.step, e.value) for e in found.Scalars("train/loss")][-1] == (3, 13.0)
+    assert [e.value for e in found.Scalars("results/clean/R@1")] == [0.5, 0.5]
 
 
 def test_mlflow(run, monkeypatch, tmp_path):
@@ -44,6 +46,7 @@ def test_mlflow(run, monkeypatch, tmp_path):
     finally:
         tracking.set_tracking_uri(before)
     assert [(m.step, m.value) for m in history] == [(1, 11), (2, 12), (2, 12), (3, 13)]
+    assert known.data.metrics["results/clean/R_1"] == 0.5
     assert known.data.params["TRAIN.LR"] == "0.1"
     assert (known.info.run_name, known.info.status) == ("tiny/seed0", "FINISHED")
 
@@ -56,6 +59,7 @@ def test_wandb_offline(run, monkeypatch):
     files = list(run.folder.path.glob("wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2
     assert len({path.name for path in files}) == 1  # one run, begun and gone on with
+    assert b"results/clean/R@1" in files[0].read_bytes()
     assert b"train/loss" in files[0].read_bytes()
 
 

@@ -37,7 +37,7 @@ def run_in_world(function: Callable[..., Any], size: int, *arguments: Any) -> li
 def start_world(
     function: Callable[..., Any], size: int, *arguments: Any, results: Any = None
 ) -> list[Any]:
-    """The processes, started; `results`, a queue, gets what each comes to, (rank, result) pickled."""
+    """The processes, started; the queue `results` gets (rank, result), pickled, of each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

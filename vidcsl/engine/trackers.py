@@ -5,6 +5,7 @@ Servers and accounts are found as the libraries find them (`WANDB_MODE`, `MLFLOW
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,9 @@ class MLflow:
     def log(self, values: Mapping[str, float], *, step: int) -> None:
         """Numbers at a step."""
         for name, value in values.items():
-            self._client.log_metric(self._id, name, value, step=step)
+            # MLflow refuses a name with other characters, such as R@1.
+            plain = re.sub(r"[^\w\-. :/]", "_", name)
+            self._client.log_metric(self._id, plain, value, step=step)
 
     def close(self) -> None:
         """Tell that the run has ended."""

@@ -1,5 +1,6 @@
 """Evaluation of a trained encoder, from a config to results, pictures and the report."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
+from vidcsl.engine.progress import Log
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.geometry import describe_geometry, project
 from vidcsl.evaluation.linear import video_answers
@@ -24,6 +26,8 @@ from vidcsl.stages.protocols import add_accuracy, run_protocols
 from vidcsl.stages.robust import corrupt_robust, robust_classifiers, robust_targets
 from vidcsl.stages.splits import run_splits, run_transfer
 
+# Sections of the results that trackers are told of.
+TOLD = ("training", "clean", "geometry", "false_negatives", "attacks", "corruptions", "cost")
 NEIGHBOURS = 5  # of each test video among the others, for the report
 
 
@@ -37,9 +41,33 @@ def evaluate(job: Job, test: VideoList | None) -> None:
         job.store({"data": {"train_videos": len(train), "classes": list(train.classes)}})
     else:
         _evaluate_on(test, job)
-    if cfg.REPORT.ENABLED and job.world.is_main:
-        write_report(job.folder.path)
+    if job.world.is_main:
+        tell_trackers(job)
+        if cfg.REPORT.ENABLED:
+            write_report(job.folder.path)
     job.world.barrier()
+
+
+def tell_trackers(job: Job) -> None:
+    """Hand what the results hold in numbers to the trackers of LOG.TRACKERS."""
+    if job.cfg.LOG.TRACKERS:
+        results = job.folder.read_results()
+        found = {name: results[name] for name in TOLD if name in results}
+        log = Log(None, builders.build_trackers(job.cfg, job.folder))
+        log.write("results", **numbers_in(found))
+        log.close()
+
+
+def numbers_in(tree: Mapping[str, Any], *, prefix: str = "") -> dict[str, float]:
+    """`{"clean": {"knn_top1": 1.0, "note": "x"}}` as `{"clean/knn_top1": 1.0}`: numbers alone."""
+    found: dict[str, float] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= numbers_in(value, prefix=f"{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[name] = float(value)
+    return found
 
 
 def _evaluate_on(test: VideoList, job: Job) -> None:
