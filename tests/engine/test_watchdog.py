@@ -4,6 +4,7 @@ import time
 
 from torch.utils.data import DataLoader, Dataset
 
+from tests.engine.worlds import run_in_world
 from vidcsl.data.loader import _begin
 from vidcsl.data.watch import time_limit
 from vidcsl.engine.watchdog import EXIT_CODE, Watchdog
@@ -85,3 +86,21 @@ def test_a_run_that_hangs_ends_if_asked(tmp_path, capfd):
         f"processes were doing is in {path}"
     )
     assert "in hang" in path.read_text()
+
+
+def wait_for_the_other(world, folder):
+    with Watchdog(0.5, path=folder / f"rank{world.rank}.txt"):
+        if world.rank == 1:
+            ponder_alone()
+        world.barrier()
+
+
+def ponder_alone():
+    time.sleep(2)
+
+
+def test_where_one_process_hangs_all_say_what_they_do(tmp_path):
+    run_in_world(wait_for_the_other, 2, tmp_path)
+    waits, hangs = ((tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1))
+    assert "in barrier" in waits
+    assert "in ponder_alone" in hangs

@@ -431,6 +431,10 @@ def test_bad_files_are_one_line(tmp_path, capsys):
     evil = saved(tmp_path / "evil.pth", {"model_state": Evil()})
     damaged = tmp_path / "damaged.pth"
     damaged.write_bytes(b"nothing" * 50)
+    text = tmp_path / "text.pth"
+    text.write_text("hello")
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(saved(tmp_path / "whole.pth", {"w": torch.zeros(999)}).read_bytes()[:2000])
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing" * 50)
     empty = saved(tmp_path / "empty.pth", {"model_state": {}, "epoch": 1})
@@ -443,6 +447,8 @@ def test_bad_files_are_one_line(tmp_path, capsys):
     cases = {
         evil: ["wants to run code", "print"],
         damaged: ["damaged"],
+        text: ["cannot read", "or no checkpoint of torch"],
+        cut: ["cannot read", "it is damaged, or"],
         broken: ["cannot read"],
         empty: ["holds no tensors"],
         tmp_path / "none.pth": ["no weights at"],

@@ -128,6 +128,7 @@ class Bar:
     def advance(self, count: int = 1, **notes: float | str) -> None:
         """`count` more are done; the newest `notes` are shown beside the bar."""
         self._done += count
+        self._total = max(self._total, self._done)  # a process's share is not even
         self._notes.update(notes)
         since = time.monotonic() - self._spoke
         ended = self._done >= self._total

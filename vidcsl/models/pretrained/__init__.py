@@ -90,7 +90,8 @@ def load_pretrained(
     state, notes = fitted(found.state, encoder.backbone)
     problems = _problems(state, found.unknown, encoder.backbone, layout)
     if problems and strict:
-        raise UserError(f"{weights.path} does not fit {name}: {'; '.join(problems)}. {layout.note}")
+        hint = f". {layout.note}" if layout.note else ""
+        raise UserError(f"{weights.path} does not fit {name}: {'; '.join(problems)}{hint}")
     _copy(state, encoder.backbone)
     if bgr:
         _swap_channels(encoder.backbone)

@@ -75,7 +75,9 @@ def _unpickled(path: Path) -> Any:
         ) from error
     except Exception as error:  # torch raises many kinds for a file that is not a checkpoint
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read {path}: {reason}") from error
+        raise UserError(
+            f"cannot read {path}: it is damaged, or no checkpoint of torch ({reason})"
+        ) from error
 
 
 def _what(message: str) -> str:
