@@ -3,6 +3,7 @@
 Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video.resnet import Conv2Plus1D
@@ -124,7 +125,8 @@ class _TemporalConv(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps `[N, C, T, H, W]` of the input, convolved over T."""
-        if input.device.type != "cpu" or input.shape[2] != 2:
+        half = input.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+        if input.device.type != "cpu" or input.shape[2] != 2 or not half:
             return super().forward(input)
         before_and_after = int(self.padding[0])
         padded = F.pad(input, (0, 0, 0, 0, before_and_after, before_and_after))
