@@ -1,11 +1,13 @@
 """What a step of an adversarial method costs beside SimCLR's, and how strong its attack is.
 
-    OMP_NUM_THREADS=1 python benchmarks/adversarial.py [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/adversarial.py [--compile] [--json FILE]
 
 Cost: processor time (on a GPU wall time) of forward and backward, in turns, as a multiple of plain
-SimCLR's on the same clips. Strength: by how much the attack raises the loss of the perturbed views,
-as a share of what the whole attack in float32 does, on a network that ACL has trained for a while
-on rendered motions. What a saving costs in robust accuracy only whole trainings tell.
+SimCLR's on the same clips; with replays, of one of them. ADVERSARIAL.COARSE_UNTIL lies between
+the whole attack's and the coarse one's. Strength: by how much the attack raises the loss of the
+perturbed views, as a share of what the whole attack in float32 does, on a network that ACL has
+trained for a while on rendered motions. What a saving costs in robust accuracy only whole trainings
+tell.
 """
 
 import time
@@ -37,9 +39,12 @@ VARIANTS: dict[str, tuple[Any, ...]] = {
     "acl, half of the side": ("ADVERSARIAL.SCALE", 0.5),
     "acl, 3 steps": ("ADVERSARIAL.STEPS", 3),
     "acl, 1 step": ("ADVERSARIAL.STEPS", 1),
+    "acl, 4 replays": ("ADVERSARIAL.REPLAYS", 4),
+    "acl, not channels last": ("TRAIN.CHANNELS_LAST", False),
     "rocl, 7 steps": ("METHOD.NAME", "rocl", "ADVERSARIAL.STEPS", 7),
     "rocl, 5 steps": ("METHOD.NAME", "rocl"),
 }
+COMPILED = ("TRAIN.COMPILE", "default")
 TARGETS = {"acl, 5 steps": 4.0, "acl, every 2nd frame": 4.0, "rocl, 7 steps": 5.0}
 
 
@@ -50,21 +55,25 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="side of the frames")
     parser.add_argument("--width", type=int, default=16, help="channels of the first stage")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="time compiled encoders too")
     parser.add_argument("--steps", type=int, default=40, help="of training before strength is told")
     args = parser.parse_args()
     report = Report("adversarial", ["torchvision"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     setting = ("MODEL.FRAME_SIZE", args.size, "MODEL.WIDTH", args.width)
     data = _clips(args.videos, args.size, device)
-    methods = {name: _method(device, *setting, *words) for name, words in VARIANTS.items()}
-    simclr = _method(device, *setting, "METHOD.NAME", "simclr", "EVALUATE.NORMS", "clean")
+    plain = ("METHOD.NAME", "simclr", "EVALUATE.NORMS", "clean")
+    variants = {**VARIANTS, "simclr": plain}
+    if args.compile:
+        variants |= {"acl, compiled": COMPILED, "simclr, compiled": (*plain, *COMPILED)}
+    methods = {name: _method(device, *setting, *words) for name, words in variants.items()}
     trained = _trained(_method(device, *setting, "ADVERSARIAL.STEPS", 1), data, args.steps)
     acls = {name: method for name, method in methods.items() if name.startswith("acl")}
     gains = {name: _gain(method, trained, data) for name, method in acls.items()}
     whole = gains["acl, 5 steps, attack in float32"]
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     times = interleaved(
-        {name: _step(method, data) for name, method in {"simclr": simclr, **methods}.items()},
+        {name: _step(method, data) for name, method in methods.items()},
         repeats=args.repeats,
         clock=clock,
     )
@@ -88,7 +97,9 @@ def _method(device: torch.device, *words: Any) -> Method:
     cfg = load_config(CONFIG, [str(word) for word in words])
     videos = tuple(Video(Path(f"{i}.avi"), i % len(MOTIONS), i) for i in range(256))
     world = World(rank=0, size=1, device=device)
-    return builders.build_method(cfg, VideoList(videos, MOTIONS, "rendered"), world).train()
+    method = builders.build_method(cfg, VideoList(videos, MOTIONS, "rendered"), world).train()
+    builders.build_strategy(cfg).prepare(method, world)
+    return method
 
 
 def _clips(videos: int, size: int, device: torch.device, *, views: int = 2) -> ClipBatch:
@@ -114,6 +125,7 @@ def _step(method: Method, data: ClipBatch) -> Callable[[], None]:
     def step() -> None:
         method.zero_grad(set_to_none=True)
         _forward(method, data)["loss"].backward()
+        method.after_step(data.progress)
 
     return step
 
@@ -132,8 +144,12 @@ def _gain(method: Method, weights: dict[str, Tensor], data: ClipBatch) -> float:
     fresh = {name: tensor.clone() for name, tensor in method.state_dict().items()}
     method.load_state_dict(weights)
     attack = method.attack
+    for _ in range(method.replays):
+        found = _forward(method, data)
+        found["loss"].backward()
+        attack.climb()
+    attacked = float(found["adversarial_loss"])
     with torch.no_grad():
-        attacked = float(_forward(method, data)["adversarial_loss"])
         method.load_state_dict(weights)
         method.attack = lambda _network, clips, _loss, **_: clips  # type: ignore[assignment]
         still = float(_forward(method, data)["adversarial_loss"])

@@ -1,8 +1,9 @@
 """Kill a training again and again, also inside the write of a checkpoint: does it learn the same?
 
-`python benchmarks/kills.py --kills 50`. A process trains a small encoder on rendered videos through
-the command line; a checkpoint is written in the background after every step. It gets SIGKILL at a
-random moment, every other time as soon as a checkpoint is half written, and is started anew with
+`python benchmarks/kills.py --kills 50 [KEY VALUE ...]`. A process trains a small encoder on
+rendered videos through the command line, with options of the config as they follow (METHOD.NAME
+acl, ...); a checkpoint is written in the background after every step. It gets SIGKILL at a random
+moment, every other time as soon as a checkpoint is half written, and is started anew with
 `--resume`. In the end every logged loss and every weight must be those of a training left alone.
 """
 
@@ -102,6 +103,7 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("words", nargs="*", metavar="KEY VALUE", help="METHOD.NAME acl, ...")
     options = parser.parse_args()
     report, draw = Report("kills"), random.Random(options.seed)
     with tempfile.TemporaryDirectory() as place:
@@ -123,7 +125,7 @@ def main() -> None:
         )
         os.waitpid(made, 0)
         data = ["DATA.ROOT", str(root), "DATA.TRAIN_LIST", str(root / "train.csv")]
-        command = ["train", "--cfg", str(root / "tiny.yaml"), *data, "OUTPUT_DIR"]
+        command = ["train", "--cfg", str(root / "tiny.yaml"), *data, *options.words, "OUTPUT_DIR"]
         alone, killed = root / "alone", root / "killed"
         os.waitpid(in_process(lambda: vidcsl([*command, str(alone)])), 0)
         words = [*command, str(killed), "--resume"]
