@@ -74,6 +74,8 @@ def test_telling_budget_is_the_first_to_halve_the_accuracy() -> None:
     [
         ("pgd_linf", "PGD L∞"),
         ("pgd_l2_own_head", "PGD L2, own head"),
+        ("pgd_steps=20_linf_alf", "PGD L∞, steps 20, alf"),
+        ("pgd_steps=20_step_size=0.1_l2", "PGD L2, steps 20, step size 0.1"),
         ("mine", "mine"),
         ("my_own", "my_own"),
     ],

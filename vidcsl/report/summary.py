@@ -94,13 +94,15 @@ def by_budget(values: Tree) -> list[tuple[float, str, float | None]]:
 
 
 def attack_title(name: str) -> str:
-    """ "PGD L∞, own head" of "pgd_linf_own_head"; the name itself where it is not of that form."""
-    parts = re.fullmatch(r"([a-z]+)_(linf|l2)(_.+)?", name)
+    """ "PGD L∞, steps 20, own head" of "pgd_steps=20_linf_own_head"; else the name itself."""
+    parts = re.fullmatch(r"([a-z]+)((?:_[a-z_]+=[^_=]+)*)_(linf|l2)(_.+)?", name)
     if parts is None:
         return name
-    solver, norm, head = parts.groups(default="")
-    title = f"{solver.upper()} {norm.replace('linf', 'L∞').replace('l2', 'L2')}"
-    return title + head.replace("_", ", ", 1).replace("_", " ")
+    solver, options, norm, head = parts.groups(default="")
+    chosen = re.findall(r"_([a-z_]+)=([^_=]+)", options)
+    words = [f"{key.replace('_', ' ')} {value}" for key, value in chosen]
+    words += [head[1:].replace("_", " ")] if head else []
+    return ", ".join([f"{solver.upper()} {norm.replace('linf', 'L∞').replace('l2', 'L2')}", *words])
 
 
 def clean_under_attack(results: Tree, name: str) -> float | None:
