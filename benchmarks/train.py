@@ -33,12 +33,13 @@ from vidcsl.data.loader import Batch
 from vidcsl.engine import distributed
 from vidcsl.engine.checkpoint import Position
 from vidcsl.engine.distributed import World
-from vidcsl.engine.run_folder import RunFolder, peak_memory_mib
+from vidcsl.engine.run_folder import RunFolder
+from vidcsl.engine.step import augmented
 from vidcsl.engine.train import Trainer
+from vidcsl.engine.usage import peak_memory_mib
 from vidcsl.engine.writer import CheckpointWriter
 from vidcsl.models.cost import cost_of
 from vidcsl.objectives import ClipBatch
-from vidcsl.seeding import sample_seed
 
 SMALL = {  # what two cores can do in minutes
     "MODEL.WIDTH": 16,
@@ -110,14 +111,7 @@ class Bench:
 
     def clips(self, batch: Batch) -> ClipBatch:
         """A batch, augmented on the device, as the trainer makes it."""
-        seeds = torch.tensor([sample_seed(0, batch.epoch, i) for i in batch.indices.tolist()])
-        return ClipBatch(
-            clips=self.augment(batch.frames, batch.sizes, seeds, 0.0),
-            labels=batch.labels,
-            groups=batch.groups,
-            videos=batch.indices,
-            progress=0.0,
-        )
+        return augmented(batch, self.augment, seed=0, progress=0.0)
 
     def plain(self, stepper: Any) -> Callable[[], None]:
         """The loop that one would write: no log, no tallies, no signals, no guard."""
@@ -133,7 +127,8 @@ class Bench:
                     loss = (stepper.replica or method)(clips)["loss"]
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(method.parameters(), self.cfg.TRAIN.CLIP_GRADIENT)
+                if stepper.clip_gradient:
+                    torch.nn.utils.clip_grad_norm_(method.parameters(), stepper.clip_gradient)
                 optimiser.step()
 
         return loop

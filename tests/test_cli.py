@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[1]
 
 def test_a_reader_that_leaves_early_ends_a_command_without_a_traceback() -> None:
     """As `vidcsl show options | head -1` does."""
-
     reading, writing = os.pipe()
     os.close(reading)
     ended = subprocess.run(

@@ -34,19 +34,20 @@ class SphereMap:
 
     def rings(self) -> Markup:
         """The rings alone."""
-        found = (
-            _RING.format(self.side / 2, ring * self._scale)
-            for ring in range(STEP, self.horizon + 1, STEP)
-        )
+        found = (_RING.format(self.side / 2, ring * self._scale) for ring in self._angles)
         return Markup("").join(found)
 
     def degrees(self) -> Markup:
         """What the rings say, on the right of the middle."""
         found = (
             _DEGREES.format(self.side / 2 + ring * self._scale, self.side / 2, ring)
-            for ring in range(STEP, self.horizon + 1, STEP)
+            for ring in self._angles
         )
         return Markup("").join(found)
+
+    @property
+    def _angles(self) -> range:
+        return range(STEP, self.horizon + 1, STEP)
 
     @property
     def _scale(self) -> float:
