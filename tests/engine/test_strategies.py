@@ -157,7 +157,7 @@ def test_compiled(tmp_path, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 @pytest.mark.parametrize("mode", COMPILED)
 def test_compiled_on_a_gpu(tmp_path, mode):
-    world = World(rank=0, size=1, device=torch.device("cuda"))
+    world = World(rank=0, size=1, device=torch.device("cuda", 0))
     for method in ("simclr", "moco_v2"):
         found = [
             run(

@@ -63,7 +63,7 @@ def make_trainer(
 ):
     """A trainer whose log says each step's loss."""
     made = make_method(method, world=world, encoder=encoder, **(options or {}))
-    made = synchronise(made.double() if double else made, world)
+    made = synchronise((made.double() if double else made).to(world.device), world)
     replica = (strategy or Strategy()).prepare(made, world)
     learning = [p for p in made.parameters() if p.requires_grad]
     folder = RunFolder(folder)

@@ -12,6 +12,7 @@ from vidcsl.stages.removed_pairs import RecordingDetector, RemovedPair, choose
 
 CONFIG = """
 SYNTHETIC: {ENABLED: false}
+DEVICE: cpu
 PRECISION: float32
 DATA: {FRAMES: 4, STRIDE: 2, SHORT_SIDE: 32, WORKERS: 0}
 MODEL: {WIDTH: 4, FRAME_SIZE: 24}

@@ -14,6 +14,7 @@ from vidcsl.seeding import seed_of
 from vidcsl.stages import show as stage
 
 CONFIG = """
+DEVICE: cpu
 NAME: shown
 SEED: 3
 DATA: {FRAMES: 4, STRIDE: 2, SHORT_SIDE: 32, WORKERS: 1}

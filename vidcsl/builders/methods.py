@@ -51,8 +51,8 @@ def check_method(cfg: CfgNode) -> None:
     """Find what does not fit together in the method's options.
 
     Raises:
-        UserError: too few clips, a queue too short, an attack or a teacher amiss, or false
-            negatives of a method without any.
+        UserError: too few clips, a queue too short, an attack or a teacher amiss, false negatives
+            of a method without any, or rounds of a detector that remembers nothing.
     """
     name, detector = cfg.METHOD.NAME, cfg.FALSE_NEGATIVES.DETECTOR
     if name not in _SINGLE and cfg.DATA.CLIPS < 2:
@@ -61,6 +61,11 @@ def check_method(cfg: CfgNode) -> None:
         raise UserError(
             f"METHOD.NAME {name} has no negatives that may be false: set FALSE_NEGATIVES.DETECTOR "
             f"to none and .VOTERS to 0, or METHOD.NAME to one of {', '.join(CONTRASTIVE)}"
+        )
+    if cfg.FALSE_NEGATIVES.ROUNDS > 1 and detector != "memory":
+        raise UserError(
+            "FALSE_NEGATIVES.ROUNDS above 1 needs FALSE_NEGATIVES.DETECTOR memory: what one round "
+            f"remembers judges the next; it is {detector}"
         )
     check_adversarial(cfg)
     if name == "moco_v2":

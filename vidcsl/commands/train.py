@@ -13,7 +13,8 @@ from vidcsl.config import load_config
 from vidcsl.engine import distributed
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.signals import Interrupted
-from vidcsl.stages.run import headline, refuse_overwriting, train_and_evaluate
+from vidcsl.stages.run import headline, train_and_evaluate
+from vidcsl.stages.starting import refuse_overwriting
 
 HELP = "pretrain, evaluate and report"
 

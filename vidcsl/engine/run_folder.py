@@ -33,6 +33,10 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.report = self.path / "report.html"
 
+    def round(self, number: int) -> "RunFolder":
+        """Of an earlier round of the training, from 1 on."""
+        return RunFolder(self.path / "rounds" / str(number))
+
     def create(self) -> None:
         """Make the folders.
 

@@ -113,6 +113,12 @@ OBJECTIVES: dict[str, Option] = {
     "FALSE_NEGATIVES.VOTERS": Option(
         0, "further clips of each video that only vote on false negatives", minimum=0
     ),
+    "FALSE_NEGATIVES.ROUNDS": Option(
+        1,
+        "memory: trainings from the start, one after the other, each judged from its first step on "
+        "by what the one before remembers of the videos",
+        minimum=1,
+    ),
     "FALSE_NEGATIVES.EXAMPLES": Option(
         6, "removed pairs that the report shows, right ones and as many wrong ones", minimum=0
     ),

@@ -6,53 +6,51 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from vidcsl import builders
-from vidcsl.config import differing_keys, dump_config, parse_config
-from vidcsl.engine.checkpoint import list_checkpoints, load_checkpoint, load_newest
+from vidcsl.config import dump_config
+from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
-from vidcsl.engine.weights import load_weights
 from vidcsl.errors import UserError
 from vidcsl.objectives import Method
 from vidcsl.stages.evaluate import evaluate
-from vidcsl.stages.opening import fitted_weights, load_kept, make_job, newest_of, open_job, tell
-from vidcsl.stages.pretrain import pretrain
+from vidcsl.stages.opening import load_kept, make_job, newest_of, open_job, tell
 from vidcsl.stages.removed_pairs import keep_removed_pairs
-
-# What decides the weights: a run can only be continued with these as they were ...
-TRAINING = (
-    *("SEED", "PRECISION", "DATA", "SYNTHETIC", "AUGMENT", "MODEL", "METHOD"),
-    *("ADVERSARIAL", "FALSE_NEGATIVES", "TRAIN"),
-)
-# ... but for these, which change nothing that is learned.
-FREE = {
-    *("DATA.ROOT", "DATA.TEST_LIST", "DATA.WORKERS", "DATA.CACHE", "DATA.DAMAGED_LIMIT"),
-    *("DATA.ALLOW_DAMAGED_TEST", "DATA.TIMEOUT", "TRAIN.ENABLED", "TRAIN.KEEP"),
-    *("TRAIN.KEEP_EVERY", "TRAIN.CHECKPOINT_BACKGROUND"),
-    *("TRAIN.CHECKPOINT_EVERY", "TRAIN.CHECKPOINT_STEPS", "TRAIN.LOG_EVERY"),
-    "FALSE_NEGATIVES.EXAMPLES",
-}
+from vidcsl.stages.rounds import pretrain_in_rounds
+from vidcsl.stages.starting import load_start, open_folder
 
 
 def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> RunFolder:
     """Pretrain, then run the evaluations that the config enables, then write the report."""
     builders.check(cfg)
     folder = RunFolder(builders.output_dir(cfg))
-    checkpoint = _open_folder(cfg, folder, world, resume=resume)
+    checkpoint = open_folder(cfg, folder, world, resume=resume)
     train, test = builders.build_lists(cfg, world)
-    method = builders.build_method(cfg, train, world)
-    if checkpoint is None:
-        _load_start(cfg, method, world, folder)
     if cfg.TRAIN.ENABLED:
-        method = pretrain(cfg, method, train, world, folder, checkpoint)
+        method = pretrain_in_rounds(cfg, train, world, folder, checkpoint)
         keep_removed_pairs(cfg, method, train, world, folder)
-    elif checkpoint:
+    else:
+        method = _untrained(cfg, train, world, folder, checkpoint)
+    evaluate(make_job(cfg, method, train, world, folder), test)
+    return folder
+
+
+def _untrained(
+    cfg: CfgNode,
+    train: VideoList,
+    world: World,
+    folder: RunFolder,
+    checkpoint: dict[str, Any] | None,
+) -> Method:
+    method = builders.build_method(cfg, train, world)
+    if checkpoint:
         tell(load_kept(method, checkpoint["method"], source=newest_of(folder)), folder, world)
-    elif not (cfg.TRAIN.WEIGHTS or cfg.MODEL.WEIGHTS):
+    elif cfg.TRAIN.WEIGHTS or cfg.MODEL.WEIGHTS:
+        load_start(cfg, method, world, folder)
+    else:
         raise UserError(
             "TRAIN.ENABLED is false and there is no checkpoint: give TRAIN.WEIGHTS or MODEL.WEIGHTS"
         )
-    evaluate(make_job(cfg, method, train, world, folder), test)
-    return folder
+    return method
 
 
 def evaluate_model(
@@ -66,15 +64,6 @@ def evaluate_model(
     world.barrier()
     evaluate(job, test)
     return job.folder
-
-
-def refuse_overwriting(folder: RunFolder) -> None:
-    """Raise a UserError where the folder holds a run with a checkpoint."""
-    if list_checkpoints(folder.checkpoints):
-        raise UserError(
-            f"{folder.path} already holds a run: continue it with --resume, or choose another "
-            "OUTPUT_DIR"
-        )
 
 
 def headline(folder: RunFolder) -> str:
@@ -110,48 +99,6 @@ def headline(folder: RunFolder) -> str:
     return "\n".join(lines)
 
 
-def _load_start(cfg: CfgNode, method: Method, world: World, folder: RunFolder) -> None:
-    """The weights that a config starts from, if any; what was changed to fit is said and logged."""
-    if cfg.TRAIN.WEIGHTS:
-        weights, notes = fitted_weights(method, load_checkpoint(Path(cfg.TRAIN.WEIGHTS))["method"])
-        load_weights(method, weights, source=cfg.TRAIN.WEIGHTS)
-        tell([f"{cfg.TRAIN.WEIGHTS}: {note}" for note in notes], folder, world)
-    if not cfg.MODEL.WEIGHTS:
-        return
-    notes = builders.load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
-    method.encoder_replaced()
-    tell(notes, folder, world)
-
-
 def _checks(results: dict[str, Any], attack: str) -> list[dict[str, Any]]:
     found: dict[str, Any] = results.get("attack_checks", {}).get(attack, {})
     return list(found.get("checks", []))
-
-
-def _open_folder(
-    cfg: CfgNode, folder: RunFolder, world: World, *, resume: bool
-) -> dict[str, Any] | None:
-    """The newest checkpoint where the run is continued; a fresh folder otherwise."""
-    if not resume:
-        refuse_overwriting(folder)
-    checkpoint = load_newest(folder.checkpoints)
-    if checkpoint and cfg.TRAIN.ENABLED:
-        _check_unchanged(cfg, checkpoint["config"], folder)
-    world.barrier()  # no process may look before, and another after, the files are made
-    if world.is_main:
-        folder.create()
-        folder.write_config(dump_config(cfg))
-        folder.write_environment()
-    world.barrier()
-    return checkpoint
-
-
-def _check_unchanged(cfg: CfgNode, trained: str, folder: RunFolder) -> None:
-    # The checkpoint's own config: an evaluation since then may have written another to the folder.
-    before = parse_config(trained, where=f"the config in {newest_of(folder)}")
-    changed = [key for key in differing_keys(cfg, before, sections=TRAINING) if key not in FREE]
-    if changed:
-        raise UserError(
-            f"cannot continue {folder.path}: {', '.join(changed)} changed since it was started; "
-            "set back or choose another OUTPUT_DIR"
-        )

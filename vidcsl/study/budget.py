@@ -83,9 +83,10 @@ def _measured(run: Run, *, jobs: int) -> float:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise UserError(f"the trial of {run.title} failed: {last[0]}")
         results = RunFolder(cfg.OUTPUT_DIR).read_results()
+    epochs = run.cfg.TRAIN.EPOCHS * run.cfg.FALSE_NEGATIVES.ROUNDS
     seconds = scaled(
         results["cost"]["seconds"],
-        steps=run.cfg.TRAIN.EPOCHS * (len(train) // run.cfg.TRAIN.BATCH) / _STEPS,
+        steps=epochs * (len(train) // run.cfg.TRAIN.BATCH) / _STEPS,
         train=len(train) / results["data"]["train_videos"],
         test=len(test) / results["data"].get("test_videos", 1) if test else 0.0,
     )
@@ -105,7 +106,7 @@ def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder:
         trial.DATA.TEST_LIST = _few(test, count, folder / "test.csv", cfg.DATA.ROOT)
     trial.TRAIN.EPOCHS, trial.TRAIN.WARMUP_EPOCHS = 1, 0.0
     trial.TRAIN.BATCH = min(batch, len(train) // _STEPS or 1)
-    trial.FALSE_NEGATIVES.CLUSTERS = [2]
+    trial.FALSE_NEGATIVES.CLUSTERS, trial.FALSE_NEGATIVES.ROUNDS = [2], 1
     trial.EVALUATE.KNN_K = 1
     trial.EVALUATE.SPLITS, trial.EVALUATE.TRANSFER, trial.EVALUATE.LOW_SHOT = [], [], [0.0]
     trial.OUTPUT_DIR, trial.REPORT.ENABLED = str(folder / "run"), False

@@ -68,3 +68,23 @@ def test_a_share_is_flagged_and_only_of_videos_that_came_by():
     )  # of 18 a half; views come in pairs
     assert not flagged[12:].any()
     assert not flagged[:, 12:].any()
+
+
+def test_a_later_round_judges_by_the_one_before_from_its_first_step_on():
+    rows = rows_of(10)
+    negatives = foreign(rows, rows)
+    options = {"videos": 10, "dim": DIM, "ceiling": 0.3, "start": 0.5, "ramp": 0.0, "rounds": 2}
+    first, second = RememberedViews(**options), RememberedViews(**options)
+    first.learn(Observation(torch.arange(10), noisy_views(10, epoch=0), 0.0))
+    assert not first(cosines(20), negatives, rows, rows, 0.0).any()
+    wanted = first(cosines(20), negatives, rows, rows, 1.0)
+    assert wanted.any()
+    second.learn_from(first)
+    second.learn(Observation(torch.arange(10), noisy_views(10, epoch=7), 0.0))
+    assert torch.equal(second(cosines(20), negatives, rows, rows, 0.0), wanted)
+    resumed = RememberedViews(**options)
+    resumed.load_state_dict(second.state_dict())
+    assert torch.equal(resumed(cosines(20), negatives, rows, rows, 0.0), wanted)
+    third = RememberedViews(**options)
+    third.learn_from(second)  # by what it remembered itself, not by what it was told
+    assert not torch.equal(third(cosines(20), negatives, rows, rows, 0.0), wanted)

@@ -20,16 +20,23 @@ class RememberedViews(Detector):
     `AdaptiveSimilarity`, and averages over views as voters are in the spirit of Huynh et al. (WACV
     2022), which averages the anchor's side of one step.
 
+    The features of a whole training know more of the classes than those of one that has begun. So
+    where there are several rounds, trainings from the start one after the other, each but the first
+    is judged by what the one before remembered, and from its first step on.
+
     Args:
         videos: length of the training list.
         dim: length of an embedding.
         ceiling, start, ramp: as of `AdaptiveSimilarity`.
         momentum: of the moving average, a step of it each time that the video comes by.
+        rounds: how many there are; of several, `learn_from` tells of the one before.
         world: the processes that train together.
     """
 
     memory: Tensor
     visits: Tensor
+    earlier_memory: Tensor
+    earlier_visits: Tensor
 
     def __init__(
         self,
@@ -40,13 +47,20 @@ class RememberedViews(Detector):
         start: float = 0.25,
         ramp: float = 0.5,
         momentum: float = 0.7,
+        rounds: int = 1,
         world: World | None = None,
     ) -> None:
         super().__init__()
         self.ceiling, self.start, self.ramp = ceiling, start, ramp
-        self.momentum, self.world = momentum, world or Alone()
-        self.register_buffer("memory", torch.zeros(videos, dim))
-        self.register_buffer("visits", torch.zeros(videos, dtype=torch.long))
+        self.momentum, self.rounds, self.world = momentum, rounds, world or Alone()
+        for name in ("", "earlier_")[: min(rounds, 2)]:
+            self.register_buffer(f"{name}memory", torch.zeros(videos, dim))
+            self.register_buffer(f"{name}visits", torch.zeros(videos, dtype=torch.long))
+
+    def learn_from(self, earlier: "RememberedViews") -> None:
+        """Judge by what the detector of the round before remembers."""
+        self.earlier_memory.copy_(earlier.memory)
+        self.earlier_visits.copy_(earlier.visits)
 
     def forward(
         self,
@@ -57,14 +71,17 @@ class RememberedViews(Detector):
         progress: float,
     ) -> Tensor:
         """Bool `[b, M]`; videos that have not come by yet are neither judged nor flagged."""
-        share = self.ceiling * risen(progress, start=self.start, ramp=self.ramp)
+        memory, seen, share = self.memory, self.visits > 0, self.ceiling
+        if self.rounds > 1 and self.earlier_visits.any():
+            memory, seen = self.earlier_memory, self.earlier_visits > 0
+        else:
+            share *= risen(progress, start=self.start, ramp=self.ramp)
         if share == 0:
             return torch.zeros_like(negatives)
-        seen = (self.visits > 0)[:, None]
-        centre = (self.memory * seen).sum(dim=0) / seen.sum().clamp(min=1)
-        known = (self.visits[anchors.videos] > 0)[:, None] & (self.visits[candidates.videos] > 0)
+        centre = (memory * seen[:, None]).sum(dim=0) / seen.sum().clamp(min=1)
+        known = seen[anchors.videos, None] & seen[candidates.videos]
         rows, columns = (
-            F.normalize(self.memory[each.videos] - centre, dim=1) for each in (anchors, candidates)
+            F.normalize(memory[each.videos] - centre, dim=1) for each in (anchors, candidates)
         )
         counts = (share * count(negatives)).long()
         return nearest(rows @ columns.T, negatives & known, counts)

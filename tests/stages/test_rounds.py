@@ -1,0 +1,67 @@
+import json
+
+import pytest
+import torch
+
+from tests.test_main_job import (  # noqa: F401  fixtures
+    arguments,
+    config,
+    data,
+    fails,
+    losses,
+    stop_after,
+    weights,
+)
+from vidcsl.cli import main
+
+WORDS = ("FALSE_NEGATIVES.DETECTOR", "memory", "FALSE_NEGATIVES.CEILING", 0.3)
+WORDS += ("FALSE_NEGATIVES.START", 0.6, "FALSE_NEGATIVES.RAMP", 0, "DATA.TEST_LIST", "")
+ROUNDS = (*WORDS, "FALSE_NEGATIVES.ROUNDS", 2)
+
+
+@pytest.fixture(scope="module")
+def whole(data, config, tmp_path_factory):  # noqa: F811
+    out = tmp_path_factory.mktemp("rounds") / "run"
+    assert main(["train", *arguments(data, config, out, *ROUNDS)]) == 0
+    return out
+
+
+def test_the_first_is_a_training_as_any_and_judges_the_second(data, config, whole, tmp_path):  # noqa: F811
+    alone = tmp_path / "alone"
+    assert main(["train", *arguments(data, config, alone, *WORDS)]) == 0
+    first = whole / "rounds/1"
+    assert losses(first) == losses(alone)
+    assert losses(whole)[1] != losses(first)[1]  # judged from its first step on
+    memory = weights(first)["detector.memory"]
+    assert torch.equal(weights(whole)["detector.earlier_memory"], memory)
+    seconds = json.loads((whole / "results.json").read_text())["cost"]["seconds"]
+    earlier = json.loads((first / "results.json").read_text())["cost"]["seconds"]["pretraining"]
+    assert seconds["earlier rounds"] == earlier > 0
+
+
+@pytest.mark.parametrize("steps", [4, 8], ids=["in the first", "in the second"])
+def test_a_stop_in_any_round_changes_nothing(
+    data,  # noqa: F811
+    config,  # noqa: F811
+    whole,
+    tmp_path,
+    monkeypatch,
+    capsys,
+    steps,
+):
+    out = tmp_path / "stopped"
+    words = arguments(data, config, out, *ROUNDS)
+    stop_after(steps, monkeypatch, words)
+    assert "already holds a run" in fails(capsys, "train", *words)
+    changed = [*words, "TRAIN.LR", "0.5", "--resume"]
+    assert "TRAIN.LR changed since it was started" in fails(capsys, "train", *changed)
+    assert main(["train", *words, "--resume"]) == 0
+    assert losses(out) == losses(whole)
+    one, other = weights(out), weights(whole)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_only_a_detector_that_remembers_has_rounds(data, config, tmp_path, capsys):  # noqa: F811
+    words = ("FALSE_NEGATIVES.DETECTOR", "adaptive", "FALSE_NEGATIVES.ROUNDS", 2)
+    said = fails(capsys, "train", *arguments(data, config, tmp_path / "run", *words))
+    assert "ROUNDS above 1 needs FALSE_NEGATIVES.DETECTOR memory" in said
