@@ -13,6 +13,7 @@ Seconds are those of the clock on a GPU and of one core on a CPU, so that other 
 import multiprocessing
 import resource
 import time
+from argparse import BooleanOptionalAction
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -48,7 +49,9 @@ def main() -> None:
     parser.add_argument("part", choices=list(_PARTS))
     parser.add_argument("--names", nargs="*", default=list(ENCODERS), help="encoders")
     parser.add_argument("--clips", type=int, default=2, help="in a batch")
-    parser.add_argument("--compile", action="store_true", default=torch.cuda.is_available())
+    parser.add_argument(
+        "--compile", action=BooleanOptionalAction, default=torch.cuda.is_available()
+    )
     args = parser.parse_args()
     report = Report("encoders", packages=("torchvision", "timm"))
     _PARTS[args.part](args, report)

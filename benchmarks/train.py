@@ -230,11 +230,12 @@ def variants(
     rate = matrix_rate(world.device)
     report.row(matrix_tflops=rate / 1e12, device=str(world.device))
     choices = [
-        {"TRAIN.CHANNELS_LAST": layout, "PRECISION": precision, "TRAIN.COMPILE": mode}
-        for mode in (("none", "default") if compiled else ("none",))
+        {"TRAIN.CHANNELS_LAST": layout, "PRECISION": precision, "TRAIN.COMPILE": "none"}
         for precision in ("float32", "bfloat16")
         for layout in ("false", "true")
     ]
+    if compiled:
+        choices.append({**choices[-1], "TRAIN.COMPILE": "default"})
     for name, options in models.items():
         loops, costs = {}, {}
         for choice in choices:
