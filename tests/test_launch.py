@@ -1,6 +1,7 @@
 import os
 import signal
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -48,6 +49,14 @@ def _signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+def test_an_error_of_the_user_is_not_started_anew(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
+    command += ["-m", "vidcsl.cli", "train", "--cfg", str(tmp_path / "none.yaml"), "--resume"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert done.stderr.count("vidcsl: error: ") == 1
 
 
 @pytest.mark.usefixtures("_signals")

@@ -4,6 +4,7 @@ import argparse
 import errno
 import os
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -65,8 +66,16 @@ def _fail(message: str, *, debug: bool) -> int:
         traceback.print_exc()
     rank = os.environ.get("RANK", "0")
     who = "vidcsl" if rank == "0" else f"vidcsl (process {rank})"
-    print(f"{who}: error: {message}", file=sys.stderr)
+    print(f"{who}: error: {message}", file=sys.stderr, flush=True)
+    _spare_restarts()
     return 2
+
+
+def _spare_restarts() -> None:
+    """End torchrun's agent, where it would start this process anew: the error would come again."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts > int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        os.kill(os.getppid(), signal.SIGTERM)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -68,14 +68,19 @@ class Stepper:
         loss = outputs["loss"]
         assert isinstance(loss, Tensor)
         scaler.scale(loss).backward()
-        if self.clip_gradient:
-            scaler.unscale_(self.optimiser)
-            norm = nn.utils.clip_grad_norm_(self.method.parameters(), self.clip_gradient)
-            outputs["gradient_norm"] = _finite(norm)
+        scaler.unscale_(self.optimiser)
+        outputs["gradient_norm"] = _finite(self._clip())
         scaler.step(self.optimiser)
         scaler.update()
         self.method.after_step(batch.progress)
         return outputs
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients where that is wanted; their norm before."""
+        if self.clip_gradient:
+            return nn.utils.clip_grad_norm_(self.method.parameters(), self.clip_gradient)
+        found = [p.grad for p in self.method.parameters() if p.grad is not None]
+        return nn.utils.get_total_norm(found)
 
     def state(self) -> dict[str, Any]:
         """Weights, the optimiser's memory and the loss scale, for a checkpoint."""

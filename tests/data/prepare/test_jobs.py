@@ -111,7 +111,8 @@ def test_a_kill_leaves_the_record_and_no_process(tmp_path):
     script, record = tmp_path / "script.py", tmp_path / "record.jsonl"
     script.write_text(SCRIPT.format(path=str(tmp_path)))
     root = str(Path(__file__).parents[3])  # where the script finds this module
-    env = os.environ | {"JOB_OF_THE_TEST": str(script), "PYTHONPATH": root}
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    env = os.environ | {"JOB_OF_THE_TEST": str(script), "PYTHONPATH": paths}
     parent = subprocess.Popen([sys.executable, script], env=env, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (record.exists() and record.read_text().count("\n") == 2):
