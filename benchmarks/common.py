@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from vidcsl.engine.run_folder import device_name
+
 
 @dataclass(frozen=True)
 class Times:
@@ -109,19 +111,10 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 def describe_machine(packages: Iterable[str] = ()) -> str:
     """Processor or GPU, threads, and versions, on one line."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    device = device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     threads, python = torch.get_num_threads(), platform.python_version()
     versions = [f"{name} {_version(name)}" for name in ("torch", *packages)]
     return ", ".join([device, f"{threads} threads", f"Python {python}", *versions])
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _version(package: str) -> str:

@@ -39,11 +39,11 @@ class Setting:
     epochs: int = 200
     batch_of_gpu: int = 64  # videos
     embedding: int = 128  # numbers
-    tflops: float = (
-        990.0  # assumed: dense bfloat16 peak of one H100, multiply and add counted apart
-    )
-    share: float = 0.20  # assumed: what such a model reaches of it; not measured
-    gib_of_clip: float = 0.35  # assumed: activations of one clip in bfloat16
+    # Measured on one H100, benchmarks/results.md: the bfloat16 matrix product, what a whole step of
+    # 128 clips reaches of it (402 clips a second), and its peak memory by the clip.
+    tflops: float = 825.0  # multiply and add counted apart
+    share: float = 0.119
+    gib_of_clip: float = 0.245
     link_gb_s: float = 50.0  # assumed: of one GPU between nodes (400 Gbit/s), each way
     overlap: float = 0.9  # assumed: share of the gradients' exchange that hides behind backward
 

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from vidcsl.engine.run_folder import RunFolder, describe_environment
 from vidcsl.errors import UserError
@@ -26,7 +27,8 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def test_environment_is_plain_data_with_versions():
-    described = describe_environment()
+    described = describe_environment(torch.device("cpu"))
     assert json.loads(json.dumps(described)) == described
     assert described["versions"]["torch"]
     assert described["cpu_count"] >= 1
+    assert described["device"] not in ("", "cpu")

@@ -24,7 +24,7 @@ def examine() -> list[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    environment = describe_environment()
+    environment = describe_environment(torch.device("cpu"))
     yield Finding("versions", "vidcsl", True, environment["vidcsl"])
     yield Finding("versions", "python", True, environment["python"])
     for name, version in environment["versions"].items():

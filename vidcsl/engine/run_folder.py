@@ -58,9 +58,10 @@ class RunFolder:
         """Store the effective configuration."""
         write_atomically(self.config, text)
 
-    def write_environment(self) -> None:
-        """Store versions, device, command and git state."""
-        write_atomically(self.environment, json.dumps(describe_environment(), indent=2) + "\n")
+    def write_environment(self, device: torch.device) -> None:
+        """Store versions, the device that computes, command and git state."""
+        described = describe_environment(device)
+        write_atomically(self.environment, json.dumps(described, indent=2) + "\n")
 
     def read_results(self) -> dict[str, Any]:
         """What `results.json` holds so far; empty where there is none."""
@@ -85,9 +86,8 @@ def write_atomically(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def describe_environment() -> dict[str, Any]:
-    """Versions, device, command and git state of this process."""
-    cuda = torch.cuda.is_available()
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Versions, the device that computes, command and git state of this process."""
     return {
         "command": " ".join(sys.argv),
         "vidcsl": __version__,
@@ -95,10 +95,22 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "device": device_name(device),
         "versions": {name: _version(name) for name in _PACKAGES},
         "git": _git_state(),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """Of the GPU or the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not on Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

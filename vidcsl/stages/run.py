@@ -60,7 +60,7 @@ def evaluate_model(
     job, test = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
     if world.is_main:
         job.folder.write_config(dump_config(cfg))
-        job.folder.write_environment()
+        job.folder.write_environment(world.device)
     world.barrier()
     evaluate(job, test)
     return job.folder

@@ -56,7 +56,7 @@ def open_folder(
     if world.is_main:
         folder.create()
         folder.write_config(dump_config(cfg))
-        folder.write_environment()
+        folder.write_environment(world.device)
     world.barrier()
     return checkpoint
 
