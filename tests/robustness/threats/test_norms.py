@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.threats import L2, THREATS, BudgetExceeded, Linf, choose_frames
+from vidcsl.robustness.threats.ball import draw_levels
 
 SHAPE = (3, 3, 4, 2, 5)
 BOTH = pytest.mark.parametrize("ball", [Linf, L2])
@@ -242,3 +243,14 @@ def test_linf_eps_in_units_of_255_is_refused():
     with pytest.raises(UserError, match="8/255"):
         Linf(eps=8)
     assert L2(eps=8).eps == 8
+
+
+def test_levels_are_uniform_and_of_the_clip_alone():
+    drawn = draw_levels(torch.empty(2, 3, 50, 21, 33), generators(2))  # no multiple of eight
+    counts = (drawn * 256).long().flatten().bincount(minlength=256)
+    assert len(counts) == 256
+    mean = drawn.numel() / 256
+    chi_square = float(((counts - mean) ** 2 / mean).sum())
+    assert 180 < chi_square < 345  # 255 degrees of freedom: 0.1 % to either side
+    assert torch.equal(draw_levels(drawn[1:], generators(1, seed=1)), drawn[1:])
+    assert not torch.equal(drawn[0], drawn[1])

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.threats.ball import LEVEL, Ball, draw, normal, only, to_levels, uniform
+from vidcsl.robustness.threats.ball import (
+    LEVEL,
+    Ball,
+    draw,
+    draw_levels,
+    normal,
+    only,
+    to_levels,
+    uniform,
+)
 from vidcsl.robustness.threats.projections import nearest_in_l2
 
 
@@ -22,9 +31,8 @@ class Linf(Ball):
             )
 
     def start(self, clips: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """A uniform draw from the ball, cut to the box."""
-        noise = draw(uniform, clips.shape, generators).to(clips)
-        return self.project(clips, self.eps * (2 * noise - 1), mask)
+        """A uniform draw from the ball, of 256 levels, cut to the box."""
+        return self.project(clips, self.eps * (2 * draw_levels(clips, generators) - 1), mask)
 
     def project(self, clips: Tensor, delta: Tensor, mask: Tensor) -> Tensor:
         """The nearest allowed delta: in each coordinate, ball and box are intervals around 0."""
