@@ -21,6 +21,7 @@ from common import Report, Times, arguments, interleaved
 from torch import Tensor
 
 from vidcsl import builders
+from vidcsl.builders.engine import build_precision
 from vidcsl.config import load_config
 from vidcsl.data.lists import Video, VideoList
 from vidcsl.data.motions import draw_source, render
@@ -117,7 +118,8 @@ def _clips(videos: int, size: int, device: torch.device, *, views: int = 2) -> C
 
 
 def _forward(method: Method, data: ClipBatch) -> dict[str, Any]:
-    with torch.autocast(data.clips.device.type, torch.bfloat16):
+    """In bfloat16 where the device has it, as PRECISION auto chooses."""
+    with build_precision(load_config(CONFIG), data.clips.device).autocast():
         return method(data)
 
 

@@ -303,7 +303,7 @@ def _process(rank: int, count: int, port: int, folder: Path, steps: int, queue: 
     )
     with distributed.start("cpu") as world:
         options = {**SMALL, "TRAIN.BATCH": SMALL["TRAIN.BATCH"] * count, "DATA.WORKERS": 0}
-        bench = Bench(config(folder, **options), world, folder / "run", steps=steps)
+        bench = Bench(config(folder, **options), world, folder / f"run{rank}", steps=steps)
         loop = bench.plain(bench.stepper())
         loop()
         world.barrier()
