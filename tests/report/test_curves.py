@@ -39,9 +39,9 @@ def test_removal_curves_need_a_removal() -> None:
     assert curves.false_negative_curves(nothing, {}) is None
     chart = curves.false_negative_curves(_training(), results()["false_negatives"])
     assert chart is not None
-    assert [line.label for line in chart.series] == ["precision", "recall", "removed"]
+    assert [line.label for line in chart.series] == ["precision", "recall", "flagged"]
     ((label, chance),) = chart.levels
-    assert "random" in label
+    assert "blind guess" in label
     assert chance == 0.199
 
 

@@ -203,7 +203,7 @@ def test_clean_perturbed_and_difference_play_side_by_side(run: Path) -> None:
 
 def test_nothing_removed_is_no_precision(tmp_path: Path) -> None:
     page = _with(tmp_path, false_negatives={"detector": "none", "precision": None, "removed": 0.0})
-    assert "Removal precision" not in page.text
+    assert "Flagged rightly" not in page.text
 
 
 def test_removal_by_class_is_a_table(run: Path) -> None:
@@ -213,7 +213,7 @@ def test_removal_by_class_is_a_table(run: Path) -> None:
     unremoved = {name: {"removed": 0.0, "precision": None, "recall": 0.0} for name in CLASSES}
     nothing = {"detector": "none", "treatment": "eliminate", "by_class": unremoved}
     (run / "results.json").write_text(json.dumps({**results(), "false_negatives": nothing}))
-    assert "Removal by class" not in _page(run).text
+    assert "Flagged pairs by class" not in _page(run).text
 
 
 def test_the_page_fetches_nothing(run: Path) -> None:

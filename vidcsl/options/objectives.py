@@ -120,7 +120,7 @@ OBJECTIVES: dict[str, Option] = {
         minimum=1,
     ),
     "FALSE_NEGATIVES.EXAMPLES": Option(
-        6, "removed pairs that the report shows, right ones and as many wrong ones", minimum=0
+        6, "flagged pairs that the report shows, right ones and as many wrong ones", minimum=0
     ),
     "FALSE_NEGATIVES.JUDGE": Option(
         "online",

@@ -35,8 +35,12 @@ def loss_curve(lines: Sequence[Line]) -> Chart | None:
 
 
 def false_negative_curves(lines: Sequence[Line], removal: Tree) -> Chart | None:
-    """Share of pairs removed, precision and recall of the removal over epochs."""
-    names = {"precision": "a", "recall": "b", "removed": "c"}
+    """Share of pairs flagged as false negatives, precision and recall over epochs."""
+    names = {
+        "precision": ("precision", "a"),
+        "recall": ("recall", "b"),
+        "removed": ("flagged", "c"),
+    }
     curves = {name: _curve(lines, name) for name in names}
     drawn = {name: curve for name, curve in curves.items() if any_number(curve[1])}
     if not any(value for _, y in drawn.values() for value in y):
@@ -44,11 +48,15 @@ def false_negative_curves(lines: Sequence[Line], removal: Tree) -> Chart | None:
     chance = number(removal.get("chance"))
     values = [value for _, y in drawn.values() for value in y]
     return Chart(
-        "Precision, recall and removed share of the false-negative removal over epochs.",
+        "Share of the pairs that is flagged as false negatives, precision and recall over epochs.",
         linear_axis("epoch", next(iter(drawn.values()))[0]),
         _share_axis("share of pairs", [*values, chance]),
-        [Series(name, *curve, tone=names[name]) for name, curve in drawn.items()],
-        levels=[] if chance is None else [("precision of random removal", chance)],
+        [
+            Series(label, *drawn[name], tone=tone)
+            for name, (label, tone) in names.items()
+            if name in drawn
+        ],
+        levels=[] if chance is None else [("precision of a blind guess", chance)],
     )
 
 

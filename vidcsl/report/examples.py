@@ -1,4 +1,4 @@
-"""What was kept to be looked at: pairs that were removed, and clips under corruption."""
+"""What was kept to be looked at: pairs that were flagged, and clips under corruption."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Pair:
-    """A pair that was removed: the anchor, the video that was taken for its like, and how alike."""
+    """A pair that was flagged: the anchor, the video that was taken for its like, and how alike."""
 
     anchor: Side
     candidate: Side

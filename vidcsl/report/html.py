@@ -99,7 +99,7 @@ def _learning(results: Tree, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _removal_by_class(removal: Tree) -> list[tuple[str, list[float | None]]]:
-    """Removed share, precision and recall of each class that lost a pair."""
+    """Flagged share, precision and recall of each class that had a pair flagged."""
     columns = ("removed", "precision", "recall")
     rows = [
         (name, [number(shares.get(column)) for column in columns])

@@ -190,8 +190,8 @@ def _removal_cards(results: Tree) -> list[Card]:
     removal = results.get("false_negatives", {})
     if removal.get("detector", "none") == "none" or "precision" not in removal:
         return []
-    note = f"{percent(removal['chance'])} at random" if "chance" in removal else ""
-    return [Card("Removal precision", percent(removal["precision"]), note)]
+    note = f"of the pairs; {percent(removal['chance'])} at random" if "chance" in removal else ""
+    return [Card("Flagged rightly", percent(removal["precision"]), note)]
 
 
 def headline(results: Tree) -> list[Markup]:
@@ -219,9 +219,9 @@ def headline(results: Tree) -> list[Markup]:
         )
     if _removal_cards(results):
         removal = results["false_negatives"]
-        start = _say("Of the pairs removed as false negatives, {} truly are", removal["precision"])
+        start = _say("Of the pairs flagged as false negatives, {} truly are", removal["precision"])
         chance = removal.get("chance")
-        parts.append(start + (f" ({percent(chance)} if removed at random)." if chance else "."))
+        parts.append(start + (f" ({percent(chance)} of all pairs are)." if chance else "."))
     return [part for part in parts if part]
 
 
@@ -234,10 +234,19 @@ def _say(sentence: str, share: object) -> Markup:
 def _setting(data: Tree, training: Tree) -> Markup:
     classes: Sequence[str] = data.get("classes", ())
     facts = [
-        f"{plain(training['epochs'])} epochs" if "epochs" in training else "",
+        _length(training),
         f"{plain(data['train_videos'])} training videos" if "train_videos" in data else "",
         f"{plain(data['test_videos'])} test videos" if "test_videos" in data else "",
         f"{len(classes)} classes" if classes else "",
     ]
     told = ", ".join(fact for fact in facts if fact)
     return Markup("{}.").format(told) if told else Markup("")
+
+
+def _length(training: Tree) -> str:
+    epochs, rounds = number(training.get("epochs")), number(training.get("rounds"))
+    if epochs is None:
+        return ""
+    return (
+        f"{plain(rounds)} rounds of " if rounds and rounds > 1 else ""
+    ) + f"{plain(epochs)} epochs"

@@ -91,6 +91,7 @@ def _results(
         "method": cfg.METHOD.NAME,
         "training": {
             "epochs": cfg.TRAIN.EPOCHS,
+            "rounds": cfg.FALSE_NEGATIVES.ROUNDS,
             "loss": summary["loss"],
             "damaged_videos": sorted(trainer.damaged),
             "readers": sorted(trainer.readers),

@@ -89,10 +89,10 @@ def headline(folder: RunFolder) -> str:
     scores = results.get("corruptions", {}).get("scores", {})
     if scores.get("mPC") is not None:
         lines.append(f"  corruptions   mean accuracy {scores['mPC']:.1%}")
-    removed = results.get("false_negatives", {})
-    if "precision" in removed:
+    flagged = results.get("false_negatives", {})
+    if "precision" in flagged:
         lines.append(
-            f"  removed pairs {removed['removed']:.1%} of all, precision {removed['precision']:.1%}"
+            f"  flagged pairs {flagged['removed']:.1%} of all, precision {flagged['precision']:.1%}"
         )
     files = (folder.results, folder.report, folder.checkpoints, folder.log)
     lines += [f"  {path}" for path in files if path.exists()]

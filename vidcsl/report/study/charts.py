@@ -95,7 +95,7 @@ _CAUSES = {
     "uniformity": "uniformity",
     "margin": "margin between classes",
     "same_class_similarity": "similarity within a class",
-    "recall": "share of the false negatives removed",
+    "recall": "share of the false negatives found",
 }
 _EFFECTS = {"accuracy": "robust accuracy", "survival": "survival"}
 

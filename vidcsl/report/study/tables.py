@@ -32,7 +32,7 @@ _CLEAN = {
     "retrieval_top1": "R@1",
     "corrupted": "corrupted",
     "corrupted_retained": "corrupted / clean",
-    "removed": "removed",
+    "removed": "flagged",
     "precision": "precision",
     "recall": "recall",
 }
@@ -52,9 +52,9 @@ def tables(summary: Tree) -> Iterator[Table]:
     yield _figures(
         arms,
         _CLEAN,
-        "Clean, corrupted, removed",
+        "Clean, corrupted, flagged",
         "Per cent, mean ± standard deviation over seeds. Corrupted: mean accuracy over all "
-        "corruptions and severities. Precision and recall of the removed pairs, last epoch.",
+        "corruptions and severities. Precision and recall of the flagged pairs, last epoch.",
     )
     for attack in dict.fromkeys(name for arm in arms.values() for name in arm["attacks"]):
         yield from _attack(summary, attack)
