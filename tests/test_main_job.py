@@ -17,11 +17,14 @@ from vidcsl.config import load_config
 from vidcsl.data.lists import Row, read_rows, write_list
 from vidcsl.data.synthetic import generate
 from vidcsl.engine.checkpoint import load_newest
+from vidcsl.engine.distributed import World
 from vidcsl.engine.trackers import TRACKERS
 from vidcsl.engine.train import Trainer
 from vidcsl.models.pretrained import load_pretrained, parse_weights
+from vidcsl.stages.opening import open_job
 
 ROOT = Path(__file__).parents[1]
+CPU = World(rank=0, size=1, device=torch.device("cpu"))
 CONFIG = """
 SYNTHETIC: {ENABLED: false}
 DEVICE: cpu
@@ -203,6 +206,12 @@ def test_evaluation_alone_from_a_checkpoint(data, config, finished, tmp_path):
     mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
     assert mine["clean"] == theirs["clean"]
     assert mine["attacks"] == theirs["attacks"]
+    # Opened again, as transfer does it, it is the same model.
+    jobs = [
+        open_job(load_config(run / "config.yaml", ["OUTPUT_DIR", str(run)]), CPU)[0]
+        for run in (out, finished)
+    ]
+    assert jobs[0].weights == jobs[1].weights
 
 
 def test_another_method_and_list_do_not_stop_an_evaluation(data, config, finished, tmp_path):

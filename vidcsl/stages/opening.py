@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.checkpoint import load_checkpoint, load_newest
+from vidcsl.engine.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.progress import Log
 from vidcsl.engine.run_folder import RunFolder
@@ -32,8 +32,9 @@ def open_job(
     Args:
         cfg: the config.
         world: the processes.
-        checkpoint: its weights; where none is named the newest of the run, and in a run without
-            any MODEL.WEIGHTS.
+        checkpoint: its weights; where none is named the newest of the run, in a folder without any
+            those that it was judged with before (TRAIN.WEIGHTS of a config that trains nothing),
+            and else MODEL.WEIGHTS.
         foreign: MODEL.WEIGHTS in any case.
 
     Raises:
@@ -41,7 +42,7 @@ def open_job(
     """
     builders.check(cfg)
     folder = RunFolder(builders.output_dir(cfg))
-    document, source = (None, "") if foreign else _document(folder, checkpoint)
+    document, source = (None, "") if foreign else _document(cfg, folder, checkpoint)
     if document is None and not cfg.MODEL.WEIGHTS:
         raise UserError(
             f"no checkpoint in {folder.checkpoints}: train first, or give --checkpoint or --weights"
@@ -90,10 +91,26 @@ def newest_of(folder: RunFolder) -> str:
     return f"the newest of {folder.checkpoints}"
 
 
-def _document(folder: RunFolder, checkpoint: Path | None) -> tuple[dict[str, Any] | None, str]:
+def judged_alone(cfg: CfgNode, folder: RunFolder, checkpoint: Path | None) -> CfgNode:
+    """The config that names the checkpoint, where the folder holds none of its own."""
+    if checkpoint is None or list_checkpoints(folder.checkpoints):
+        return cfg
+    judged = cfg.clone()
+    judged.defrost()
+    judged.TRAIN.ENABLED, judged.TRAIN.WEIGHTS = False, str(checkpoint.resolve())
+    judged.freeze()
+    return judged
+
+
+def _document(
+    cfg: CfgNode, folder: RunFolder, checkpoint: Path | None
+) -> tuple[dict[str, Any] | None, str]:
     if checkpoint:
         return load_checkpoint(checkpoint), str(checkpoint)
-    return load_newest(folder.checkpoints), newest_of(folder)
+    newest = load_newest(folder.checkpoints)
+    if newest is None and cfg.TRAIN.WEIGHTS and not cfg.TRAIN.ENABLED:
+        return load_checkpoint(Path(cfg.TRAIN.WEIGHTS)), cfg.TRAIN.WEIGHTS
+    return newest, newest_of(folder)
 
 
 def fitted_weights(method: Method, weights: Mapping[str, Tensor]) -> tuple[State, list[str]]:

@@ -13,7 +13,14 @@ from vidcsl.engine.run_folder import RunFolder
 from vidcsl.errors import UserError
 from vidcsl.objectives import Method
 from vidcsl.stages.evaluate import evaluate
-from vidcsl.stages.opening import load_kept, make_job, newest_of, open_job, tell
+from vidcsl.stages.opening import (
+    judged_alone,
+    load_kept,
+    make_job,
+    newest_of,
+    open_job,
+    tell,
+)
 from vidcsl.stages.removed_pairs import keep_removed_pairs
 from vidcsl.stages.rounds import pretrain_in_rounds
 from vidcsl.stages.starting import load_start, open_folder
@@ -59,7 +66,7 @@ def evaluate_model(
     """Evaluate a trained model without further training; which one: see `open_job`."""
     job, test = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
     if world.is_main:
-        job.folder.write_config(dump_config(cfg))
+        job.folder.write_config(dump_config(judged_alone(cfg, job.folder, checkpoint)))
         job.folder.write_environment(world.device)
     world.barrier()
     evaluate(job, test)
