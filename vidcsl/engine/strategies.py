@@ -3,6 +3,7 @@
 None of it changes what is learned, but for the order in which numbers are added.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +26,10 @@ _PROGRAMS = 128
 
 def replicate(method: nn.Module, _world: World) -> nn.Module:
     """Every process holds the whole method; gradients are averaged."""
-    # Buffers need no broadcast: synchronised BatchNorm keeps them equal.
-    return DistributedDataParallel(method, broadcast_buffers=False)
+    # Buffers need no broadcast: synchronised BatchNorm keeps them equal. torch 2.14 renames this.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(method, broadcast_buffers=False)
 
 
 def shard(method: nn.Module, world: World) -> nn.Module:
