@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from vidcsl import cli
+from vidcsl.cli import main
 from vidcsl.commands import COMMANDS
+from vidcsl.errors import PassingError, UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,3 +50,23 @@ def test_other_words_are_not_taken_for_options(
         cli.main(words)
     assert ended.value.code == 2
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "restarts", "ended"),
+    [(UserError, 3, True), (UserError, 1, False), (PassingError, 3, False)],
+    ids=["it would come again", "none is left", "it may pass"],
+)
+def test_torchrun_is_ended_where_it_would_start_an_error_anew(
+    monkeypatch: pytest.MonkeyPatch, error: type[UserError], restarts: int, ended: bool
+) -> None:
+    def fail(_args: object) -> None:
+        raise error("so it is")
+
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(COMMANDS["doctor"], "run", fail)
+    monkeypatch.setattr(os, "kill", lambda *given: sent.append(given))
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", str(restarts))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert main(["doctor"]) == 2
+    assert sent == ([(os.getppid(), signal.SIGTERM)] if ended else [])

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 from vidcsl import __version__
-from vidcsl.errors import UserError
+from vidcsl.errors import PassingError, UserError
 
 # Faults of the machine that a person can put right, and how.
 _AGAIN = "free some space and call again (training: with --resume)"
@@ -29,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
         sys.stdout.flush()
     except UserError as error:
-        return _fail(str(error), debug=args.debug)
+        code = _fail(str(error), debug=args.debug)
+        if not isinstance(error, PassingError):
+            _spare_restarts()
+        return code
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_gone():
             return 141  # as the shell has it: 128 + SIGPIPE
@@ -67,7 +70,6 @@ def _fail(message: str, *, debug: bool) -> int:
     rank = os.environ.get("RANK", "0")
     who = "vidcsl" if rank == "0" else f"vidcsl (process {rank})"
     print(f"{who}: error: {message}", file=sys.stderr, flush=True)
-    _spare_restarts()
     return 2
 
 

@@ -7,6 +7,13 @@ class UserError(Exception):
     """Something that the user can put right. Its message is one line and needs no traceback."""
 
 
+class PassingError(UserError):
+    """What may be well again without a person: a network, memory that something else took.
+
+    Where torchrun watches over the process, it may start it anew.
+    """
+
+
 class VideoError(UserError):
     """A video file that cannot be read as asked."""
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidcsl.data.dataset import ClipDataset, Sample
 from vidcsl.data.watch import NOTHING, Desk, tell_stacks
-from vidcsl.errors import UserError, VideoError
+from vidcsl.errors import PassingError, UserError, VideoError
 from vidcsl.seeding import numpy_generator, torch_generator
 
 Key = tuple[int, int]
@@ -236,7 +236,7 @@ class ClipLoader:
                     raise
                 deaths += 1
                 if deaths > _MOST_DEATHS:
-                    raise UserError(
+                    raise PassingError(
                         f"the loader's workers died {deaths} times at one step; is there too "
                         "little memory for DATA.WORKERS?"
                     ) from None

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import fsspec
 
-from vidcsl.errors import UserError, VideoError
+from vidcsl.errors import PassingError, UserError, VideoError
 
 Answer = TypeVar("Answer")
 
@@ -134,4 +134,5 @@ _FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, ValueError, Imp
 
 def _unreadable(path: str, error: Exception) -> UserError:
     reason = str(error).partition("\n")[0] or type(error).__name__
-    return UserError(f"cannot read {path}: {reason}")
+    kind = UserError if isinstance(error, _FINAL) else PassingError
+    return kind(f"cannot read {path}: {reason}")
