@@ -30,6 +30,7 @@ from vidcsl.objectives import ClipBatch, Method
 from vidcsl.seeding import numpy_generator
 
 CONFIG = Path(__file__).parents[1] / "configs" / "ucf101_10_acl.yaml"
+PLAIN = load_config(CONFIG)
 MOTIONS = ("sway", "rise", "spin")
 FULL = ("ADVERSARIAL.PRECISION", "float32")
 VARIANTS: dict[str, tuple[Any, ...]] = {
@@ -119,7 +120,7 @@ def _clips(videos: int, size: int, device: torch.device, *, views: int = 2) -> C
 
 def _forward(method: Method, data: ClipBatch) -> dict[str, Any]:
     """In bfloat16 where the device has it, as PRECISION auto chooses."""
-    with build_precision(load_config(CONFIG), data.clips.device).autocast():
+    with build_precision(PLAIN, data.clips.device).autocast():
         return method(data)
 
 

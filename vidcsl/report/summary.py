@@ -247,6 +247,5 @@ def _length(training: Tree) -> str:
     epochs, rounds = number(training.get("epochs")), number(training.get("rounds"))
     if epochs is None:
         return ""
-    return (
-        f"{plain(rounds)} rounds of " if rounds and rounds > 1 else ""
-    ) + f"{plain(epochs)} epochs"
+    length = f"{plain(epochs)} epochs"
+    return f"{plain(rounds)} rounds of {length}" if rounds and rounds > 1 else length
