@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vidcsl.config import default_config, differing_keys, dump_config, load_config
+from vidcsl.config import default_config, differing_keys, dump_config, load_config, overridden
 from vidcsl.errors import UserError
 from vidcsl.options import OPTIONS
 
@@ -73,6 +73,16 @@ def test_missing_file_and_two_levels_of_base(tmp_path):
     write(tmp_path / "b.yaml", "SEED: 1\n")
     with pytest.raises(UserError, match="one level"):
         load_config(write(tmp_path / "c.yaml", "_BASE_: a.yaml\n"))
+
+
+def test_an_overridden_copy_is_frozen_checked_and_leaves_the_original():
+    cfg = default_config()
+    cfg.freeze()
+    changed = overridden(cfg, {"TRAIN.BATCH": 7, "EVALUATE.SPLITS": []})
+    assert differing_keys(cfg, changed) == ["TRAIN.BATCH"]
+    assert changed.is_frozen()
+    with pytest.raises(UserError, match=r"TRAIN\.BATCH must be int"):
+        overridden(cfg, {"TRAIN.BATCH": "many"})
 
 
 def test_differing_keys_looks_at_the_named_sections_only(tmp_path):

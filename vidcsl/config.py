@@ -58,6 +58,19 @@ def parse_config(text: str, *, where: str) -> CfgNode:
     return cfg
 
 
+def overridden(cfg: CfgNode, values: Mapping[str, Any]) -> CfgNode:
+    """A frozen copy with other values, by dotted key.
+
+    Raises:
+        UserError: a key or a value is wrong.
+    """
+    changed = cfg.clone()
+    changed.defrost()
+    _merge(changed, values, where="an override")
+    changed.freeze()
+    return changed
+
+
 def default_config() -> CfgNode:
     """A fresh configuration with every option at its default."""
     root = CfgNode()

@@ -181,6 +181,15 @@ def test_parts_are_all_runs_each_once(written, monkeypatch, capsys):
     assert main(["study", str(written), "--dry-run", "--part", "3/3"]) == 2
 
 
+def test_arms_choose_runs(written, capsys):
+    several(written)
+    assert main(["study", str(written), "--dry-run", "--arms", "two,four"]) == 0
+    seen = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "seed" in line]
+    assert seen == ["two", "four"]
+    assert main(["study", str(written), "--dry-run", "--arms", "two,x"]) == 2
+    assert "no arm is named 'x'; there are plain, two, three, four" in capsys.readouterr().err
+
+
 def test_every_stage_of_a_trial_is_scaled_by_what_it_walks_over():
     seconds = {"pretraining": 2.0, "features of train.csv": 1.0, "pgd_linf": 3.0}
     assert scaled(seconds, steps=10, train=5, test=4) == {

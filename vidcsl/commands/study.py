@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part", metavar="I/N", help="only each N-th run from the I-th (from 0): for job arrays"
     )
+    parser.add_argument(
+        "--arms", metavar="ARM,ARM", help="only runs of these; the tables are of all that is there"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be run")
     parser.add_argument("--budget", action="store_true", help="state the expected hours first")
     parser.add_argument("--table", action="store_true", help="run nothing; tables of what is there")
@@ -38,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     """Say, run what is missing, write the tables."""
     path = shipped.find(args.study)
     study = read_study(path, args.overrides)
-    chosen = _part(study.runs, args.part)
+    chosen = _part(_of_arms(study.runs, args.arms), args.part)
     processes = max(1, args.processes or (args.gpus if args.launcher else 1))
     gpus = visible_gpus() if processes == 1 else []
     jobs = args.jobs or max(1, len(gpus))
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         return
     if args.launcher:
-        _launch(study, path, args, processes=processes)
+        _launch(study, chosen, path, args, processes=processes)
         return
     try:
         if not args.table:
@@ -60,15 +63,17 @@ def run(args: argparse.Namespace) -> None:
             _write(study)
 
 
-def _launch(study: Study, path: Path, args: argparse.Namespace, *, processes: int) -> None:
-    """A job for each run that is not finished; `--jobs` of them at a time."""
-    check_runs(study.runs)
+def _launch(
+    study: Study, chosen: Sequence[Run], path: Path, args: argparse.Namespace, *, processes: int
+) -> None:
+    """A job for each chosen run that is not finished; `--jobs` of them at a time."""
+    check_runs(chosen)
     count = len(study.runs)
     words = ["study", str(path.resolve()), *args.overrides, "--processes", str(processes)]
     parts = [
         [*words, "--jobs", "1", "--part", f"{index}/{count}"]
         for index, run in enumerate(study.runs)
-        if state(run) != "finished"
+        if run in chosen and state(run) != "finished"
     ]
     # The job itself is one process, which starts those of the run.
     args.processes = 1
@@ -137,6 +142,16 @@ def _arms(runs: Sequence[Run]) -> Arms:
     for run in runs:
         arms.setdefault(run.arm, []).append(read_record(run.folder))
     return arms
+
+
+def _of_arms(runs: Sequence[Run], names: str | None) -> Sequence[Run]:
+    if names is None:
+        return runs
+    known = list(dict.fromkeys(run.arm for run in runs))
+    wanted = names.split(",")
+    if unknown := [name for name in wanted if name not in known]:
+        raise UserError(f"--arms: no arm is named {unknown[0]!r}; there are {', '.join(known)}")
+    return [run for run in runs if run.arm in wanted]
 
 
 def _part(runs: Sequence[Run], part: str | None) -> Sequence[Run]:

@@ -9,6 +9,7 @@ from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vidcsl import builders
+from vidcsl.config import overridden
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from vidcsl.engine.distributed import World
@@ -95,11 +96,8 @@ def judged_alone(cfg: CfgNode, folder: RunFolder, checkpoint: Path | None) -> Cf
     """The config that names the checkpoint, where the folder holds none of its own."""
     if checkpoint is None or list_checkpoints(folder.checkpoints):
         return cfg
-    judged = cfg.clone()
-    judged.defrost()
-    judged.TRAIN.ENABLED, judged.TRAIN.WEIGHTS = False, str(checkpoint.resolve())
-    judged.freeze()
-    return judged
+    weights = str(checkpoint.resolve())
+    return overridden(cfg, {"TRAIN.ENABLED": False, "TRAIN.WEIGHTS": weights})
 
 
 def _document(

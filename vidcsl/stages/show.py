@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidcsl import builders
+from vidcsl.config import overridden
 from vidcsl.data.lists import VideoList
 from vidcsl.data.loader import Batch
 from vidcsl.data.readers import open_reader
@@ -52,11 +53,7 @@ def show(
 
 def _small(cfg: CfgNode, samples: int) -> CfgNode:
     """The config with a batch of a few videos; the order of an epoch does not depend on it."""
-    small = cfg.clone()
-    small.defrost()
-    small.TRAIN.BATCH, small.DATA.WORKERS = samples, 0
-    small.freeze()
-    return small
+    return overridden(cfg, {"TRAIN.BATCH": samples, "DATA.WORKERS": 0})
 
 
 def _first_of_training(

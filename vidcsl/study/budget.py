@@ -13,7 +13,7 @@ import torch
 from fvcore.common.config import CfgNode
 
 from vidcsl import builders
-from vidcsl.config import dump_config
+from vidcsl.config import dump_config, overridden
 from vidcsl.data.lists import Row, VideoList, write_list
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
@@ -95,23 +95,26 @@ def _measured(run: Run, *, jobs: int) -> float:
 
 def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder: Path) -> CfgNode:
     """The same run on so few videos that it takes steps, not epochs."""
-    trial = cfg.clone()
-    trial.defrost()
-    batch = cfg.TRAIN.BATCH
-    trial.SYNTHETIC.ENABLED = False
-    trial.DATA.TRAIN_LIST = _few(train, _STEPS * batch, folder / "train.csv", cfg.DATA.ROOT)
-    trial.DATA.TEST_LIST = ""
-    if test is not None:
-        count = cfg.EVALUATE.BATCH
-        trial.DATA.TEST_LIST = _few(test, count, folder / "test.csv", cfg.DATA.ROOT)
-    trial.TRAIN.EPOCHS, trial.TRAIN.WARMUP_EPOCHS = 1, 0.0
-    trial.TRAIN.BATCH = min(batch, len(train) // _STEPS or 1)
-    trial.FALSE_NEGATIVES.CLUSTERS, trial.FALSE_NEGATIVES.ROUNDS = [2], 1
-    trial.EVALUATE.KNN_K = 1
-    trial.EVALUATE.SPLITS, trial.EVALUATE.TRANSFER, trial.EVALUATE.LOW_SHOT = [], [], [0.0]
-    trial.OUTPUT_DIR, trial.REPORT.ENABLED = str(folder / "run"), False
-    trial.freeze()
-    return trial
+    batch, root = cfg.TRAIN.BATCH, cfg.DATA.ROOT
+    few = _few(train, _STEPS * batch, folder / "train.csv", root)
+    few_test = _few(test, cfg.EVALUATE.BATCH, folder / "test.csv", root) if test is not None else ""
+    values = {
+        "SYNTHETIC.ENABLED": False,
+        "DATA.TRAIN_LIST": few,
+        "DATA.TEST_LIST": few_test,
+        "TRAIN.EPOCHS": 1,
+        "TRAIN.WARMUP_EPOCHS": 0.0,
+        "TRAIN.BATCH": min(batch, len(train) // _STEPS or 1),
+        "FALSE_NEGATIVES.CLUSTERS": [2],
+        "FALSE_NEGATIVES.ROUNDS": 1,
+        "EVALUATE.KNN_K": 1,
+        "EVALUATE.SPLITS": [],
+        "EVALUATE.TRANSFER": [],
+        "EVALUATE.LOW_SHOT": [0.0],
+        "OUTPUT_DIR": str(folder / "run"),
+        "REPORT.ENABLED": False,
+    }
+    return overridden(cfg, values)
 
 
 def scaled(
