@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
+from vidcsl.models.folding import folded
 from vidcsl.robustness.attacks import attack, frozen
 from vidcsl.robustness.attacks.solvers import Solver
 from vidcsl.robustness.threats import Linf, Threat
@@ -80,6 +81,7 @@ class InnerAttack:
         seen = self._shrunk(clips, progress)
         with (
             frozen(network),
+            folded(network),
             torch.autocast(clips.device.type, enabled=_autocast(clips) and not self.float32),
         ):
             attacked = attack(
