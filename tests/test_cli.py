@@ -1,6 +1,7 @@
 """The command line as a shell sees it."""
 
 import argparse
+import errno
 import os
 import signal
 import subprocess
@@ -54,14 +55,19 @@ def test_other_words_are_not_taken_for_options(
 
 @pytest.mark.parametrize(
     ("error", "restarts", "ended"),
-    [(UserError, 3, True), (UserError, 1, False), (PassingError, 3, False)],
-    ids=["it would come again", "none is left", "it may pass"],
+    [
+        (UserError("so it is"), 3, True),
+        (OSError(errno.ENOSPC, "No space left on device"), 3, True),
+        (UserError("so it is"), 1, False),
+        (PassingError("so it is"), 3, False),
+    ],
+    ids=["it would come again", "the disk is full", "none is left", "it may pass"],
 )
 def test_torchrun_is_ended_where_it_would_start_an_error_anew(
-    monkeypatch: pytest.MonkeyPatch, error: type[UserError], restarts: int, ended: bool
+    monkeypatch: pytest.MonkeyPatch, error: Exception, restarts: int, ended: bool
 ) -> None:
     def fail(_args: object) -> None:
-        raise error("so it is")
+        raise error
 
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(COMMANDS["doctor"], "run", fail)

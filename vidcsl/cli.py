@@ -29,10 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
         sys.stdout.flush()
     except UserError as error:
-        code = _fail(str(error), debug=args.debug)
-        if not isinstance(error, PassingError):
-            _spare_restarts()
-        return code
+        return _fail(str(error), debug=args.debug, passing=isinstance(error, PassingError))
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_gone():
             return 141  # as the shell has it: 128 + SIGPIPE
@@ -64,12 +61,14 @@ def _reader_gone() -> bool:
     return gone
 
 
-def _fail(message: str, *, debug: bool) -> int:
+def _fail(message: str, *, debug: bool, passing: bool = False) -> int:
     if debug:
         traceback.print_exc()
     rank = os.environ.get("RANK", "0")
     who = "vidcsl" if rank == "0" else f"vidcsl (process {rank})"
     print(f"{who}: error: {message}", file=sys.stderr, flush=True)
+    if not passing:
+        _spare_restarts()
     return 2
 
 
