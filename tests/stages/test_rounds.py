@@ -9,6 +9,7 @@ from tests.test_main_job import (  # noqa: F401  fixtures
     data,
     fails,
     losses,
+    newest,
     stop_after,
     weights,
 )
@@ -61,7 +62,30 @@ def test_a_stop_in_any_round_changes_nothing(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_tutor_is_another_training(data, config, whole, tmp_path, capsys):  # noqa: F811
+    told = tmp_path / "told"
+    words = (*WORDS, "FALSE_NEGATIVES.TUTOR", newest(whole / "rounds/1"))
+    assert main(["train", *arguments(data, config, told, *words)]) == 0
+    assert losses(told) == losses(whole)  # as the second round was
+    other = arguments(data, config, tmp_path / "b", *words, "METHOD.NAME", "acl")
+    assert main(["train", *other]) == 0
+    longer = arguments(data, config, tmp_path / "c", *words, "METHOD.PROJECTOR_DIM", 5)
+    assert "give the same list and METHOD.PROJECTOR_DIM" in fails(capsys, "train", *longer)
+
+
+def test_a_tutor_that_knows_nothing_of_these_videos(data, config, whole, tmp_path, capsys):  # noqa: F811
+    blank, renamed = tmp_path / "blank", data / "renamed.csv"
+    assert main(["train", *arguments(data, config, blank, "DATA.TEST_LIST", "")]) == 0
+    words = (*WORDS, "FALSE_NEGATIVES.TUTOR", newest(blank))
+    words = arguments(data, config, tmp_path / "run", *words)
+    assert "remembers nothing: train it with" in fails(capsys, "train", *words)
+    renamed.write_text((data / "train.csv").read_text())
+    words = (*WORDS, "FALSE_NEGATIVES.TUTOR", newest(whole), "DATA.TRAIN_LIST", renamed)
+    said = fails(capsys, "train", *arguments(data, config, tmp_path / "run", *words))
+    assert "was trained on other videos: train.csv" in said
+
+
 def test_only_a_detector_that_remembers_has_rounds(data, config, tmp_path, capsys):  # noqa: F811
     words = ("FALSE_NEGATIVES.DETECTOR", "adaptive", "FALSE_NEGATIVES.ROUNDS", 2)
     said = fails(capsys, "train", *arguments(data, config, tmp_path / "run", *words))
-    assert "ROUNDS above 1 needs FALSE_NEGATIVES.DETECTOR memory" in said
+    assert "ROUNDS above 1 and .TUTOR need FALSE_NEGATIVES.DETECTOR memory" in said

@@ -95,7 +95,7 @@ _OPTIONS: dict[str, Callable[[CfgNode], dict[str, Any]]] = {
         "seed": cfg.SEED,
     },
     "memory": lambda cfg: {
-        "rounds": cfg.FALSE_NEGATIVES.ROUNDS,
+        "told": cfg.FALSE_NEGATIVES.ROUNDS > 1 or bool(cfg.FALSE_NEGATIVES.TUTOR),
         "ceiling": cfg.FALSE_NEGATIVES.CEILING,
         "start": cfg.FALSE_NEGATIVES.START,
         "ramp": cfg.FALSE_NEGATIVES.RAMP,

@@ -62,10 +62,10 @@ def check_method(cfg: CfgNode) -> None:
             f"METHOD.NAME {name} has no negatives that may be false: set FALSE_NEGATIVES.DETECTOR "
             f"to none and .VOTERS to 0, or METHOD.NAME to one of {', '.join(CONTRASTIVE)}"
         )
-    if cfg.FALSE_NEGATIVES.ROUNDS > 1 and detector != "memory":
+    if (cfg.FALSE_NEGATIVES.ROUNDS > 1 or cfg.FALSE_NEGATIVES.TUTOR) and detector != "memory":
         raise UserError(
-            "FALSE_NEGATIVES.ROUNDS above 1 needs FALSE_NEGATIVES.DETECTOR memory: what one round "
-            f"remembers judges the next; it is {detector}"
+            "FALSE_NEGATIVES.ROUNDS above 1 and .TUTOR need FALSE_NEGATIVES.DETECTOR memory: what "
+            f"one training remembers judges the next; it is {detector}"
         )
     check_adversarial(cfg)
     if name == "moco_v2":

@@ -119,6 +119,11 @@ OBJECTIVES: dict[str, Option] = {
         "by what the one before remembers of the videos",
         minimum=1,
     ),
+    "FALSE_NEGATIVES.TUTOR": Option(
+        "",
+        "memory: checkpoint of a training with this detector on the same list, by any method; its "
+        "memory judges from the first step on",
+    ),
     "FALSE_NEGATIVES.EXAMPLES": Option(
         6, "flagged pairs that the report shows, right ones and as many wrong ones", minimum=0
     ),

@@ -1,17 +1,25 @@
 """Trainings from the start, one after the other, each judged by what the one before remembers."""
 
+from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
+from torch import Tensor
 
 from vidcsl import builders
+from vidcsl.config import differing_keys, parse_config
 from vidcsl.data.lists import VideoList
+from vidcsl.engine.checkpoint import load_checkpoint
 from vidcsl.engine.distributed import World
 from vidcsl.engine.progress import say
 from vidcsl.engine.run_folder import RunFolder
+from vidcsl.errors import UserError
 from vidcsl.objectives import Method
 from vidcsl.stages.pretrain import pretrain
 from vidcsl.stages.starting import load_start, open_folder
+
+_Memory = tuple[Tensor, Tensor]
+"""Of each video: a mean embedding, `[N, P]`, and how often it was seen, `[N]`."""
 
 
 def pretrain_in_rounds(
@@ -32,13 +40,14 @@ def pretrain_in_rounds(
     """
     count = cfg.FALSE_NEGATIVES.ROUNDS
     earlier = [folder.round(number) for number in range(1, count)]
-    tutor: Method | None = None
+    memory = _of_tutor(cfg) if cfg.FALSE_NEGATIVES.TUTOR and checkpoint is None else None
     for number, each in enumerate(earlier if checkpoint is None else [], start=1):
         if world.is_main:
             say(f"round {number} of {count}, in {each.path}")
         begun = open_folder(cfg, each, world, resume=True)
-        tutor = _round(cfg, train, world, each, begun, tutor)
-    method = _round(cfg, train, world, folder, checkpoint, tutor)
+        detector: Any = _round(cfg, train, world, each, begun, memory).detector
+        memory = detector.memory, detector.visits
+    method = _round(cfg, train, world, folder, checkpoint, memory)
     if earlier and world.is_main:
         _count(earlier, folder)
     return method
@@ -50,14 +59,35 @@ def _round(
     world: World,
     folder: RunFolder,
     checkpoint: dict[str, Any] | None,
-    tutor: Method | None,
+    memory: _Memory | None,
 ) -> Method:
     method = builders.build_method(cfg, train, world)
     if checkpoint is None:
         load_start(cfg, method, world, folder)
-        if tutor is not None:
-            method.detector.learn_from(tutor.detector)  # type: ignore[operator, union-attr]
+        if memory is not None:
+            method.detector.learn_from(*memory)  # type: ignore[operator, union-attr]
     return pretrain(cfg, method, train, world, folder, checkpoint)
+
+
+def _of_tutor(cfg: CfgNode) -> _Memory:
+    """What another training remembers of the same videos.
+
+    Raises:
+        UserError: it remembers none, or others.
+    """
+    path = cfg.FALSE_NEGATIVES.TUTOR
+    document = load_checkpoint(Path(path))
+    before = parse_config(document["config"], where=f"the config in {path}")
+    lists = [Path(each.DATA.TRAIN_LIST).name for each in (cfg, before)]
+    if lists[0] != lists[1] or differing_keys(cfg, before, sections=("SYNTHETIC",)):
+        raise UserError(f"FALSE_NEGATIVES.TUTOR {path} was trained on other videos: {lists[1]}")
+    found = document["method"]
+    if "detector.memory" not in found:
+        raise UserError(
+            f"FALSE_NEGATIVES.TUTOR {path} remembers nothing: train it with "
+            "FALSE_NEGATIVES.DETECTOR memory"
+        )
+    return found["detector.memory"], found["detector.visits"]
 
 
 def _count(earlier: list[RunFolder], folder: RunFolder) -> None:

@@ -107,6 +107,7 @@ def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder:
         "TRAIN.BATCH": min(batch, len(train) // _STEPS or 1),
         "FALSE_NEGATIVES.CLUSTERS": [2],
         "FALSE_NEGATIVES.ROUNDS": 1,
+        "FALSE_NEGATIVES.TUTOR": "",  # it remembers other videos than these few
         "EVALUATE.KNN_K": 1,
         "EVALUATE.SPLITS": [],
         "EVALUATE.TRANSFER": [],

@@ -1,7 +1,9 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
 from tests.objectives.made import cosines, foreign
+from vidcsl.errors import UserError
 from vidcsl.objectives.false_negatives import DETECTORS, Observation, Samples
 from vidcsl.objectives.false_negatives.memory import RememberedViews
 
@@ -70,21 +72,25 @@ def test_a_share_is_flagged_and_only_of_videos_that_came_by():
     assert not flagged[:, 12:].any()
 
 
-def test_a_later_round_judges_by_the_one_before_from_its_first_step_on():
+def test_one_that_is_told_judges_by_the_one_before_from_its_first_step_on():
     rows = rows_of(10)
     negatives = foreign(rows, rows)
-    options = {"videos": 10, "dim": DIM, "ceiling": 0.3, "start": 0.5, "ramp": 0.0, "rounds": 2}
+    options = {"videos": 10, "dim": DIM, "ceiling": 0.3, "start": 0.5, "ramp": 0.0, "told": True}
     first, second = RememberedViews(**options), RememberedViews(**options)
     first.learn(Observation(torch.arange(10), noisy_views(10, epoch=0), 0.0))
     assert not first(cosines(20), negatives, rows, rows, 0.0).any()
     wanted = first(cosines(20), negatives, rows, rows, 1.0)
     assert wanted.any()
-    second.learn_from(first)
+    second.learn_from(first.memory, first.visits)
     second.learn(Observation(torch.arange(10), noisy_views(10, epoch=7), 0.0))
     assert torch.equal(second(cosines(20), negatives, rows, rows, 0.0), wanted)
     resumed = RememberedViews(**options)
     resumed.load_state_dict(second.state_dict())
     assert torch.equal(resumed(cosines(20), negatives, rows, rows, 0.0), wanted)
     third = RememberedViews(**options)
-    third.learn_from(second)  # by what it remembered itself, not by what it was told
+    third.learn_from(
+        second.memory, second.visits
+    )  # by what it remembered itself, not by what it was told
     assert not torch.equal(third(cosines(20), negatives, rows, rows, 0.0), wanted)
+    with pytest.raises(UserError, match=f"memory of 9 videos by {DIM} numbers cannot judge 10 by"):
+        third.learn_from(first.memory[:9], first.visits[:9])

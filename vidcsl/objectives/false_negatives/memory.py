@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidcsl.errors import UserError
 from vidcsl.objectives.false_negatives.detector import Detector, Observation
 from vidcsl.objectives.false_negatives.samples import Samples, distinct
 from vidcsl.objectives.false_negatives.similarity import nearest, risen
@@ -21,15 +22,15 @@ class RememberedViews(Detector):
     2022), which averages the anchor's side of one step.
 
     The features of a whole training know more of the classes than those of one that has begun. So
-    where there are several rounds, trainings from the start one after the other, each but the first
-    is judged by what the one before remembered, and from its first step on.
+    one that follows another, whatever that one learned by, can be judged by what was remembered
+    then, and from its first step on.
 
     Args:
         videos: length of the training list.
         dim: length of an embedding.
         ceiling, start, ramp: as of `AdaptiveSimilarity`.
         momentum: of the moving average, a step of it each time that the video comes by.
-        rounds: how many there are; of several, `learn_from` tells of the one before.
+        told: whether `learn_from` tells what an earlier training remembers.
         world: the processes that train together.
     """
 
@@ -47,20 +48,30 @@ class RememberedViews(Detector):
         start: float = 0.25,
         ramp: float = 0.5,
         momentum: float = 0.7,
-        rounds: int = 1,
+        told: bool = False,
         world: World | None = None,
     ) -> None:
         super().__init__()
         self.ceiling, self.start, self.ramp = ceiling, start, ramp
-        self.momentum, self.rounds, self.world = momentum, rounds, world or Alone()
-        for name in ("", "earlier_")[: min(rounds, 2)]:
+        self.momentum, self.told, self.world = momentum, told, world or Alone()
+        for name in ("", "earlier_")[: 1 + told]:
             self.register_buffer(f"{name}memory", torch.zeros(videos, dim))
             self.register_buffer(f"{name}visits", torch.zeros(videos, dtype=torch.long))
 
-    def learn_from(self, earlier: "RememberedViews") -> None:
-        """Judge by what the detector of the round before remembers."""
-        self.earlier_memory.copy_(earlier.memory)
-        self.earlier_visits.copy_(earlier.visits)
+    def learn_from(self, memory: Tensor, visits: Tensor) -> None:
+        """Judge by another's memory of the same videos.
+
+        Raises:
+            UserError: it is of other videos, or of embeddings of another length.
+        """
+        if memory.shape != self.earlier_memory.shape:
+            raise UserError(
+                f"a memory of {memory.shape[0]} videos by {memory.shape[1]} numbers cannot judge "
+                f"{len(self.earlier_memory)} by {self.earlier_memory.shape[1]}: give the same list "
+                "and METHOD.PROJECTOR_DIM"
+            )
+        self.earlier_memory.copy_(memory)
+        self.earlier_visits.copy_(visits)
 
     def forward(
         self,
@@ -72,7 +83,7 @@ class RememberedViews(Detector):
     ) -> Tensor:
         """Bool `[b, M]`; videos that have not come by yet are neither judged nor flagged."""
         memory, seen, share = self.memory, self.visits > 0, self.ceiling
-        if self.rounds > 1 and self.earlier_visits.any():
+        if self.told and self.earlier_visits.any():
             memory, seen = self.earlier_memory, self.earlier_visits > 0
         else:
             share *= risen(progress, start=self.start, ramp=self.ramp)
