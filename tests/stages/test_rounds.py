@@ -62,13 +62,27 @@ def test_a_stop_in_any_round_changes_nothing(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_earlier_rounds_by_another_method(data, config, whole, tmp_path, capsys):  # noqa: F811
+    out, told = tmp_path / "run", tmp_path / "told"
+    acl = ("METHOD.NAME", "acl", "ADVERSARIAL.STEPS", 1)
+    words = (*ROUNDS, *acl, "FALSE_NEGATIVES.ROUNDS_METHOD", "simclr")
+    assert main(["train", *arguments(data, config, out, *words)]) == 0
+    assert losses(out / "rounds/1") == losses(whole / "rounds/1")
+    words = (*WORDS, *acl, "FALSE_NEGATIVES.TUTOR", newest(out / "rounds/1"))
+    assert main(["train", *arguments(data, config, told, *words)]) == 0
+    assert losses(out) == losses(told)
+    for more, message in {
+        (*WORDS, "FALSE_NEGATIVES.ROUNDS_METHOD", "simclr"): "needs FALSE_NEGATIVES.ROUNDS above",
+        (*ROUNDS, "FALSE_NEGATIVES.ROUNDS_METHOD", "byol"): "byol has no negatives",
+    }.items():
+        assert message in fails(capsys, "train", *arguments(data, config, tmp_path / "x", *more))
+
+
 def test_a_tutor_is_another_training(data, config, whole, tmp_path, capsys):  # noqa: F811
     told = tmp_path / "told"
     words = (*WORDS, "FALSE_NEGATIVES.TUTOR", newest(whole / "rounds/1"))
     assert main(["train", *arguments(data, config, told, *words)]) == 0
     assert losses(told) == losses(whole)  # as the second round was
-    other = arguments(data, config, tmp_path / "b", *words, "METHOD.NAME", "acl")
-    assert main(["train", *other]) == 0
     longer = arguments(data, config, tmp_path / "c", *words, "METHOD.PROJECTOR_DIM", 5)
     assert "give the same list and METHOD.PROJECTOR_DIM" in fails(capsys, "train", *longer)
 

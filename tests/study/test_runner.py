@@ -192,8 +192,9 @@ def test_arms_choose_runs(written, capsys):
 
 def test_every_stage_of_a_trial_is_scaled_by_what_it_walks_over():
     seconds = {"pretraining": 2.0, "features of train.csv": 1.0, "pgd_linf": 3.0}
-    assert scaled(seconds, steps=10, train=5, test=4) == {
+    assert scaled({**seconds, "earlier rounds": 1.0}, steps=10, rounds=3, train=5, test=4) == {
         "pretraining": 20,
+        "earlier rounds": 30,
         "features of train.csv": 5,
         "pgd_linf": 12,
     }

@@ -11,6 +11,7 @@ from vidcsl.builders.data import (
     build_transfer,
 )
 from vidcsl.builders.engine import build_guard, build_stepper, build_strategy, build_writer
+from vidcsl.builders.false_negatives import earlier_rounds
 from vidcsl.builders.finetune import (
     build_finetune_optimiser,
     build_finetune_schedule,
@@ -58,6 +59,7 @@ __all__ = [
     "build_watchdog",
     "build_writer",
     "check",
+    "earlier_rounds",
     "is_bgr",
     "load_weights_of",
     "norm_sets",

@@ -6,6 +6,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from vidcsl.config import overridden
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.errors import UserError
@@ -59,6 +60,12 @@ def require_clusters(key: str, counts: Sequence[int], videos: VideoList) -> None
             f"{key} {counts} must be falling numbers of clusters, from 2 on and fewer than the "
             f"{len(videos)} videos of {videos.source}"
         )
+
+
+def earlier_rounds(cfg: CfgNode) -> CfgNode:
+    """The config of the rounds before the last."""
+    method = cfg.FALSE_NEGATIVES.ROUNDS_METHOD or cfg.METHOD.NAME
+    return overridden(cfg, {"METHOD.NAME": method, "FALSE_NEGATIVES.ROUNDS_METHOD": ""})
 
 
 def _require_videos(cfg: CfgNode, videos: VideoList) -> None:

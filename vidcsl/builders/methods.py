@@ -13,7 +13,12 @@ from vidcsl.builders.adversarial import (
     check_adversarial,
     contrastive_options,
 )
-from vidcsl.builders.false_negatives import build_detector, build_treatment, require_labels
+from vidcsl.builders.false_negatives import (
+    build_detector,
+    build_treatment,
+    earlier_rounds,
+    require_labels,
+)
 from vidcsl.builders.losses import build_loss
 from vidcsl.builders.models import build_encoder
 from vidcsl.data.lists import VideoList
@@ -54,7 +59,11 @@ def check_method(cfg: CfgNode) -> None:
         UserError: too few clips, a queue too short, an attack or a teacher amiss, false negatives
             of a method without any, or rounds of a detector that remembers nothing.
     """
-    name, detector = cfg.METHOD.NAME, cfg.FALSE_NEGATIVES.DETECTOR
+    name, detector, rounds = (
+        cfg.METHOD.NAME,
+        cfg.FALSE_NEGATIVES.DETECTOR,
+        cfg.FALSE_NEGATIVES.ROUNDS,
+    )
     if name not in _SINGLE and cfg.DATA.CLIPS < 2:
         raise UserError(f"METHOD.NAME {name} needs DATA.CLIPS of at least 2")
     if name not in CONTRASTIVE and (detector != "none" or cfg.FALSE_NEGATIVES.VOTERS):
@@ -62,11 +71,15 @@ def check_method(cfg: CfgNode) -> None:
             f"METHOD.NAME {name} has no negatives that may be false: set FALSE_NEGATIVES.DETECTOR "
             f"to none and .VOTERS to 0, or METHOD.NAME to one of {', '.join(CONTRASTIVE)}"
         )
-    if (cfg.FALSE_NEGATIVES.ROUNDS > 1 or cfg.FALSE_NEGATIVES.TUTOR) and detector != "memory":
+    if (rounds > 1 or cfg.FALSE_NEGATIVES.TUTOR) and detector != "memory":
         raise UserError(
             "FALSE_NEGATIVES.ROUNDS above 1 and .TUTOR need FALSE_NEGATIVES.DETECTOR memory: what "
             f"one training remembers judges the next; it is {detector}"
         )
+    if cfg.FALSE_NEGATIVES.ROUNDS_METHOD:
+        if rounds == 1:
+            raise UserError("FALSE_NEGATIVES.ROUNDS_METHOD needs FALSE_NEGATIVES.ROUNDS above 1")
+        check_method(earlier_rounds(cfg))
     check_adversarial(cfg)
     if name == "moco_v2":
         check_queue(cfg.METHOD.QUEUE, keys=cfg.TRAIN.BATCH * cfg.DATA.CLIPS)

@@ -2,15 +2,13 @@
 
 from vidcsl.options.option import Option
 
+_METHODS = (
+    *("simclr", "supcon", "moco_v2", "moco_v3", "byol", "swav", "supervised"),
+    *("rocl", "acl", "dynacl", "advcl", "deacl", "at", "trades"),
+)
+
 OBJECTIVES: dict[str, Option] = {
-    "METHOD.NAME": Option(
-        "simclr",
-        "pretraining method",
-        (
-            *("simclr", "supcon", "moco_v2", "moco_v3", "byol", "swav", "supervised"),
-            *("rocl", "acl", "dynacl", "advcl", "deacl", "at", "trades"),
-        ),
-    ),
+    "METHOD.NAME": Option("simclr", "pretraining method", _METHODS),
     "METHOD.TEMPERATURE": Option(
         0.1, "temperature of the contrastive losses and of swav", minimum=1e-4
     ),
@@ -118,6 +116,9 @@ OBJECTIVES: dict[str, Option] = {
         "memory: trainings from the start, one after the other, each judged from its first step on "
         "by what the one before remembers of the videos",
         minimum=1,
+    ),
+    "FALSE_NEGATIVES.ROUNDS_METHOD": Option(
+        "", "memory: method of the rounds before the last; '': METHOD.NAME", ("", *_METHODS)
     ),
     "FALSE_NEGATIVES.TUTOR": Option(
         "",

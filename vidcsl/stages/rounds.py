@@ -32,20 +32,20 @@ def pretrain_in_rounds(
     """The method of the last round, which the run's folder holds; earlier ones lie in its `rounds`.
 
     Args:
-        cfg: the config; each round is a whole training by it.
+        cfg: the config; each round is a whole training by it, earlier ones maybe by another method.
         train: the videos.
         world: the processes.
         folder: of the run.
         checkpoint: the last round's, where it has begun: earlier ones are over then.
     """
     count = cfg.FALSE_NEGATIVES.ROUNDS
-    earlier = [folder.round(number) for number in range(1, count)]
+    before, earlier = builders.earlier_rounds(cfg), [folder.round(n) for n in range(1, count)]
     memory = _of_tutor(cfg) if cfg.FALSE_NEGATIVES.TUTOR and checkpoint is None else None
     for number, each in enumerate(earlier if checkpoint is None else [], start=1):
         if world.is_main:
             say(f"round {number} of {count}, in {each.path}")
-        begun = open_folder(cfg, each, world, resume=True)
-        detector: Any = _round(cfg, train, world, each, begun, memory).detector
+        begun = open_folder(before, each, world, resume=True)
+        detector: Any = _round(before, train, world, each, begun, memory).detector
         memory = detector.memory, detector.visits
     method = _round(cfg, train, world, folder, checkpoint, memory)
     if earlier and world.is_main:

@@ -83,10 +83,10 @@ def _measured(run: Run, *, jobs: int) -> float:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise UserError(f"the trial of {run.title} failed: {last[0]}")
         results = RunFolder(cfg.OUTPUT_DIR).read_results()
-    epochs = run.cfg.TRAIN.EPOCHS * run.cfg.FALSE_NEGATIVES.ROUNDS
     seconds = scaled(
         results["cost"]["seconds"],
-        steps=epochs * (len(train) // run.cfg.TRAIN.BATCH) / _STEPS,
+        steps=run.cfg.TRAIN.EPOCHS * (len(train) // run.cfg.TRAIN.BATCH) / _STEPS,
+        rounds=run.cfg.FALSE_NEGATIVES.ROUNDS - 1,
         train=len(train) / results["data"]["train_videos"],
         test=len(test) / results["data"].get("test_videos", 1) if test else 0.0,
     )
@@ -106,7 +106,7 @@ def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder:
         "TRAIN.WARMUP_EPOCHS": 0.0,
         "TRAIN.BATCH": min(batch, len(train) // _STEPS or 1),
         "FALSE_NEGATIVES.CLUSTERS": [2],
-        "FALSE_NEGATIVES.ROUNDS": 1,
+        "FALSE_NEGATIVES.ROUNDS": min(2, cfg.FALSE_NEGATIVES.ROUNDS),
         "FALSE_NEGATIVES.TUTOR": "",  # it remembers other videos than these few
         "EVALUATE.KNN_K": 1,
         "EVALUATE.SPLITS": [],
@@ -119,10 +119,11 @@ def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder:
 
 
 def scaled(
-    seconds: Mapping[str, float], *, steps: float, train: float, test: float
+    seconds: Mapping[str, float], *, steps: float, rounds: int, train: float, test: float
 ) -> dict[str, float]:
     """A trial's seconds by stage, as of the whole run: each stage grows with what it walks over."""
-    factors = {"pretraining": steps, "features of train.csv": train, "linear probe": train}
+    factors = {"pretraining": steps, "earlier rounds": steps * rounds}
+    factors |= {"features of train.csv": train, "linear probe": train}
     return {stage: spent * factors.get(stage, test) for stage, spent in seconds.items()}
 
 
