@@ -9,10 +9,11 @@ from torch.distributed.tensor import DTensor
 
 from tests.engine.trained import STEPS, WORLD, log_lines, losses, make_trainer
 from tests.engine.worlds import run_in_world
-from tests.objectives.made import make_method
+from tests.objectives.made import inner, make_method
 from vidcsl.engine.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from vidcsl.engine.distributed import World
 from vidcsl.engine.strategies import COMPILED, Strategy
+from vidcsl.errors import UserError
 from vidcsl.models import Encoder as Contract
 from vidcsl.models.pretrained.files import read_tensors
 from vidcsl.models.r2plus1d import r2plus1d_18
@@ -187,6 +188,12 @@ def sharded(world, folder):
     run(folder / "swav", world=world, method="swav", strategy=FSDP, epochs=1)
     from_one = first_epoch(folder / "plain")
     run(folder / "from_one", world=world, method="moco_v2", strategy=FSDP, resume=from_one)
+
+
+def test_fsdp_does_not_go_with_an_attack_in_each_step():
+    world = World(rank=0, size=2, device=torch.device("cpu"))
+    with pytest.raises(UserError, match=r"fsdp does not go with an attack in each step"):
+        FSDP.prepare(make_method("acl", attack=inner()), world)
 
 
 def test_fsdp_trains_as_one_process_and_its_checkpoints_fit_any_number(tmp_path, capsys):

@@ -15,9 +15,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from vidcsl.engine.distributed import World
+from vidcsl.errors import UserError
 from vidcsl.models import Encoder
 from vidcsl.models.blocks import blocks_of
 from vidcsl.models.chunks import recomputed
+from vidcsl.objectives.adversarial.inner import Attacking
 
 # Blocks of one class but of many shapes, online and momentum encoder, with and without gradient:
 # each is a program of its own, and torch gives up at 8 of one class.
@@ -70,8 +72,19 @@ class Strategy:
     channels_last: bool = True
 
     def prepare(self, method: nn.Module, world: World) -> nn.Module:
-        """Change `method` in place; what is to be called in its place in training."""
+        """Change `method` in place; what is to be called in its place in training.
+
+        Raises:
+            UserError: it attacks in each step and is to be cut up.
+        """
         spread = PARALLEL[self.parallel] if world.size > 1 else None
+        if spread is shard and isinstance(method, Attacking) and method.replays == 1:
+            # Its backward pass, inside the step's forward pass, ends with FSDP2 giving up the
+            # gathered parameters that the rest of the forward pass needs.
+            raise UserError(
+                "TRAIN.PARALLEL fsdp does not go with an attack in each step: set it to ddp, or "
+                "ADVERSARIAL.REPLAYS above 1"
+            )
         if not self.channels_last:
             _lay_out_plainly(method)
         if self.compiled:

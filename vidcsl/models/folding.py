@@ -7,7 +7,6 @@ from typing import TypeGuard
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -26,10 +25,9 @@ def folded(module: nn.Module) -> Iterator[None]:
     bias can do as well; outputs differ by rounding. The module must stay in eval mode, and its
     weights as they are, until the block ends; then it is exactly what it was.
 
-    A compiled module, whose compiler does as much, and one that is cut up over processes are left
-    alone.
+    A compiled module is left alone: its compiler does as much.
     """
-    pairs = [] if _is_out_of_reach(module) else _pairs(module)
+    pairs = [] if _is_compiled(module) else _pairs(module)
     convs = [(conv, conv.weight, conv.bias) for conv, _, _ in pairs]
     norms = [(sequence, name, sequence._modules[name]) for _, _, (sequence, name) in pairs]
     try:
@@ -78,9 +76,8 @@ def _is_constant(norm: nn.Module | None) -> TypeGuard[_BatchNorm]:
     return isinstance(norm, _BatchNorm) and not norm.training and norm.running_mean is not None
 
 
-def _is_out_of_reach(module: nn.Module) -> bool:
-    compiled = any(hasattr(each.forward, "_torchdynamo_orig_callable") for each in module.modules())
-    return compiled or any(isinstance(each, DTensor) for each in module.parameters())
+def _is_compiled(module: nn.Module) -> bool:
+    return any(hasattr(each.forward, "_torchdynamo_orig_callable") for each in module.modules())
 
 
 def _fused(conv: _ConvNd, norm: _BatchNorm) -> tuple[nn.Parameter, nn.Parameter]:
