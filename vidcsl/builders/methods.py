@@ -59,11 +59,7 @@ def check_method(cfg: CfgNode) -> None:
         UserError: too few clips, a queue too short, an attack or a teacher amiss, false negatives
             of a method without any, or rounds of a detector that remembers nothing.
     """
-    name, detector, rounds = (
-        cfg.METHOD.NAME,
-        cfg.FALSE_NEGATIVES.DETECTOR,
-        cfg.FALSE_NEGATIVES.ROUNDS,
-    )
+    name, detector = cfg.METHOD.NAME, cfg.FALSE_NEGATIVES.DETECTOR
     if name not in _SINGLE and cfg.DATA.CLIPS < 2:
         raise UserError(f"METHOD.NAME {name} needs DATA.CLIPS of at least 2")
     if name not in CONTRASTIVE and (detector != "none" or cfg.FALSE_NEGATIVES.VOTERS):
@@ -71,18 +67,23 @@ def check_method(cfg: CfgNode) -> None:
             f"METHOD.NAME {name} has no negatives that may be false: set FALSE_NEGATIVES.DETECTOR "
             f"to none and .VOTERS to 0, or METHOD.NAME to one of {', '.join(CONTRASTIVE)}"
         )
-    if (rounds > 1 or cfg.FALSE_NEGATIVES.TUTOR) and detector != "memory":
-        raise UserError(
-            "FALSE_NEGATIVES.ROUNDS above 1 and .TUTOR need FALSE_NEGATIVES.DETECTOR memory: what "
-            f"one training remembers judges the next; it is {detector}"
-        )
-    if cfg.FALSE_NEGATIVES.ROUNDS_METHOD:
-        if rounds == 1:
-            raise UserError("FALSE_NEGATIVES.ROUNDS_METHOD needs FALSE_NEGATIVES.ROUNDS above 1")
-        check_method(earlier_rounds(cfg))
+    _check_rounds(cfg)
     check_adversarial(cfg)
     if name == "moco_v2":
         check_queue(cfg.METHOD.QUEUE, keys=cfg.TRAIN.BATCH * cfg.DATA.CLIPS)
+
+
+def _check_rounds(cfg: CfgNode) -> None:
+    options = cfg.FALSE_NEGATIVES
+    if (options.ROUNDS > 1 or options.TUTOR) and options.DETECTOR != "memory":
+        raise UserError(
+            "FALSE_NEGATIVES.ROUNDS above 1 and .TUTOR need FALSE_NEGATIVES.DETECTOR memory: what "
+            f"one training remembers judges the next; it is {options.DETECTOR}"
+        )
+    if options.ROUNDS_METHOD and options.ROUNDS == 1:
+        raise UserError("FALSE_NEGATIVES.ROUNDS_METHOD needs FALSE_NEGATIVES.ROUNDS above 1")
+    if options.ROUNDS_METHOD:
+        check_method(earlier_rounds(cfg))
 
 
 # BatchNorm in the heads, where it is not everywhere, as published: Chen et al. (MoCo v2), Grill et
