@@ -93,6 +93,21 @@ def test_scores_say_over_which_corruptions_they_were_taken() -> None:
     assert len(cards) == 2
 
 
+@pytest.mark.parametrize(
+    ("training", "text"),
+    [
+        ({"epochs": 90, "rounds": 1, "rounds_method": ""}, "90 epochs."),
+        ({"epochs": 90, "rounds": 3, "rounds_method": ""}, "3 rounds of 90 epochs."),
+        (
+            {"epochs": 90, "rounds": 5, "rounds_method": "simclr"},
+            "5 rounds of 90 epochs (all but the last by simclr).",
+        ),
+    ],
+)
+def test_the_headline_says_how_long_was_trained(training: dict[str, object], text: str) -> None:
+    assert summary.headline({"training": training}) == [text]
+
+
 def test_an_empty_run_has_no_cards_and_no_headline() -> None:
     assert summary.cards({}) == []
     assert summary.headline({}) == []

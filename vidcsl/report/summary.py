@@ -247,5 +247,8 @@ def _length(training: Tree) -> str:
     epochs, rounds = number(training.get("epochs")), number(training.get("rounds"))
     if epochs is None:
         return ""
-    length = f"{plain(epochs)} epochs"
-    return f"{plain(rounds)} rounds of {length}" if rounds and rounds > 1 else length
+    length, earlier = f"{plain(epochs)} epochs", training.get("rounds_method")
+    if rounds is None or rounds < 2:
+        return length
+    by = f" (all but the last by {earlier})" if earlier else ""
+    return f"{plain(rounds)} rounds of {length}{by}"

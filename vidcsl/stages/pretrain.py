@@ -92,6 +92,7 @@ def _results(
         "training": {
             "epochs": cfg.TRAIN.EPOCHS,
             "rounds": cfg.FALSE_NEGATIVES.ROUNDS,
+            "rounds_method": cfg.FALSE_NEGATIVES.ROUNDS_METHOD,
             "loss": summary["loss"],
             "damaged_videos": sorted(trainer.damaged),
             "readers": sorted(trainer.readers),
