@@ -9,6 +9,7 @@ benchmarks/adversarial.py measures it.
 """
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,9 @@ def _with(cfg: CfgNode, steps: int, every: int, scale: float) -> CfgNode:
 def _batches(cfg: CfgNode, train: VideoList, world: World, *, count: int) -> list[ClipBatch]:
     """The first ones of an epoch near the end of the training."""
     loader = builders.build_train_loader(cfg, train, world)
-    augment, found = builders.build_augmentation(cfg), []
-    for batch in loader.epoch(cfg.TRAIN.EPOCHS - 1):
-        found.append(augmented(batch, augment, seed=cfg.SEED, progress=0.99))
-        if len(found) == count:
-            break
-    return found
+    augment = builders.build_augmentation(cfg)
+    batches = islice(loader.epoch(cfg.TRAIN.EPOCHS - 1), count)
+    return [augmented(batch, augment, seed=cfg.SEED, progress=0.99) for batch in batches]
 
 
 def _adversarial_loss(method: Method, weights: dict[str, Any], batches: list[ClipBatch]) -> float:

@@ -88,9 +88,8 @@ def test_one_that_is_told_judges_by_the_one_before_from_its_first_step_on():
     resumed.load_state_dict(second.state_dict())
     assert torch.equal(resumed(cosines(20), negatives, rows, rows, 0.0), wanted)
     third = RememberedViews(**options)
-    third.learn_from(
-        second.memory, second.visits
-    )  # by what it remembered itself, not by what it was told
+    # By what it remembered itself, not by what it was told.
+    third.learn_from(second.memory, second.visits)
     assert not torch.equal(third(cosines(20), negatives, rows, rows, 0.0), wanted)
     with pytest.raises(UserError, match=f"memory of 9 videos by {DIM} numbers cannot judge 10 by"):
         third.learn_from(first.memory[:9], first.visits[:9])
