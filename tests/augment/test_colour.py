@@ -28,6 +28,7 @@ NOTHING = {
     "blur_probability": 0.0,
     "blur_sigma": (0.1, 2.0),
     "solarise_probability": 0.0,
+    "motion_probability": 0.0,
 }
 
 
@@ -90,6 +91,28 @@ def test_grayscale_and_solarise_match_torchvision(source: object) -> None:
     assert (colour.solarise_(clips.clone()) - solar).abs().max() < 1e-5
 
 
+def test_motion_alone_is_the_same_before_any_scene() -> None:
+    square = torch.zeros(1, 3, 4, 12, 12)
+    for frame in range(4):
+        square[0, :, frame, 4:8, 2 * frame : 2 * frame + 4] = 0.4
+    scene = 0.6 * torch.rand(1, 3, 1, 12, 12)
+    found = colour.motion_alone_(square + scene)
+    assert torch.allclose(found, colour.motion_alone_(square.clone()), atol=1e-6)
+    assert torch.allclose(found.mean(dim=2), torch.tensor(0.5), atol=1e-6)
+    naive = torch.stack([frame - square[0].mean(1) + 0.5 for frame in square[0].unbind(1)], 1)
+    assert torch.allclose(found[0], naive, atol=1e-6)
+    still = colour.motion_alone_(scene.expand(-1, -1, 4, -1, -1).clone())
+    assert torch.allclose(still, torch.tensor(0.5), atol=1e-6)
+
+
+def test_motion_alone_stays_in_range() -> None:
+    flash = torch.zeros(1, 3, 4, 2, 2)
+    flash[:, :, 0] = 1
+    found = colour.motion_alone_(flash)
+    assert found[:, :, 0].eq(1).all()
+    assert found[:, :, 1:].eq(0.25).all()
+
+
 @pytest.mark.parametrize(("side", "kernel"), [(112, 11), (48, 5), (20, 3), (9, 3)])
 def test_blur_matches_torchvision(side: int, kernel: int) -> None:
     clips = torch.rand(3, 3, 2, side, side + 1)
@@ -138,12 +161,17 @@ def test_strengths_cover_their_ranges() -> None:
 
 @pytest.mark.parametrize(
     ("name", "operation"),
-    [("gray", colour.grayscale_), ("solarise", colour.solarise_), ("blur", None)],
+    [
+        ("gray", colour.grayscale_),
+        ("solarise", colour.solarise_),
+        ("motion", colour.motion_alone_),
+        ("blur", None),
+    ],
 )
 def test_each_step_touches_its_clips_alone(name: str, operation: object) -> None:
     draws = clip_draws(range(20))
     plan = colour_plan(draws, **(NOTHING | {f"{name}_probability": 0.5}))
-    clips = torch.rand(20, 3, 1, 24, 24)
+    clips = torch.rand(20, 3, 2, 24, 24)
     chosen = getattr(draws, name) < 0.5
     expected = (
         colour.gaussian_blur_(clips.clone(), plan.sigma)
@@ -162,6 +190,7 @@ def test_batch_and_single_clips_agree() -> None:
         "gray_probability": 0.3,
         "blur_probability": 0.5,
         "solarise_probability": 0.3,
+        "motion_probability": 0.3,
     }
     plan = colour_plan(clip_draws(range(16)), **everything)
     clips = torch.rand(16, 3, 2, 24, 24)

@@ -117,7 +117,7 @@ def test_uint8_crop_is_the_float_crop_within_rounding(channels_last: bool) -> No
     exact = crop_resize(clips.float() / 255, boxes, size=16, flip=flip)
     assert found.dtype == torch.float32
     assert found.is_contiguous()
-    assert (found - exact).abs().max() <= 1 / 255
+    assert (found - exact).abs().max() < 1.001 / 255  # half a step along each side
     frames = clips[0].transpose(0, 1)
     theirs = tv.resized_crop(frames, 3, 5, 20, 31, [16, 16], antialias=True)
     assert (found[0].transpose(0, 1) * 255 - tv.horizontal_flip(theirs)).abs().max() < 1e-3

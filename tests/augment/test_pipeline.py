@@ -16,6 +16,7 @@ STRONG = {
     "gray_probability": 0.5,
     "blur_probability": 0.5,
     "solarise_probability": 0.5,
+    "motion_probability": 0.5,
 }
 
 
@@ -121,7 +122,7 @@ def test_one_probability_leaves_the_other_choices_alone() -> None:
     assert torch.equal(both[~gray], colour[~gray])
 
 
-@pytest.mark.parametrize("name", ["blur", "solarise"])
+@pytest.mark.parametrize("name", ["blur", "solarise", "motion"])
 def test_probabilities_per_view(name: str) -> None:
     frames, seeds = video(5), torch.arange(5)
     sizes = full_sizes(frames)
@@ -155,6 +156,7 @@ def test_probabilities_for_other_views_are_errors() -> None:
         ("blur_probability", (0.5, 1.5)),
         ("blur_sigma", (0.0, 1.0)),
         ("solarise_probability", float("nan")),
+        ("motion_probability", (0.0, 1.5)),
     ],
 )
 def test_options_out_of_range_are_named(option: str, value: object) -> None:

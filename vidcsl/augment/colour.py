@@ -1,8 +1,8 @@
-"""Colour jitter, grayscale, blur and solarise on batches of clips, in place.
+"""Colour jitter, grayscale, blur, solarise and motion alone on batches of clips, in place.
 
 Each operation takes clips in [0, 1], float `[N, 3, T, H, W]`, and one number a clip, which all
-frames of the clip share. They give what torchvision gives for the frames `[T, 3, H, W]` of that
-clip, so contrast moves each frame towards its own mean gray.
+frames of the clip share. All but motion alone give what torchvision gives for the frames
+`[T, 3, H, W]` of that clip, so contrast moves each frame towards its own mean gray.
 
 The operations overwrite their input: a clip is a few megabytes, and a fresh copy for each of seven
 operations would cost more than the arithmetic.
@@ -30,6 +30,7 @@ class ColourPlan:
     blur: Tensor  # bool [N]
     sigma: Tensor  # [N], pixels
     solarise: Tensor  # bool [N]
+    motion: Tensor  # bool [N]
 
     def rows(self, start: int, stop: int) -> "ColourPlan":
         """The plan of clips `start` to `stop`."""
@@ -45,6 +46,7 @@ def colour_plan(
     blur_probability: float | Tensor,
     blur_sigma: tuple[float, float],
     solarise_probability: float | Tensor,
+    motion_probability: float | Tensor,
 ) -> ColourPlan:
     """Turn uniform numbers into a plan.
 
@@ -57,6 +59,7 @@ def colour_plan(
         blur_probability: one number, or one for each clip `[N]`.
         blur_sigma: smallest and largest standard deviation, in pixels.
         solarise_probability: one number, or one for each clip `[N]`.
+        motion_probability: of losing all that stands still; one number, or one for each clip.
     """
     *spreads, turn = jitter
     low = torch.tensor([max(0.0, 1 - spread) for spread in spreads] + [-turn])
@@ -69,12 +72,13 @@ def colour_plan(
         blur=draws.blur < blur_probability,
         sigma=between(*blur_sigma, draws.blur_sigma),
         solarise=draws.solarise < solarise_probability,
+        motion=draws.motion < motion_probability,
     )
 
 
 def apply_colour_(clips: Tensor, plan: ColourPlan) -> Tensor:
-    """Jitter, grayscale, blur, solarise (Chen et al. 2020, Grill et al. 2020), in this order."""
-    if not (plan.jitter | plan.gray | plan.blur | plan.solarise).any():
+    """Jitter, grayscale, blur, solarise (Chen et al. 2020, Grill et al. 2020), motion alone."""
+    if not (plan.jitter | plan.gray | plan.blur | plan.solarise | plan.motion).any():
         return clips
     jitters = (brightness_, contrast_, saturation_, hue_)
     # Lists, because comparing single tensor elements costs more than a small clip's arithmetic.
@@ -86,6 +90,7 @@ def apply_colour_(clips: Tensor, plan: ColourPlan) -> Tensor:
     _on_rows(clips, _rows(plan.gray), grayscale_)
     _on_rows(clips, _rows(plan.blur), gaussian_blur_, plan.sigma)
     _on_rows(clips, _rows(plan.solarise), solarise_)
+    _on_rows(clips, _rows(plan.motion), motion_alone_)
     return clips.clamp_(0, 1)  # rounding may have left it by a hair
 
 
@@ -158,6 +163,15 @@ def gaussian_blur_(clips: Tensor, sigmas: Tensor) -> Tensor:
 def solarise_(clips: Tensor) -> Tensor:
     """Invert the pixels that are brighter than one half."""
     return torch.minimum(clips, 1 - clips, out=clips)
+
+
+def motion_alone_(clips: Tensor) -> Tensor:
+    """Each pixel less its mean over the clip's frames, around mid gray: what stands still is gone.
+
+    Ours; views without their scene are in the spirit of the residual frames of Tao et al.
+    ("Self-supervised Video Representation Learning Using Inter-intra Contrastive Framework", 2020).
+    """
+    return clips.sub_(clips.mean(dim=2, keepdim=True)).add_(0.5).clamp_(0, 1)
 
 
 def _rows(chosen: Tensor) -> list[int]:

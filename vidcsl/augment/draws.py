@@ -32,6 +32,7 @@ class ClipDraws(NamedTuple):
     blur: Tensor
     blur_sigma: Tensor
     solarise: Tensor
+    motion: Tensor
 
 
 # Columns of each field in the row; a field not named here has one. A new field goes to the end,

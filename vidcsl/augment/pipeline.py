@@ -19,7 +19,7 @@ _COLOUR_BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class TrainAugmentation:
-    """Random crop, flip, colour jitter, grayscale, blur and solarise; one draw a clip.
+    """Random crop, flip, colour jitter, grayscale, blur, solarise and motion alone; a draw a clip.
 
     The defaults are those of SimCLR (Chen et al. 2020) without blur, with milder crops. A
     probability given as a sequence holds one value for each view, as the asymmetric views of BYOL
@@ -38,6 +38,8 @@ class TrainAugmentation:
         blur_probability: of a Gaussian blur; one number or one for each view.
         blur_sigma: smallest and largest standard deviation of the blur, pixels.
         solarise_probability: of inverting bright pixels; one number or one for each view.
+        motion_probability: of taking away what stands still, so that two views of a video are alike
+            in how it moves and not by its scene; one number or one for each view.
         corrupt: what is done to the finished clips in the end, `(clips, seeds) -> clips`.
         strengths: of crops and colours, from 0 (none) to 1 (as above), in equal parts of the
             training one after the other (Luo et al., "Rethinking the Effect of Data Augmentation
@@ -58,6 +60,7 @@ class TrainAugmentation:
     blur_probability: float | Sequence[float] = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarise_probability: float | Sequence[float] = 0.0
+    motion_probability: float | Sequence[float] = 0.0
     corrupt: Callable[[Tensor, Sequence[int]], Tensor] | None = None
     strengths: Sequence[float] = (1.0,)
 
@@ -68,7 +71,7 @@ class TrainAugmentation:
         _check_interval("blur_sigma", self.blur_sigma)
         _check_jitter(self.jitter)
         _check_probability("flip", self.flip)
-        for name in ("jitter", "gray", "blur", "solarise"):
+        for name in ("jitter", "gray", "blur", "solarise", "motion"):
             _check_probability(f"{name}_probability", getattr(self, f"{name}_probability"))
         _check_strengths(self.strengths, cropped=self.cropped)
 
@@ -91,6 +94,7 @@ class TrainAugmentation:
             gray_probability=strength * self.gray_probability,
             blur_probability=_scaled(self.blur_probability, strength),
             solarise_probability=_scaled(self.solarise_probability, strength),
+            motion_probability=_scaled(self.motion_probability, strength),
         )
 
     def __call__(
@@ -144,16 +148,19 @@ class TrainAugmentation:
         return random_resized_boxes(draws, sizes, area=self.crop_area, aspect=self.crop_aspect)
 
     def _colour_(self, clips: Tensor, draws: ClipDraws, samples: int, views: int) -> Tensor:
+        by_view = {
+            f"{name}_probability": _per_view(
+                name, getattr(self, f"{name}_probability"), views
+            ).repeat(samples)
+            for name in ("blur", "solarise", "motion")
+        }
         plan = colour_plan(
             draws,
             jitter=self.jitter,
             jitter_probability=self.jitter_probability,
             gray_probability=self.gray_probability,
-            blur_probability=_per_view("blur", self.blur_probability, views).repeat(samples),
             blur_sigma=self.blur_sigma,
-            solarise_probability=_per_view("solarise", self.solarise_probability, views).repeat(
-                samples
-            ),
+            **by_view,
         )
         count = 1 if clips.device.type == "cpu" else _COLOUR_BATCH
         for start in range(0, len(clips), count):

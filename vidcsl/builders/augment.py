@@ -24,6 +24,7 @@ def build_augmentation(cfg: CfgNode) -> TrainAugmentation:
         blur_probability=_per_view(options.BLUR_PROBABILITY, cfg),
         blur_sigma=_pair("AUGMENT.BLUR_SIGMA", options.BLUR_SIGMA),
         solarise_probability=_per_view(options.SOLARISE_PROBABILITY, cfg),
+        motion_probability=_per_view(options.MOTION_PROBABILITY, cfg),
         corrupt=build_random_corruption(cfg),
         strengths=tuple(options.STRENGTHS),
     )

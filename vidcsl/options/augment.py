@@ -32,4 +32,9 @@ AUGMENT: dict[str, Option] = {
     ),
     "AUGMENT.CORRUPTION_SEVERITIES": Option([1, 2, 3], "severities from 1 to 5, equally likely"),
     "AUGMENT.SOLARISE_PROBABILITY": Option([0.0], "of solarising: one value, or one for each view"),
+    "AUGMENT.MOTION_PROBABILITY": Option(
+        [0.0],
+        "of taking what stands still out of a view, so that views of a video are alike by its "
+        "motion, not by its scene: one value, or one for each view",
+    ),
 }
