@@ -14,6 +14,7 @@ from vidcsl.robustness.threats import L1, L2, Linf, Threat
 PEERS = ("torchattacks", "foolbox", "adversarial-robustness-toolbox")
 BATCH = 16  # clips at a time
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
+_ART_PGD = "ProjectedGradientDescentPyTorch"
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,6 @@ def clip_contests() -> list[Contest]:
             },
         ),
     ]
-
-
-_ART_PGD = "ProjectedGradientDescentPyTorch"
 
 
 def _pgd_linf(eps: float, budget: str, *, to_outrun: tuple[str, ...] = ()) -> Contest:

@@ -168,14 +168,14 @@ def step_cost(report: Report, case: Case) -> None:
 def on_images(report: Report, case: Case, args: argparse.Namespace) -> None:
     """What needs images, on those that are right when clean."""
     report.row(on=case.name, clean=float(case.right().float().mean()), images=len(case.clips))
-    contests = {
-        "autoattack": autoattack_contests(int(case.labels.max()) + 1),
-        "images": image_contests(args.queries),
-    }
+    contests: list[Contest] = []
+    if "autoattack" in args.parts:
+        contests += autoattack_contests(int(case.labels.max()) + 1)
+    if "images" in args.parts:
+        contests += image_contests(args.queries)
     chosen = case.take(args.images)
-    for part in [part for part in contests if part in args.parts]:
-        for contest in contests[part]:
-            compare(report, chosen, contest)
+    for contest in contests:
+        compare(report, chosen, contest)
 
 
 def main() -> None:

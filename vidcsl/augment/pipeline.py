@@ -15,6 +15,8 @@ from vidcsl.seeding import seed_of
 # Clips whose colours are treated together: on a GPU many, to fill it with few launches; on the CPU
 # one, which stays in the cache from one operation to the next.
 _COLOUR_BATCH = 64
+# What may be likelier in one view than in another.
+_BY_VIEW = ("blur", "solarise", "motion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class TrainAugmentation:
         _check_interval("blur_sigma", self.blur_sigma)
         _check_jitter(self.jitter)
         _check_probability("flip", self.flip)
-        for name in ("jitter", "gray", "blur", "solarise", "motion"):
+        for name in ("jitter", "gray", *_BY_VIEW):
             _check_probability(f"{name}_probability", getattr(self, f"{name}_probability"))
         _check_strengths(self.strengths, cropped=self.cropped)
 
@@ -152,7 +154,7 @@ class TrainAugmentation:
             f"{name}_probability": _per_view(
                 name, getattr(self, f"{name}_probability"), views
             ).repeat(samples)
-            for name in ("blur", "solarise", "motion")
+            for name in _BY_VIEW
         }
         plan = colour_plan(
             draws,
