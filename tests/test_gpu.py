@@ -5,26 +5,20 @@ import json
 import pytest
 import torch
 
-from tests.test_main_job import (  # noqa: F401  fixtures
-    arguments,
-    config,
-    data,
-    losses,
-    stop_after,
-)
+from tests.tiny_job import arguments, losses, stop_after
 from vidcsl.cli import main
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 FEW = ("CORRUPT.NAMES", "[gaussian_noise]", "ATTACK.RUNS", "[pgd/linf]", "DATA.WORKERS", 2)
 
 
-def trained(data, config, out, *words):  # noqa: F811
+def trained(data, config, out, *words):
     words = [*arguments(data, config, out), *map(str, (*FEW, *words))]
     assert main(["train", *words]) == 0
     return losses(out), json.loads((out / "results.json").read_text())
 
 
-def test_it_learns_as_on_a_cpu(data, config, tmp_path):  # noqa: F811
+def test_it_learns_as_on_a_cpu(data, config, tmp_path):
     slow, _ = trained(data, config, tmp_path / "cpu", "DEVICE", "cpu")
     quick, results = trained(data, config, tmp_path / "gpu", "DEVICE", "cuda")
     assert quick == pytest.approx(slow, rel=0.02)
@@ -34,14 +28,14 @@ def test_it_learns_as_on_a_cpu(data, config, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_stays_near(data, config, tmp_path, precision):  # noqa: F811
+def test_half_precision_stays_near(data, config, tmp_path, precision):
     exact, _ = trained(data, config, tmp_path / "exact", "DEVICE", "cuda")
     half, _ = trained(data, config, tmp_path / "half", "DEVICE", "cuda", "PRECISION", precision)
     assert half == pytest.approx(exact, rel=0.1)
 
 
 @pytest.mark.parametrize("method", ["acl", "rocl", "moco_v2"])
-def test_a_stop_and_a_resume(data, config, tmp_path, monkeypatch, method):  # noqa: F811
+def test_a_stop_and_a_resume(data, config, tmp_path, monkeypatch, method):
     words = ("DEVICE", "cuda", "METHOD.NAME", method, "ADVERSARIAL.STEPS", 2, *FEW)
     words += ("METHOD.QUEUE", 16, "DATA.TEST_LIST", "")
     runs = {run: arguments(data, config, tmp_path / run, *words) for run in ("whole", "stopped")}

@@ -10,7 +10,7 @@ import pytest
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tests.engine.worlds import run_in_world
-from tests.test_main_job import arguments, config, data, losses  # noqa: F401
+from tests.tiny_job import arguments, losses
 from vidcsl.cli import main
 from vidcsl.config import load_config
 from vidcsl.data.dataset import ClipDataset
@@ -60,7 +60,7 @@ def test_an_error_of_the_user_is_not_started_anew(tmp_path):
 
 
 @pytest.mark.usefixtures("_signals")
-def test_a_killed_worker_starts_anew_and_changes_nothing(data, config, tmp_path):  # noqa: F811
+def test_a_killed_worker_starts_anew_and_changes_nothing(data, config, tmp_path):
     calm = arguments(data, config, tmp_path / "calm", *PRETRAINING)
     run_in_world(train, 2, calm)  # which also readies the server that the next ones fork from
     killed = tmp_path / "killed"
@@ -138,7 +138,7 @@ def sbatch(tmp_path, monkeypatch):
     return submitted
 
 
-def test_what_slurm_is_asked_for(data, config, sbatch, tmp_path, capsys):  # noqa: F811
+def test_what_slurm_is_asked_for(data, config, sbatch, tmp_path, capsys):
     out = tmp_path / "run"
     words = ["--partition", "gpu", "--nodes", "2", "--gpus", "8", "--hours", "1.5"]
     words += ["--sbatch", "qos=low", "--launcher", "slurm"]
@@ -176,7 +176,7 @@ def test_nodes_meet_at_the_first(monkeypatch):
     assert {*expected, "--nproc-per-node=8", "--max-restarts=3"} <= set(command)
 
 
-def test_what_cannot_be_submitted(data, config, tmp_path, monkeypatch):  # noqa: F811
+def test_what_cannot_be_submitted(data, config, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     where = {"folder": tmp_path, "resources": Resources(nodes=2)}
     with pytest.raises(UserError, match="no Slurm here"):

@@ -2,15 +2,20 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 
-from tests.test_main_job import arguments, config, data, fails, finished  # noqa: F401
+from tests.tiny_job import arguments, fails
 from vidcsl.cli import main
 from vidcsl.data.readers import open_reader
 from vidcsl.stages import corrupt
 
-# ruff: noqa: F811
+
+@pytest.fixture(scope="module")
+def finished(finished, tmp_path_factory):
+    """One of its own, as what it is asked for is written into it."""
+    return shutil.copytree(finished, tmp_path_factory.mktemp("corrupted") / "run")
 
 
 def test_answers_come_once_and_scores_have_intervals(finished, data, config, capsys, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.data.made_videos import write_numbered
-from tests.test_main_job import fails
+from tests.tiny_job import fails
 from vidcsl.cli import main
 from vidcsl.report.gallery import Exhibit, write_gallery
 from vidcsl.report.player import player

@@ -3,16 +3,7 @@ import json
 import pytest
 import torch
 
-from tests.test_main_job import (  # noqa: F401  fixtures
-    arguments,
-    config,
-    data,
-    fails,
-    losses,
-    newest,
-    stop_after,
-    weights,
-)
+from tests.tiny_job import arguments, fails, losses, newest, stop_after, weights
 from vidcsl.cli import main
 
 WORDS = ("FALSE_NEGATIVES.DETECTOR", "memory", "FALSE_NEGATIVES.CEILING", 0.3)
@@ -21,13 +12,13 @@ ROUNDS = (*WORDS, "FALSE_NEGATIVES.ROUNDS", 2)
 
 
 @pytest.fixture(scope="module")
-def whole(data, config, tmp_path_factory):  # noqa: F811
+def whole(data, config, tmp_path_factory):
     out = tmp_path_factory.mktemp("rounds") / "run"
     assert main(["train", *arguments(data, config, out, *ROUNDS)]) == 0
     return out
 
 
-def test_the_first_is_a_training_as_any_and_judges_the_second(data, config, whole, tmp_path):  # noqa: F811
+def test_the_first_is_a_training_as_any_and_judges_the_second(data, config, whole, tmp_path):
     alone = tmp_path / "alone"
     assert main(["train", *arguments(data, config, alone, *WORDS)]) == 0
     first = whole / "rounds/1"
@@ -42,8 +33,8 @@ def test_the_first_is_a_training_as_any_and_judges_the_second(data, config, whol
 
 @pytest.mark.parametrize("steps", [4, 8], ids=["in the first", "in the second"])
 def test_a_stop_in_any_round_changes_nothing(
-    data,  # noqa: F811
-    config,  # noqa: F811
+    data,
+    config,
     whole,
     tmp_path,
     monkeypatch,
@@ -62,7 +53,7 @@ def test_a_stop_in_any_round_changes_nothing(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_earlier_rounds_by_another_method(data, config, whole, tmp_path, capsys):  # noqa: F811
+def test_earlier_rounds_by_another_method(data, config, whole, tmp_path, capsys):
     out, told = tmp_path / "run", tmp_path / "told"
     acl = ("METHOD.NAME", "acl", "ADVERSARIAL.STEPS", 1)
     words = (*ROUNDS, *acl, "FALSE_NEGATIVES.ROUNDS_METHOD", "simclr")
@@ -78,7 +69,7 @@ def test_earlier_rounds_by_another_method(data, config, whole, tmp_path, capsys)
         assert message in fails(capsys, "train", *arguments(data, config, tmp_path / "x", *more))
 
 
-def test_a_tutor_is_another_training(data, config, whole, tmp_path, capsys):  # noqa: F811
+def test_a_tutor_is_another_training(data, config, whole, tmp_path, capsys):
     told = tmp_path / "told"
     words = (*WORDS, "FALSE_NEGATIVES.TUTOR", newest(whole / "rounds/1"))
     assert main(["train", *arguments(data, config, told, *words)]) == 0
@@ -87,7 +78,7 @@ def test_a_tutor_is_another_training(data, config, whole, tmp_path, capsys):  # 
     assert "give the same list and METHOD.PROJECTOR_DIM" in fails(capsys, "train", *longer)
 
 
-def test_a_tutor_that_knows_nothing_of_these_videos(data, config, whole, tmp_path, capsys):  # noqa: F811
+def test_a_tutor_that_knows_nothing_of_these_videos(data, config, whole, tmp_path, capsys):
     blank, renamed = tmp_path / "blank", data / "renamed.csv"
     assert main(["train", *arguments(data, config, blank, "DATA.TEST_LIST", "")]) == 0
     words = (*WORDS, "FALSE_NEGATIVES.TUTOR", newest(blank))
@@ -99,7 +90,7 @@ def test_a_tutor_that_knows_nothing_of_these_videos(data, config, whole, tmp_pat
     assert "was trained on another list of videos" in said
 
 
-def test_only_a_detector_that_remembers_has_rounds(data, config, tmp_path, capsys):  # noqa: F811
+def test_only_a_detector_that_remembers_has_rounds(data, config, tmp_path, capsys):
     words = ("FALSE_NEGATIVES.DETECTOR", "adaptive", "FALSE_NEGATIVES.ROUNDS", 2)
     said = fails(capsys, "train", *arguments(data, config, tmp_path / "run", *words))
     assert "ROUNDS above 1 and .TUTOR need FALSE_NEGATIVES.DETECTOR memory" in said

@@ -1,0 +1,113 @@
+"""What users get wrong, and videos that cannot be read: one clear line, and nothing is lost."""
+
+import json
+
+from tests.tiny_job import arguments, fails
+from vidcsl.cli import main
+from vidcsl.data.lists import Row, read_rows, write_list
+
+
+def test_mistakes_are_one_line(data, config, finished, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty.csv").write_text("video,class,group\n")
+    (tmp_path / "columns.csv").write_text("video;label\na.mp4;1\n")
+    (tmp_path / "gone.csv").write_text("video,class,group\ngone.mp4,sway,g\n")
+    rows = read_rows(data / "train.csv")
+    write_list(tmp_path / "groupless.csv", [rows[0]._replace(group=""), *rows[1:]])
+    write_list(tmp_path / "classless.csv", [rows[0]._replace(class_name=""), *rows[1:]])
+    by_label = ("FALSE_NEGATIVES.DETECTOR", "labels")
+    out = tmp_path / "run"
+    cases = [
+        (("DATA.ROOT", tmp_path / "nowhere"), "nowhere"),
+        (("DATA.ROOT", ""), "DATA.ROOT is not set"),
+        (("DATA.TRAIN_LIST", tmp_path / "none.csv"), "none.csv"),
+        (("DATA.TRAIN_LIST", tmp_path / "empty.csv"), "empty.csv"),
+        (("DATA.TRAIN_LIST", tmp_path / "columns.csv"), "columns.csv"),
+        (("DATA.TRAIN_LIST", tmp_path / "gone.csv"), "gone.mp4"),
+        (("DATA.SHORT_VIDEO", "error", "DATA.FRAMES", 64), "DATA.SHORT_VIDEO"),
+        (("DATA.CLIPS", 1), "DATA.CLIPS"),
+        (("METHOD.NAME", "byol"), "FALSE_NEGATIVES.DETECTOR"),
+        (("METHOD.NAME", "moco_v2", "METHOD.QUEUE", 15), "METHOD.QUEUE is 15"),
+        (
+            ("FALSE_NEGATIVES.DETECTOR", "clusters", "FALSE_NEGATIVES.CLUSTERS", "[2, 4]"),
+            "CLUSTERS",
+        ),
+        (("DATA.TRAIN_LIST", tmp_path / "groupless.csv"), "group of every video"),
+        (("DATA.TRAIN_LIST", tmp_path / "classless.csv", *by_label), "needs labels"),
+        (("TRAIN.BATCH", 4096), "4096"),
+        (("TRAIN.EPOCH", 1), "did you mean TRAIN.EPOCHS"),
+        (("AUGMENT.CROP_AREA", "[0.5]"), "AUGMENT.CROP_AREA"),
+        (("ATTACK.RUNS", "[pgd/l7]"), "unknown 'l7'"),
+        (("ATTACK.RUNS", "[pgd/linf:frames=every]"), "every"),
+        (("ATTACK.TARGETS", "[knnn]"), "ATTACK.TARGETS"),
+        (("CORRUPT.NAMES", "[gaussian_nose]"), "gaussian_noise"),
+        (("TRAIN.LR", 1e30, "TRAIN.WARMUP_EPOCHS", 0, "TRAIN.OPTIMISER", "sgd"), "not finite"),
+        (("TRAIN.WEIGHTS", tmp_path / "none.pt"), "none.pt"),
+        (("OUTPUT_DIR", tmp_path / "file" / "run"), "file/run"),
+    ]
+    for number, (overrides, expected) in enumerate(cases):
+        place = () if "OUTPUT_DIR" in overrides else ("OUTPUT_DIR", out / str(number))
+        words = arguments(data, config, out, *place, *overrides)
+        assert expected in fails(capsys, "train", *words), overrides
+
+    here = arguments(data, config, finished)
+    assert "--resume" in fails(capsys, "train", *here)
+    changed = [*here, "TRAIN.LR", "0.5", "--resume"]
+    assert "TRAIN.LR changed" in fails(capsys, "train", *changed)
+    other = [*arguments(data, config, finished), "MODEL.WIDTH", "8"]
+    assert "another architecture" in fails(capsys, "evaluate", *other)
+    assert "train first" in fails(capsys, "evaluate", *arguments(data, config, out / "none"))
+
+
+def test_mistakes_of_attack_and_corruption_names_come_before_training(
+    data, config, tmp_path, capsys
+):
+    out = tmp_path / "run"
+    fails(capsys, "train", *arguments(data, config, out, "CORRUPT.NAMES", "[gaussian_nose]"))
+    assert not (out / "log.jsonl").exists()
+
+
+def test_overrides_may_stand_anywhere(data, config, tmp_path, capsys):
+    words = ["--cfg", str(config), "--debug", "SEED", "x"]
+    assert "SEED must be int" in fails(capsys, "train", *words)
+    words = ["SEED", "x", "--cfg", str(config)]
+    assert "SEED must be int" in fails(capsys, "train", *words)
+
+
+def test_a_damaged_video_is_replaced_counted_and_named(data, config, finished, tmp_path, capsys):
+    rows = read_rows(data / "train.csv")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes((data / rows[0].video).read_bytes()[:200])
+    listed = tmp_path / "train.csv"
+    write_list(listed, [*rows, Row(str(broken), rows[0].class_name, "broken")])
+    base = ("DATA.TRAIN_LIST", listed, "DATA.TEST_LIST", "", "TRAIN.EPOCHS", 3)
+    out = tmp_path / "run"
+    allowed = arguments(data, config, out, *base, "DATA.DAMAGED_LIMIT", "0.1")
+    assert main(["train", *allowed]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["training"]["damaged_videos"] == [str(broken)]
+    assert results["training"]["readers"] == ["pyav"]
+    assert sum("damaged" in line for line in (out / "log.jsonl").read_text().splitlines()) == 1
+
+    strict = arguments(data, config, tmp_path / "strict", *base, "DATA.DAMAGED_LIMIT", 0)
+    message = fails(capsys, "train", *strict)
+    assert "1 damaged videos" in message
+    assert str(broken) in message
+    assert list((tmp_path / "strict" / "checkpoints").glob("*.pt"))  # nothing is lost
+
+
+def test_a_damaged_test_video_stops_the_run_unless_allowed(data, config, tmp_path, capsys):
+    rows = read_rows(data / "test.csv")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing" * 50)
+    listed = tmp_path / "test.csv"
+    write_list(listed, [*rows, Row(str(broken), rows[0].class_name, "broken")])
+    words = ("DATA.TEST_LIST", listed, "TRAIN.EPOCHS", 1, "ATTACK.RUNS", "[]")
+    words += ("CORRUPT.NAMES", "[]")
+    out = tmp_path / "run"
+    assert "broken.mp4" in fails(capsys, "train", *arguments(data, config, out, *words))
+    again = arguments(data, config, out, *words, "DATA.ALLOW_DAMAGED_TEST", "true")
+    assert main(["train", *again, "--resume"]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["clean"]["test_videos"] == len(rows)
+    assert results["data"]["left_out"] == [str(broken)]
