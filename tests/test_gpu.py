@@ -1,11 +1,9 @@
 """The main job on a GPU: as on a CPU but for rounding."""
 
-import json
-
 import pytest
 import torch
 
-from tests.tiny_job import arguments, losses, stop_after
+from tests.tiny_job import arguments, losses, results_of, stop_after
 from vidcsl.cli import main
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -15,7 +13,7 @@ FEW = ("CORRUPT.NAMES", "[gaussian_noise]", "ATTACK.RUNS", "[pgd/linf]", "DATA.W
 def trained(data, config, out, *words):
     words = [*arguments(data, config, out), *map(str, (*FEW, *words))]
     assert main(["train", *words]) == 0
-    return losses(out), json.loads((out / "results.json").read_text())
+    return losses(out), results_of(out)
 
 
 def test_it_learns_as_on_a_cpu(data, config, tmp_path):

@@ -46,6 +46,16 @@ def newest(out):
     return sorted((out / "checkpoints").glob("epoch*.pt"))[-1]
 
 
+def final(out):
+    """The checkpoint of the second epoch, the last of the config's."""
+    (checkpoint,) = (out / "checkpoints").glob("epoch00002*.pt")
+    return checkpoint
+
+
+def results_of(out):
+    return json.loads((out / "results.json").read_text())
+
+
 def losses(out):
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     return {line["step"]: line["loss"] for line in lines if line["kind"] == "train"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_job import arguments, fails
+from tests.tiny_job import arguments, fails, results_of
 from vidcsl.cli import main
 
 
@@ -26,7 +26,7 @@ def test_attacks_on_videos_and_on_neighbours(data, config, finished, tmp_path):
     words = ("ATTACK.TARGETS", "[classifier, knn, retrieval]", "ATTACK.INPUT", "video")
     words += ("ATTACK.RUNS", "[pgd/linf]", "CORRUPT.NAMES", "[]", "EVALUATE.CROPS", 3)
     assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
-    results = json.loads((out / "results.json").read_text())
+    results = results_of(out)
     clean = {name: found["clean"] for name, found in results["attack_settings"].items()}
     expected = {
         "pgd_linf_video": results["clean"]["linear_top1"],
@@ -55,7 +55,7 @@ def test_attacks_through_random_preprocessing(data, config, finished, tmp_path):
     words += ("ATTACK.MAX_CLIPS", 4, "CORRUPT.NAMES", "[]", "ATTACK.EXAMPLES", 1)
     words += ("ATTACK.RUNS", "[pgd/linf]")
     assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
-    results = json.loads((out / "results.json").read_text())
+    results = results_of(out)
     assert list(results["attacks"]) == ["pgd_linf_frames_random_crop"]
     assert results["attack_settings"]["pgd_linf_frames_random_crop"]["clips"] == 4
 

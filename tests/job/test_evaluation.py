@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from tests.tiny_job import REPORT, arguments, fails, newest
+from tests.tiny_job import REPORT, arguments, fails, final, newest, results_of
 from vidcsl import builders
 from vidcsl.cli import main
 from vidcsl.config import load_config
@@ -19,11 +19,11 @@ CPU = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def test_evaluation_alone_from_a_checkpoint(data, config, finished, tmp_path):
-    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    checkpoint = final(finished)
     out = tmp_path / "evaluated"
     words = [*arguments(data, config, out), "--checkpoint", str(checkpoint)]
     assert main(["evaluate", *words]) == 0
-    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    mine, theirs = (results_of(run) for run in (out, finished))
     assert mine["clean"] == theirs["clean"]
     assert mine["attacks"] == theirs["attacks"]
     # Opened again, as transfer does it, it is the same model.
@@ -36,13 +36,13 @@ def test_evaluation_alone_from_a_checkpoint(data, config, finished, tmp_path):
 
 def test_another_method_and_list_do_not_stop_an_evaluation(data, config, finished, tmp_path):
     """Only the encoder counts, not what the training remembered of its videos."""
-    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    checkpoint = final(finished)
     words = ["METHOD.NAME", "byol", "FALSE_NEGATIVES.DETECTOR", "none", "ATTACK.RUNS", "[]"]
     words += ["CORRUPT.NAMES", "[]"]
     out = tmp_path / "evaluated"
     command = [*arguments(data, config, out, *words), "--checkpoint", str(checkpoint)]
     assert main(["evaluate", *command]) == 0
-    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    mine, theirs = (results_of(run) for run in (out, finished))
     assert mine["clean"] == theirs["clean"]
 
 
@@ -64,7 +64,7 @@ def test_a_finished_evaluation_is_not_run_again(data, config, finished, tmp_path
     monkeypatch.setattr("vidcsl.stages.job.extract_features", refuse)
     monkeypatch.setattr("vidcsl.stages.job.fit_linear_probe", refuse)
     assert main(["evaluate", *arguments(data, config, out, "CORRUPT.NAMES", "[]")]) == 0
-    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    mine, theirs = (results_of(run) for run in (out, finished))
     for section in mine:
         if section.startswith(("attack", "survival", "clean", "geometry")):
             assert mine[section] == theirs[section], section
@@ -86,7 +86,7 @@ def test_trackers_are_told_of_the_results(data, config, finished, tmp_path, monk
     monkeypatch.setitem(TRACKERS, "tensorboard", lambda run: Tracker())
     words = ("LOG.TRACKERS", "[tensorboard]", "CORRUPT.NAMES", "[]")
     assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
-    results = json.loads((out / "results.json").read_text())
+    results = results_of(out)
     assert told["results/clean/linear_top1"] == results["clean"]["linear_top1"]
     assert told["results/clean/retrieval/R@1"] == results["clean"]["retrieval"]["R@1"]
     assert told["results/attacks/pgd_linf/1/255"] == results["attacks"]["pgd_linf"]["1/255"]
@@ -96,14 +96,14 @@ def test_trackers_are_told_of_the_results(data, config, finished, tmp_path, monk
 def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
     data, config, finished, tmp_path, capsys
 ):
-    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    checkpoint = final(finished)
     out = tmp_path / "foreign"
     words = arguments(data, config, out, "MODEL.DUAL_NORM", "true", *REPORT)
     assert main(["evaluate", *words, "--weights", f"vidcsl:{checkpoint}"]) == 0
     said = capsys.readouterr().err
     assert "left out, heads and what else was trained beside it: projector." in said
     assert "BatchNorms copied to every set" in said
-    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    mine, theirs = (results_of(run) for run in (out, finished))
     assert mine["method"] == "vidcsl"
     told = (mine["clean"], mine["corruptions"], *mine["attack_settings"].values())
     assert {section.pop("norms") for section in told} == {"clean"}
@@ -113,7 +113,7 @@ def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
     assert "BatchNorms copied" in (out / "log.jsonl").read_text()
     assert "BatchNorms copied" in (out / "report.html").read_text()
     assert main(["corrupt", *words, "--weights", f"vidcsl:{checkpoint}"]) == 0
-    again = json.loads((out / "results.json").read_text())["corruptions"]
+    again = results_of(out)["corruptions"]
     assert again == {**mine["corruptions"], "norms": "clean"}
     both = ["--weights", f"vidcsl:{checkpoint}", "--checkpoint", str(checkpoint)]
     assert "--weights or --checkpoint" in fails(capsys, "evaluate", *words, *both)
@@ -151,7 +151,7 @@ def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
     found = {}
     for name in ("clean", "adversarial"):  # one folder: what is kept of one set is not the other's
         assert main(["evaluate", *words, "EVALUATE.NORMS", name, *weights]) == 0
-        found[name] = json.loads((tmp_path / "run" / "results.json").read_text())
+        found[name] = results_of(tmp_path / "run")
         told = (found[name]["clean"], found[name]["corruptions"])
         for protocol in ("alf", "aff"):
             told += (found[name]["robust"][protocol]["corruptions"],)
@@ -159,7 +159,7 @@ def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
             assert 0 <= found[name]["clean"][f"{protocol}_top1"] <= 1
         assert {part["norms"] for part in told} == {name}
         assert f"{name} BatchNorms" in (tmp_path / "run" / "report.html").read_text()
-    theirs = json.loads((finished / "results.json").read_text())
+    theirs = results_of(finished)
     assert found["clean"]["attacks"]["pgd_linf"] == theirs["attacks"]["pgd_linf"]
     blind = found["adversarial"]
     assert blind["geometry"]["effective_rank"] == pytest.approx(1, abs=1e-3)
@@ -175,7 +175,7 @@ def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
 
 
 def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, capsys):
-    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    checkpoint = final(finished)
     out, lists = tmp_path / "run", f"{data / 'train.csv'},{data / 'test.csv'}"
     swapped = f"{data / 'test.csv'},{data / 'train.csv'}"
     words = arguments(
@@ -185,7 +185,7 @@ def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, caps
         *("EVALUATE.LOW_SHOT", "[0.5, 1]", "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]", *REPORT),
     )
     assert main(["evaluate", *words, "--checkpoint", str(checkpoint)]) == 0
-    results = json.loads((out / "results.json").read_text())
+    results = results_of(out)
     clean = results["clean"]
     same = results["transfer"]["same"]
     assert same["linear_top1"] == clean["linear_top1"]
@@ -215,7 +215,7 @@ def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, caps
 
 
 def test_finetuning_and_the_attentive_probe(data, config, finished, tmp_path):
-    (checkpoint,) = list((finished / "checkpoints").glob("epoch00002*.pt"))
+    checkpoint = final(finished)
     out = tmp_path / "run"
     words = arguments(
         *(data, config, out, "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]", "SEED", 1),
@@ -225,12 +225,12 @@ def test_finetuning_and_the_attentive_probe(data, config, finished, tmp_path):
     )
     command = ["evaluate", *words, "--checkpoint", str(checkpoint)]
     assert main(command) == 0
-    clean = json.loads((out / "results.json").read_text())["clean"]
+    clean = results_of(out)["clean"]
     for name in ("attentive", "finetune"):
         low, high = clean["intervals"][f"{name}_top1"]
         assert 0 <= low <= clean[f"{name}_top1"] <= high <= 1
         assert 0 <= clean[f"{name}_clip_top1"] <= 1
-    theirs = json.loads((finished / "results.json").read_text())["clean"]
+    theirs = results_of(finished)["clean"]
     assert clean["knn_top1"] == theirs["knn_top1"]  # the encoder itself stays frozen
     page = (out / "report.html").read_text()
     assert "Fine-tuned, whole videos" in page
@@ -239,4 +239,4 @@ def test_finetuning_and_the_attentive_probe(data, config, finished, tmp_path):
     trained = log.read_text()
     assert main(command) == 0
     assert log.read_text() == trained  # finished once, found again
-    assert json.loads((out / "results.json").read_text())["clean"] == clean
+    assert results_of(out)["clean"] == clean

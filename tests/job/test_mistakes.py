@@ -1,8 +1,6 @@
 """What users get wrong, and videos that cannot be read: one clear line, and nothing is lost."""
 
-import json
-
-from tests.tiny_job import arguments, fails
+from tests.tiny_job import arguments, fails, results_of
 from vidcsl.cli import main
 from vidcsl.data.lists import Row, read_rows, write_list
 
@@ -84,7 +82,7 @@ def test_a_damaged_video_is_replaced_counted_and_named(data, config, finished, t
     out = tmp_path / "run"
     allowed = arguments(data, config, out, *base, "DATA.DAMAGED_LIMIT", "0.1")
     assert main(["train", *allowed]) == 0
-    results = json.loads((out / "results.json").read_text())
+    results = results_of(out)
     assert results["training"]["damaged_videos"] == [str(broken)]
     assert results["training"]["readers"] == ["pyav"]
     assert sum("damaged" in line for line in (out / "log.jsonl").read_text().splitlines()) == 1
@@ -108,6 +106,6 @@ def test_a_damaged_test_video_stops_the_run_unless_allowed(data, config, tmp_pat
     assert "broken.mp4" in fails(capsys, "train", *arguments(data, config, out, *words))
     again = arguments(data, config, out, *words, "DATA.ALLOW_DAMAGED_TEST", "true")
     assert main(["train", *again, "--resume"]) == 0
-    results = json.loads((out / "results.json").read_text())
+    results = results_of(out)
     assert results["clean"]["test_videos"] == len(rows)
     assert results["data"]["left_out"] == [str(broken)]

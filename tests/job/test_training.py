@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_job import arguments, fails, losses, newest, stop_after, weights
+from tests.tiny_job import arguments, fails, final, losses, newest, results_of, stop_after, weights
 from vidcsl.cli import main
 from vidcsl.engine.checkpoint import load_newest
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def test_everything_is_written(finished):
     names = {path.name for path in finished.iterdir()}
     assert {"config.yaml", "log.jsonl", "results.json", "report.html", "environment.json"} <= names
-    results = json.loads((finished / "results.json").read_text())
+    results = results_of(finished)
     assert set(results["clean"]["retrieval"]) == {"R@1", "R@5", "R@10", "R@20"}
     by_class = results["false_negatives"]["by_class"]
     assert {shares["precision"] for shares in by_class.values()} - {None} == {1}
@@ -62,7 +62,7 @@ def test_sigterm_saves_and_resume_continues_bit_for_bit(
     assert losses(out) == losses(finished)
     first, second = weights(out), weights(finished)
     assert all(torch.equal(first[name], second[name]) for name in second)
-    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    mine, theirs = (results_of(run) for run in (out, finished))
     for section in ("clean", "attacks", "corruptions", "false_negatives", "geometry"):
         assert mine[section] == theirs[section]
 
@@ -92,7 +92,7 @@ def test_the_state_of_any_method_survives_a_stop(
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
     one, other = (weights(tmp_path / run) for run in runs)
     assert all(torch.equal(one[key], other[key]) for key in one)
-    results = [json.loads((tmp_path / run / "results.json").read_text()) for run in runs]
+    results = [results_of(tmp_path / run) for run in runs]
     assert results[0]["false_negatives"] == results[1]["false_negatives"]
     if detector != "none":
         assert results[0]["false_negatives"]["removed"] > 0
@@ -112,17 +112,17 @@ def test_two_processes_write_the_same_results_file(data, config, finished, tmp_p
     together, alone = losses(out), losses(finished)
     assert together.keys() == alone.keys()
     assert together[1] == pytest.approx(alone[1], rel=1e-3)
-    mine, theirs = (json.loads((run / "results.json").read_text()) for run in (out, finished))
+    mine, theirs = (results_of(run) for run in (out, finished))
     assert mine.keys() == theirs.keys()
     assert mine["attack_settings"]["pgd_linf"]["clips"] == mine["data"]["test_videos"]
     assert mine["false_negatives"]["removed"] == theirs["false_negatives"]["removed"]
 
     # The same weights judged by one process give the same numbers, to the last bit.
-    (checkpoint,) = list((out / "checkpoints").glob("epoch00002*.pt"))
+    checkpoint = final(out)
     alone = tmp_path / "alone"
     words = arguments(data, config, alone, "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]")
     assert main(["evaluate", *words, "--checkpoint", str(checkpoint)]) == 0
-    single = json.loads((alone / "results.json").read_text())
+    single = results_of(alone)
     assert single["clean"] == mine["clean"]
     assert single["geometry"] == mine["geometry"]
 
@@ -151,6 +151,6 @@ def test_methods_by_name(data, config, tmp_path):
         words = ("METHOD.NAME", name, "FALSE_NEGATIVES.DETECTOR", "none", "TRAIN.EPOCHS", 1)
         words += ("CORRUPT.NAMES", "[]")
         assert main(["train", *arguments(data, config, out, *words)]) == 0
-        results = json.loads((out / "results.json").read_text())
+        results = results_of(out)
         assert ("own_head_top1" in results["clean"]) == (name == "supervised")
         assert ("pgd_linf_own_head" in results["attacks"]) == (name == "supervised")

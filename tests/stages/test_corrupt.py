@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.tiny_job import arguments, fails
+from tests.tiny_job import arguments, fails, results_of
 from vidcsl.cli import main
 from vidcsl.data.readers import open_reader
 from vidcsl.stages import corrupt
@@ -19,7 +19,7 @@ def finished(finished, tmp_path_factory):
 
 
 def test_answers_come_once_and_scores_have_intervals(finished, data, config, capsys, monkeypatch):
-    before = json.loads((finished / "results.json").read_text())
+    before = results_of(finished)
     asked = []
     judge = corrupt.corruption_table.__globals__["judge"]
     monkeypatch.setitem(
@@ -34,7 +34,7 @@ def test_answers_come_once_and_scores_have_intervals(finished, data, config, cap
     assert {name for name, _ in asked} == {"V/banding"}  # the others were answered by the run
     printed = capsys.readouterr().out
     assert "| V: photometric |" in printed.splitlines()[0]
-    after = json.loads((finished / "results.json").read_text())["corruptions"]
+    after = results_of(finished)["corruptions"]
     assert after["P"] == before["corruptions"]["P"]
     assert after["C"] == before["corruptions"]["C"]
     suite = after["scores"]["suites"]["P"]

@@ -1,29 +1,19 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 
+from tests.tiny_job import arguments, results_of
 from vidcsl.cli import main
 from vidcsl.data.lists import read_list
 from vidcsl.data.synthetic import generate
 from vidcsl.objectives.false_negatives import LabelOracle, Samples
 from vidcsl.stages.removed_pairs import RecordingDetector, RemovedPair, choose
 
-CONFIG = """
-SYNTHETIC: {ENABLED: false}
-DEVICE: cpu
-PRECISION: float32
-DATA: {FRAMES: 4, STRIDE: 2, SHORT_SIDE: 32, WORKERS: 0}
-MODEL: {WIDTH: 4, FRAME_SIZE: 24}
-METHOD: {PROJECTOR_HIDDEN: 16, PROJECTOR_DIM: 8, QUEUE: 16, NAME: moco_v2}
-FALSE_NEGATIVES: {DETECTOR: adaptive, CEILING: 0.5, START: 0, RAMP: 0, EXAMPLES: 2}
-TRAIN: {EPOCHS: 1, BATCH: 8, WARMUP_EPOCHS: 0, OPTIMISER: adamw, LR: 1.0e-3, LR_BATCH: 0}
-EVALUATE: {TRAIN_VIEWS: 1, TEST_VIEWS: 1, KNN_K: 3}
-ATTACK: {RUNS: []}
-CORRUPT: {NAMES: [P/gaussian_noise, C/contrast, P/jpeg], EXAMPLES: 2}
-REPORT: {ENABLED: false}
-"""
+WORDS = ("METHOD.NAME", "moco_v2", "METHOD.QUEUE", 16, "TRAIN.EPOCHS", 1, "TRAIN.WARMUP_EPOCHS", 0)
+WORDS += ("FALSE_NEGATIVES.DETECTOR", "adaptive", "FALSE_NEGATIVES.CEILING", 0.5)
+WORDS += ("FALSE_NEGATIVES.START", 0, "FALSE_NEGATIVES.RAMP", 0, "FALSE_NEGATIVES.EXAMPLES", 2)
+WORDS += ("EVALUATE.TRAIN_VIEWS", 1, "EVALUATE.TEST_VIEWS", 1, "ATTACK.RUNS", "[]")
+WORDS += ("CORRUPT.NAMES", "[P/gaussian_noise, C/contrast, P/jpeg]", "CORRUPT.EXAMPLES", 2)
 
 
 def test_it_flags_what_the_other_flags_and_writes_down_what_can_be_judged():
@@ -57,15 +47,12 @@ def test_the_surest_are_chosen_and_no_video_twice():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(config, tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     generate(
         root, classes=("sway", "bob"), sources_per_class=8, clips_per_source=1, frames=12, size=32
     )
-    (root / "c.yaml").write_text(CONFIG)
-    words = ("DATA.ROOT", root, "DATA.TRAIN_LIST", root / "train.csv")
-    words += ("DATA.TEST_LIST", root / "test.csv", "OUTPUT_DIR", root / "run")
-    assert main(["train", "--cfg", str(root / "c.yaml"), *map(str, words)]) == 0
+    assert main(["train", *arguments(root, config, root / "run", *WORDS)]) == 0
     return root
 
 
@@ -82,7 +69,7 @@ def test_a_run_keeps_pairs_that_are_what_they_say(finished):
 
 
 def test_a_run_keeps_films_of_the_corruptions_that_hurt_most(finished):
-    results = json.loads((finished / "run" / "results.json").read_text())["corruptions"]
+    results = results_of(finished / "run")["corruptions"]
     means = {f"{s}/{n}": np.mean(v) for s in ("P", "C") for n, v in results[s].items()}
     files = sorted((finished / "run" / "artifacts").glob("corruption_*.npz"))
     kept = [path.stem.removeprefix("corruption_").replace(".", "/") for path in files]

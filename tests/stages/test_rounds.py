@@ -1,9 +1,7 @@
-import json
-
 import pytest
 import torch
 
-from tests.tiny_job import arguments, fails, losses, newest, stop_after, weights
+from tests.tiny_job import arguments, fails, losses, newest, results_of, stop_after, weights
 from vidcsl.cli import main
 
 WORDS = ("FALSE_NEGATIVES.DETECTOR", "memory", "FALSE_NEGATIVES.CEILING", 0.3)
@@ -26,8 +24,8 @@ def test_the_first_is_a_training_as_any_and_judges_the_second(data, config, whol
     assert losses(whole)[1] != losses(first)[1]  # judged from its first step on
     memory = weights(first)["detector.memory"]
     assert torch.equal(weights(whole)["detector.earlier_memory"], memory)
-    seconds = json.loads((whole / "results.json").read_text())["cost"]["seconds"]
-    earlier = json.loads((first / "results.json").read_text())["cost"]["seconds"]["pretraining"]
+    seconds = results_of(whole)["cost"]["seconds"]
+    earlier = results_of(first)["cost"]["seconds"]["pretraining"]
     assert seconds["earlier rounds"] == earlier > 0
 
 
