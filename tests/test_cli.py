@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_job import fails
 from vidcsl import cli
 from vidcsl.cli import main
 from vidcsl.commands import COMMANDS
@@ -51,6 +52,17 @@ def test_other_words_are_not_taken_for_options(
         cli.main(words)
     assert ended.value.code == 2
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["folder", "file/below"])
+def test_a_place_that_cannot_be_written_is_one_line(
+    data: Path, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    video = next(data.rglob("*.mp4"))
+    words = ["gallery", str(video), "--out", str(tmp_path / place), "--frames", "2"]
+    assert place.partition("/")[0] in fails(capsys, *words, "--names", "contrast")
 
 
 @pytest.mark.parametrize(

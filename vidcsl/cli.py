@@ -19,6 +19,10 @@ _MACHINE = {
     errno.EDQUOT: f"the disk quota is used up; {_AGAIN}",
     errno.EACCES: "permission denied",
     errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "not a folder",
+    errno.EISDIR: "is a folder, not a file",
+    errno.EEXIST: "is there already",
 }
 
 

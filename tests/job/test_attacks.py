@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.tiny_job import arguments, fails, results_of
 from vidcsl.cli import main
+from vidcsl.robustness.storage import read_clip, read_set
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +101,67 @@ def test_attacked_clips_are_kept_and_tried_on_other_models(
     assert json.loads(numbers.read_text()) == found
 
 
+def test_a_universal_delta_is_that_of_training_clips_in_every_block(
+    data, config, finished, tmp_path
+):
+    out = shutil.copytree(finished, tmp_path / "run")
+    words = ("ATTACK.RUNS", "['pgd/linf:universal=yes,eps=8']", "ATTACK.QUANTISE", "true")
+    words = ["attack", *arguments(data, config, out, *words, "EVALUATE.BATCH", 3)]
+
+    def deltas(name, *options):
+        clips = tmp_path / name
+        assert main([*words, *options, "--out", str(clips)]) == 0
+        (attacked,) = clips.glob("pgd*/8_255")
+        described = read_set(attacked)
+        files = [each["file"] for each in described["clips"]]
+        pairs = [(read_clip(clips / "clean" / file), read_clip(attacked / file)) for file in files]
+        # Unknown near black and white, where it may have been cut.
+        inside = [(clean - 0.5).abs() < 0.5 - 8.5 / 255 for clean, _ in pairs]
+        return [
+            torch.where(known, 255 * (clip - clean), torch.nan)
+            for known, (clean, clip) in zip(inside, pairs, strict=True)
+        ]
+
+    def apart(mine, theirs):
+        differs = (mine - theirs).abs()
+        assert differs.isfinite().float().mean() > 0.5
+        return bool((differs > 0.5).any())
+
+    found = deltas("clips")
+    assert len(found) == 8
+    assert not any(apart(found[0], each) for each in found[1:])
+    assert apart(found[0], deltas("fewer", "ATTACK.UNIVERSAL_CLIPS", "2")[0])
+
+
+def test_an_example_cut_short_by_a_kill_is_made_anew(data, config, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "run")
+    kept = sorted((out / "artifacts").glob("attack_pgd_linf.*.npz"))
+    whole = kept[0].read_bytes()
+    kept[0].write_bytes(whole[:200])
+    assert main(["evaluate", *arguments(data, config, out, "CORRUPT.NAMES", "[]")]) == 0
+    assert kept[0].read_bytes() == whole
+
+
 def test_mistakes_with_attacked_clips_are_one_line(data, config, finished, tmp_path, capsys):
     run = ["--runs", str(finished)]
     assert "vidcsl attack" in fails(capsys, "transfer", str(tmp_path), *run)
     words = arguments(data, config, tmp_path / "none")
     assert "train first" in fails(capsys, "attack", *words, "--out", str(tmp_path / "clips"))
+
+
+def test_what_does_not_fit_a_transfer_is_one_line(
+    data, config, finished, another, tmp_path, capsys
+):
+    words = arguments(data, config, finished, "ATTACK.RUNS", "[fgsm/linf]", "ATTACK.MAX_CLIPS", 2)
+    clips = str(tmp_path / "clips")
+    assert main(["attack", *words, "--out", clips]) == 0
+    runs = ["--runs", str(finished)]
+    twin = str(shutil.copytree(finished, tmp_path / "twin"))
+    assert "set NAME in" in fails(capsys, "transfer", clips, *runs, twin)
+    smaller = fails(capsys, "transfer", clips, "--runs", str(another))
+    assert "ATTACK.INPUT frames" in smaller
+    (tmp_path / "folder").mkdir()
+    unwritable = ["--json", str(tmp_path / "folder")]
+    assert "is a folder" in fails(capsys, "transfer", clips, *runs, *unwritable)
+    nothing = [*words, "ATTACK.TARGETS", "[]", "--out", clips]
+    assert "nothing to write" in fails(capsys, "attack", *nothing)

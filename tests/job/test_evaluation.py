@@ -240,3 +240,7 @@ def test_finetuning_and_the_attentive_probe(data, config, finished, tmp_path):
     assert main(command) == 0
     assert log.read_text() == trained  # finished once, found again
     assert results_of(out)["clean"] == clean
+    for change in ("TRAIN.CLIP_GRADIENT", "0.1"), ("DATA.CLIPS", "3"):
+        before = len(list(out.glob("finetune/*")))
+        assert main([*command, *change]) == 0
+        assert len(list(out.glob("finetune/*"))) == before + 1

@@ -1,5 +1,7 @@
 """What users get wrong, and videos that cannot be read: one clear line, and nothing is lost."""
 
+import shutil
+
 from tests.tiny_job import arguments, fails, results_of
 from vidcsl.cli import main
 from vidcsl.data.lists import Row, read_rows, write_list
@@ -55,6 +57,10 @@ def test_mistakes_are_one_line(data, config, finished, tmp_path, capsys):
     other = [*arguments(data, config, finished), "MODEL.WIDTH", "8"]
     assert "another architecture" in fails(capsys, "evaluate", *other)
     assert "train first" in fails(capsys, "evaluate", *arguments(data, config, out / "none"))
+
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    (copy / "results.json").write_text("[]")
+    assert "results.json is damaged" in fails(capsys, "evaluate", *arguments(data, config, copy))
 
 
 def test_mistakes_of_attack_and_corruption_names_come_before_training(

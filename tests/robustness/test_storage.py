@@ -31,7 +31,9 @@ def test_any_other_clip_comes_back_exactly_too(tmp_path):
 
 
 def test_sets_are_found_and_read(tmp_path):
-    described = {"attack": "a", "model": {}, "classes": ["x"], "look": None, "clips": []}
+    clips = [{"file": "000000.mkv"}]
+    described = {"attack": "a", "clean": "../clean", "model": {}, "classes": ["x"], "look": None}
+    described["clips"] = clips
     for name in ("b/2", "a", "b/1"):
         write_set(tmp_path / name, described)
     places = [tmp_path / name for name in ("a", "b/1", "b/2")]
@@ -43,6 +45,10 @@ def test_sets_are_found_and_read(tmp_path):
 def test_mistakes_are_one_line(tmp_path):
     with pytest.raises(UserError, match="vidcsl attack"):
         find_sets([tmp_path])
+    keys = ("attack", "clean", "model", "classes", "look")
+    write_set(tmp_path / "empty", {**dict.fromkeys(keys), "clips": []})
+    with pytest.raises(UserError, match="names no clips"):
+        read_set(tmp_path / "empty")
     (tmp_path / "set.json").write_text(json.dumps({"attack": "a"}))
     with pytest.raises(UserError, match="does not describe"):
         read_set(tmp_path)

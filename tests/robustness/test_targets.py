@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from vidcsl.augment.pipeline import EvalCrop
+from vidcsl.engine.weights import weights_digest
 from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.neighbours import knn_accuracy, retrieval_recall
@@ -123,6 +124,19 @@ def test_neighbours_vote_as_knn_and_retrieval_do(k, temperature):
     assert right == pytest.approx(knn_accuracy(*sides, k=k, temperature=temperature))
     if k == 1:
         assert right == pytest.approx(retrieval_recall(*sides)["R@1"])
+
+
+def test_votes_over_one_gallery_are_told_apart():
+    """Else the answers of one, and deltas fitted to it, would be taken for those of another."""
+    encoder = Net(out=8).eval()
+    shown, known = gallery(encoder)
+    of_vote = {"k": 7, "temperature": 0.07}, {"k": 1, "temperature": 0.07}, {"k": 7}
+    named = [
+        weights_digest(NeighbourVote(encoder, shown, known, classes=CLASSES, **each))
+        for each in (*of_vote, {"k": 7, "temperature": 0.1})
+    ]
+    assert named[0] == named[2]
+    assert len({*named}) == 3
 
 
 def test_a_vote_without_a_single_other_neighbour_still_has_a_gradient():

@@ -48,7 +48,9 @@ def test_several_checkpoints_make_one_table(finished, data, config, capsys, tmp_
     checkpoints = sorted((finished / "checkpoints").glob("*.pt"))
     assert len(checkpoints) == 2
     words = [word for path in checkpoints for word in ("--checkpoint", str(path))]
+    (tmp_path / "results.json").write_text('{"corruptions": "of the run itself"}')
     assert main(["corrupt", *arguments(data, config, tmp_path), *words]) == 0
+    assert results_of(tmp_path)["corruptions"] == "of the run itself"
     rows = capsys.readouterr().out.strip().splitlines()[2:]
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows] == list(map(str, checkpoints))
     stored = json.loads((tmp_path / "corruptions.json").read_text())
@@ -89,6 +91,7 @@ def test_export_writes_whole_videos_and_lists_and_goes_on(data, config, capsys, 
         (["CORRUPT.NAMES", "[]"], "CORRUPT.NAMES is empty"),
         (["DATA.TEST_LIST", ""], "DATA.TEST_LIST"),
         (["EVALUATE.LINEAR", "false"], "EVALUATE.LINEAR is false"),
+        (["--export", "here", "--checkpoint", "epoch.pt"], "--export writes videos"),
     ],
 )
 def test_mistakes_are_told_in_one_line(finished, data, config, capsys, words, message):

@@ -81,6 +81,13 @@ def test_arms_differ_in_what_makes_an_arm_alone(write):
         ({"BASELINE": "simclr"}, "no arm is named simclr; there are plain, oracle, supervised"),
         ({"SEEDS": [0]}, "BY_SEED must be a list with options for each of"),
         ({"SEEDS": "0"}, "SEEDS must be a list of whole numbers"),
+        ({"SEEDS": [0, 0]}, "each once"),
+        ({"BASELINE": ["plain"]}, "no arm is named"),
+        ({"REFERENCES": 5}, "REFERENCES must be a list of names"),
+        ({"REFERENCES": [["plain"]]}, "REFERENCES must be a list of names"),
+        ({"MAY_DIFFER": "MODEL"}, "MAY_DIFFER must be a list of names"),
+        ({"ALL": {"SEED": 3}}, "ALL: SEED differs from run to run"),
+        ({"ARMS": {"plain": {"OUTPUT_DIR": "x"}}, "REFERENCES": []}, "ARMS.plain: OUTPUT_DIR"),
         ({"ARMS": {"plain": {"TRAIN.EPOCH": 1}}, "REFERENCES": []}, "did you mean TRAIN.EPOCHS"),
         ({"ARMS": {"plain": 3}, "REFERENCES": []}, "ARMS.plain must be keys and values"),
         (
@@ -92,3 +99,9 @@ def test_arms_differ_in_what_makes_an_arm_alone(write):
 def test_mistakes_are_named(write, changes, message):
     with pytest.raises(UserError, match=message):
         read_study(write(**changes))
+
+
+def test_no_override_makes_one_of_all_runs(write):
+    with pytest.raises(UserError, match="the command line: OUTPUT_DIR differs from run to run"):
+        read_study(write(), ["OUTPUT_DIR", "elsewhere"])
+    assert read_study(write(REFERENCES=None)).references == ()

@@ -40,20 +40,18 @@ def build_attack_runs(cfg: CfgNode) -> list[Run]:
 
 
 def build_attacks(
-    cfg: CfgNode, *, training: Callable[[], Iterable[Clips]] = tuple
-) -> dict[str, dict[str, Attack]]:
-    """`{"pgd_linf": {"0.25/255": attack, ...}, "pgd_l2": {...}}`, smallest budget first.
+    run: Run, cfg: CfgNode, *, training: Callable[[], Iterable[Clips]] = tuple
+) -> dict[str, Attack]:
+    """`{"0.25/255": attack, ...}` of a run, smallest budget first.
 
     Args:
+        run: one of `build_attack_runs`.
         cfg: the config.
         training: gives the clips on which universal perturbations are fitted.
     """
     return {
-        run.name: {
-            budget: _build_attack(run, threat, training, quantise=cfg.ATTACK.QUANTISE)
-            for budget, threat in run.threats.items()
-        }
-        for run in build_attack_runs(cfg)
+        budget: _build_attack(run, threat, training, quantise=cfg.ATTACK.QUANTISE)
+        for budget, threat in run.threats.items()
     }
 
 

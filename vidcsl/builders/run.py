@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from vidcsl.builders.attacks import build_attacks
+from vidcsl.builders.attacks import build_attack_runs
 from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
 from vidcsl.builders.data import check_lists
@@ -37,7 +37,7 @@ def check(cfg: CfgNode) -> None:
     check_lists(cfg)
     build_augmentation(cfg)
     build_crop(cfg, crops=cfg.EVALUATE.CROPS)
-    build_attacks(cfg)
+    build_attack_runs(cfg)
     check_targets(cfg)
     build_corruptions(cfg)
     check_robust(cfg)

@@ -1,6 +1,7 @@
 """Arguments that several commands share."""
 
 import argparse
+from collections.abc import Callable
 
 from vidcsl.errors import UserError
 
@@ -33,3 +34,15 @@ def with_weights(args: argparse.Namespace) -> list[str]:
     if args.weights and getattr(args, "checkpoint", None):
         raise UserError("give --weights or --checkpoint: each says which model is meant")
     return [*args.overrides, *(["MODEL.WEIGHTS", args.weights] if args.weights else [])]
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from `least` on."""
+
+    def whole_number(text: str) -> int:
+        number = int(text)
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    return whole_number

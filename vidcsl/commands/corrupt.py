@@ -6,6 +6,7 @@ from pathlib import Path
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
 from vidcsl.engine import distributed
+from vidcsl.errors import UserError
 from vidcsl.report.corruption_table import compare_corruptions
 from vidcsl.stages.corrupt import corrupt_checkpoints
 from vidcsl.stages.export import export_corrupted
@@ -31,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the table, or where the lists of the exported videos are."""
+    if args.export and (args.checkpoint or args.weights):
+        raise UserError("--export writes videos, which no --checkpoint or --weights changes")
     cfg = load_config(args.cfg, with_weights(args))
     with distributed.start(cfg.DEVICE) as world:
         if args.export:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vidcsl.commands.arguments import at_least
 from vidcsl.errors import UserError
 from vidcsl.launch import LAUNCHERS, Resources, submit
 
@@ -15,12 +16,15 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     defaults = Resources()
     group = parser.add_argument_group("jobs", "run as a job, see docs/cluster.md")
     group.add_argument("--launcher", choices=LAUNCHERS, help="who runs it; default: this process")
-    group.add_argument("--nodes", type=_positive, default=defaults.nodes, help="machines of a job")
-    group.add_argument("--gpus", type=int, default=defaults.gpus, help="GPUs of each node")
+    none = at_least(0)
     group.add_argument(
-        "--processes", type=int, default=defaults.processes, help="of each node; 0: one a GPU"
+        "--nodes", type=at_least(1), default=defaults.nodes, help="machines of a job"
     )
-    group.add_argument("--cpus", type=int, default=defaults.cpus, help="cores of each node")
+    group.add_argument("--gpus", type=none, default=defaults.gpus, help="GPUs of each node")
+    group.add_argument(
+        "--processes", type=none, default=defaults.processes, help="of each node; 0: one a GPU"
+    )
+    group.add_argument("--cpus", type=none, default=defaults.cpus, help="cores of each node")
     group.add_argument(
         "--memory-gb", type=float, default=defaults.memory_gb, help="memory of each node"
     )
@@ -29,7 +33,7 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--partition", default=defaults.partition, help="of Slurm")
     group.add_argument(
-        "--restarts", type=int, default=defaults.restarts, help="of processes that died"
+        "--restarts", type=none, default=defaults.restarts, help="of processes that died"
     )
     group.add_argument(
         "--sbatch", action="append", default=[], metavar="NAME=VALUE", help="any option of sbatch"
@@ -89,10 +93,3 @@ def _await_all(jobs: Sequence[Any]) -> None:
             f"{len(failed)} of {len(jobs)} jobs failed, first {failed[0].job_id}: see "
             f"{failed[0].paths.stderr}"
         )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number

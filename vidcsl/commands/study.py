@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vidcsl import shipped
+from vidcsl.commands.arguments import at_least
 from vidcsl.commands.launching import add_launcher, launch
 from vidcsl.errors import UserError
 from vidcsl.report.study import Arms, write_study
@@ -24,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="options of all runs, over the file's"
     )
-    parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one for each GPU")
+    parser.add_argument(
+        "--jobs", type=at_least(0), default=0, help="runs at a time; 0: one for each GPU"
+    )
     parser.add_argument(
         "--part", metavar="I/N", help="only each N-th run from the I-th (from 0): for job arrays"
     )

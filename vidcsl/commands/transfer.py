@@ -26,6 +26,6 @@ def run(args: argparse.Namespace) -> None:
     with distributed.start(args.device) as world:
         found = transfer(args.clips, args.runs, world)
         if world.is_main:
+            print(transfer_table(found))  # first: where the file cannot be written, it is not lost
             if args.json:
                 write_atomically(args.json, json.dumps(found, indent=2) + "\n")
-            print(transfer_table(found))

@@ -68,9 +68,11 @@ class RunFolder:
         if not self.results.exists():
             return {}
         try:
-            results: dict[str, Any] = json.loads(self.results.read_text())
+            results = json.loads(self.results.read_text())
         except ValueError as error:
             raise UserError(f"{self.results} is damaged ({error}); move it away") from error
+        if not isinstance(results, dict):
+            raise UserError(f"{self.results} is damaged (no keys and values); move it away")
         return results
 
     def update_results(self, sections: dict[str, Any]) -> None:
@@ -81,6 +83,7 @@ class RunFolder:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, then rename: a reader or a crash never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     partial.replace(path)

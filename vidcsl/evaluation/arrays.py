@@ -1,6 +1,6 @@
 """Named arrays as a file: written whole or not at all, read as plain numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,12 +12,15 @@ from torch import Tensor
 from vidcsl.data.lists import replacing
 from vidcsl.errors import UserError
 
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile)
 
-def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write tensors and numbers to an `.npz` file."""
+
+def save_arrays(path: Path, arrays: Mapping[str, Any], *, compressed: bool = False) -> None:
+    """Write tensors, numbers and words to an `.npz` file."""
     plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
+    save: Callable[..., None] = np.savez_compressed if compressed else np.savez
     with replacing(path) as partial, partial.open("wb") as file:
-        np.savez(file, **plain)
+        save(file, **plain)
 
 
 def load_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
@@ -29,5 +32,14 @@ def load_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return [torch.from_numpy(stored[name]) for name in names]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except _DAMAGED as error:
         raise UserError(f"{path} is damaged ({error}); remove it") from error
+
+
+def key_of(path: Path) -> str:
+    """The word stored as `key`, by which a file is known to be up to date; empty if unreadable."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return str(stored["key"])
+    except _DAMAGED:
+        return ""

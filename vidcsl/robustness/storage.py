@@ -22,7 +22,7 @@ from vidcsl.errors import UserError
 
 MANIFEST = "set.json"
 _RATE = Fraction(8)  # of a film to look at; a clip's frames are not evenly spaced in time
-_KEYS = {"attack", "model", "classes", "look", "clips"}
+_KEYS = {"attack", "clean", "model", "classes", "look", "clips"}
 
 
 def write_clip(stem: Path, clip: Tensor) -> Path:
@@ -79,6 +79,8 @@ def read_set(folder: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path}: {error}") from error
     if not isinstance(description, dict) or not set(description) >= _KEYS:
         raise UserError(f"{path} does not describe attacked clips")
+    if not description["clips"]:
+        raise UserError(f"{path} names no clips")
     return description
 
 

@@ -139,6 +139,7 @@ class NeighbourVote(nn.Module):
 
     gallery: Tensor
     one_hot: Tensor
+    vote: Tensor
 
     def __init__(
         self,
@@ -157,6 +158,8 @@ class NeighbourVote(nn.Module):
         self.training = encoder.training
         self.register_buffer("gallery", gallery)
         self.register_buffer("one_hot", F.one_hot(labels, classes).to(gallery.dtype))  # [M, K]
+        # Among the buffers, so that `weights_digest` tells votes over one gallery apart.
+        self.register_buffer("vote", torch.tensor([self.k, temperature], dtype=torch.float64))
 
     def forward(self, clips: Tensor) -> Tensor:
         """Logits `[N, K]`."""

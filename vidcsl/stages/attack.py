@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,13 @@ from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import Ledger, digest
 from vidcsl.engine.weights import weights_digest
+from vidcsl.evaluation.arrays import key_of, save_arrays
 from vidcsl.robustness.attack_curve import Attack, Curve, attack_curve, predict
 from vidcsl.robustness.attacks.specs import Run
 from vidcsl.robustness.clips import Clips
 from vidcsl.robustness.sanity import Trial, check_attack
 from vidcsl.robustness.targets import Target, directly
+from vidcsl.robustness.threats import Universal
 from vidcsl.stages.job import Job, subset
 
 
@@ -28,11 +29,10 @@ def attack_targets(targets: Mapping[str, Target], test: VideoList, job: Job) -> 
     """Every attack on every target (by what is appended to the attack's name)."""
     chosen = subset(test, job.cfg.ATTACK.MAX_CLIPS)
     sections: dict[str, dict[str, Any]] = {}
-    attacks = builders.build_attacks(job.cfg, training=partial(_training_clips, job))
     for run in builders.build_attack_runs(job.cfg):
+        attacks = attacks_of(run, job)
         for suffix, target in targets.items():
-            name = run.name + suffix
-            campaign = _Campaign(name, run, attacks[run.name], target, test, chosen, job)
+            campaign = _Campaign(run.name + suffix, run, attacks, target, test, chosen, job)
             for section, found in campaign.result().items():
                 sections.setdefault(section, {})[campaign.name] = found
             job.store(sections)
@@ -53,6 +53,11 @@ def attacked_pixels(
     )
 
 
+def attacks_of(run: Run, job: Job) -> dict[str, Attack]:
+    """The run's attack at each budget; a universal one is fitted on the job's training clips."""
+    return builders.build_attacks(run, job.cfg, training=partial(_training_clips, job))
+
+
 def depends_on(cfg: CfgNode) -> dict[str, Any]:
     """What of the config an attacked clip depends on, beside model, attack and pixels."""
     return {
@@ -67,9 +72,18 @@ def depends_on(cfg: CfgNode) -> dict[str, Any]:
 
 def _training_clips(job: Job) -> Iterator[Clips]:
     """Labelled training clips, evenly chosen; the same for every process."""
+    return _alone(job).clips(job.train, _fitted_on(job))
+
+
+def fitted_on(run: Run, job: Job) -> dict[str, Any]:
+    """What a universal attack depends on in addition: training clips. Of others, nothing."""
+    universal = any(isinstance(threat, Universal) for threat in run.threats.values())
+    return {"fitted_on": job.settings(job.train, "", clips=_fitted_on(job))} if universal else {}
+
+
+def _fitted_on(job: Job) -> list[int]:
     labelled = [i for i, video in enumerate(job.train.videos) if video.label >= 0]
-    chosen = [labelled[i] for i in subset(labelled, job.cfg.ATTACK.UNIVERSAL_CLIPS)]
-    return _alone(job).clips(job.train, chosen)
+    return [labelled[i] for i in subset(labelled, job.cfg.ATTACK.UNIVERSAL_CLIPS)]
 
 
 def _alone(job: Job) -> Job:
@@ -115,7 +129,6 @@ class _Campaign:
     @cached_property
     def _settings(self) -> dict[str, Any]:
         """All that the answers depend on."""
-        cfg = self.job.cfg
         return self.job.settings(
             self.test,
             weights_digest(self.target(directly)),
@@ -123,7 +136,8 @@ class _Campaign:
             words=self.run.words,
             solver=repr(self.run.solver),
             threats={eps: repr(threat) for eps, threat in self.run.threats.items()},
-            **depends_on(cfg),
+            **fitted_on(self.run, self.job),
+            **depends_on(self.job.cfg),
         )
 
     def _clips(self, videos: Sequence[int], *, answered: Container[int] = ()) -> Iterator[Clips]:
@@ -177,7 +191,7 @@ class _Campaign:
         key = digest({**self._settings, "shown": shown})
         artifacts = self.job.folder.artifacts
         before = sorted(artifacts.glob(f"attack_{self.name}.*.npz"))
-        if self.job.world.share([_key_of(path) for path in before] == [key] * len(shown)):
+        if self.job.world.share([key_of(path) for path in before] == [key] * len(shown)):
             return
         for path in before if self.job.world.is_main else ():
             path.unlink()
@@ -185,7 +199,7 @@ class _Campaign:
         for batch in self._clips(shown):
             for video, example in zip(batch.videos, self._examples(batch, curve), strict=True):
                 path = artifacts / f"attack_{self.name}.{video}.npz"
-                np.savez_compressed(path, key=key, **example)
+                save_arrays(path, {"key": key, **example}, compressed=True)
 
     def _examples(self, batch: Clips, curve: Curve) -> Iterator[dict[str, Any]]:
         model, classes = self.target(batch.look).eval(), self.job.train.classes
@@ -224,8 +238,3 @@ def pick_examples(curve: Curve, most: int) -> list[int]:
             ranked.append((seen[one.label], video))
             seen[one.label] += 1
     return sorted(video for _, video in sorted(ranked)[:most])
-
-
-def _key_of(path: Path) -> str:
-    with np.load(path, allow_pickle=False) as stored:
-        return str(stored["key"]) if "key" in stored.files else ""

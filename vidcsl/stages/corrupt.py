@@ -139,10 +139,13 @@ def corrupt_checkpoints(
         if world.is_main and not job.folder.config.exists():
             job.folder.write_config(dump_config(cfg))
         table = judged(_classifier(job), required(test), job)
-        found[_source(job, checkpoint, foreign)] = _section(table, job)
+        section = found[_source(job, checkpoint, foreign)] = _section(table, job)
         if len(checkpoints) < 2:
             keep_corrupted_films(table, required(test), job)
-        _store(found, job)
+            _bring_up_to_date(section, job)
+        elif world.is_main:
+            text = json.dumps(found, indent=2) + "\n"
+            write_atomically(job.folder.path / "corruptions.json", text)
     return found
 
 
@@ -159,13 +162,7 @@ def _classifier(job: Job) -> nn.Module:
     return Classifier(job.method.encoder, next(iter(heads.values()))).eval()  # type: ignore[arg-type]
 
 
-def _store(found: Mapping[str, Any], job: Job) -> None:
-    if not job.world.is_main:
-        return
-    folder = job.folder
-    if len(found) > 1:
-        write_atomically(folder.path / "corruptions.json", json.dumps(found, indent=2) + "\n")
-        return
-    job.store({"name": job.cfg.NAME, "corruptions": next(iter(found.values()))})
-    if job.cfg.REPORT.ENABLED:
-        write_report(folder.path)
+def _bring_up_to_date(section: Mapping[str, Any], job: Job) -> None:
+    job.store({"name": job.cfg.NAME, "corruptions": section})
+    if job.world.is_main and job.cfg.REPORT.ENABLED:
+        write_report(job.folder.path)

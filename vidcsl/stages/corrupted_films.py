@@ -1,13 +1,13 @@
 """What the corruptions look like that hurt most: a film of each, kept for the report."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.ledger import digest
+from vidcsl.evaluation.arrays import key_of, save_arrays
 from vidcsl.robustness.corruption_table import CLEAN, CorruptionTable, condition
 from vidcsl.robustness.corruptions import corrupt
 from vidcsl.stages.job import Job
@@ -28,7 +28,7 @@ def keep_corrupted_films(table: CorruptionTable, test: VideoList, job: Job) -> N
     key = digest({"video": video, "names": names, "weights": job.weights})
     before = sorted(job.folder.artifacts.glob("corruption_*.npz"))
     wanted = [job.folder.artifacts / f"corruption_{name.replace('/', '.')}.npz" for name in names]
-    if before == sorted(wanted) and all(_key_of(path) == key for path in before):
+    if before == sorted(wanted) and all(key_of(path) == key for path in before):
         return
     for path in before:
         path.unlink()
@@ -38,22 +38,17 @@ def keep_corrupted_films(table: CorruptionTable, test: VideoList, job: Job) -> N
         shown = [corrupt(clip.clips, name, severity=s, seeds=clip.seeds) for s in SEVERITIES]
         answers = [table.answers[condition(name, s) if s else CLEAN][video] for s in SEVERITIES]
         frames = torch.cat(shown).permute(0, 2, 3, 4, 1).cpu()  # [3, T, H, W, 3]
-        np.savez_compressed(
-            path,
-            key=key,
-            frames=(frames * 255).round().byte().numpy(),
-            severities=np.array(SEVERITIES),
-            label=classes[answers[0][0]],
-            predictions=np.array([classes[named] for _, named, _ in answers]),
-        )
+        film = {
+            "key": key,
+            "frames": (frames * 255).round().byte().numpy(),
+            "severities": SEVERITIES,
+            "label": classes[answers[0][0]],
+            "predictions": [classes[named] for _, named, _ in answers],
+        }
+        save_arrays(path, film, compressed=True)
 
 
 def hurting(table: CorruptionTable, *, most: int) -> Sequence[str]:
     """The corruptions with the lowest accuracy over all severities, in the table's order."""
     lowest = sorted(table.names, key=lambda name: float(table.right(name).mean()))[:most]
     return [name for name in table.names if name in lowest]
-
-
-def _key_of(path: Path) -> str:
-    with np.load(path, allow_pickle=False) as stored:
-        return str(stored["key"])

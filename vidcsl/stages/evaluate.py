@@ -10,6 +10,7 @@ from torch import Tensor
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.progress import Log
+from vidcsl.evaluation.arrays import save_arrays
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.geometry import describe_geometry, project
 from vidcsl.evaluation.linear import video_answers
@@ -107,14 +108,14 @@ def _keep_projection(queries: Features, test: VideoList, job: Job) -> None:
         projection, classes = project(queries), job.train.classes
         vectors = queries.pooled()
         _, near = nearest(vectors, vectors, k=min(NEIGHBOURS + 1, len(vectors)))
-        np.savez(
-            job.folder.artifacts / "projection.npz",
-            angles=projection.angles.numpy(),
-            labels=np.array([classes[label] for label in queries.labels.tolist()]),
-            shown=np.float32(projection.shown),
-            videos=np.array([test.videos[i].path.name for i in queries.indices.tolist()]),
-            neighbours=_others(near).numpy(),
-        )
+        arrays = {
+            "angles": projection.angles,
+            "labels": [classes[label] for label in queries.labels.tolist()],
+            "shown": np.float32(projection.shown),
+            "videos": [test.videos[i].path.name for i in queries.indices.tolist()],
+            "neighbours": _others(near),
+        }
+        save_arrays(job.folder.artifacts / "projection.npz", arrays)
 
 
 def _others(near: Tensor) -> Tensor:

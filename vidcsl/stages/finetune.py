@@ -79,7 +79,13 @@ def trained(job: Job, recipe: Recipe) -> Supervised:
     from and the videos: a stopped training goes on where it was, a finished one is not repeated.
     """
     cfg, world = job.cfg, job.world
-    how = {"augment": dict(cfg.AUGMENT), "seed": cfg.SEED, **recipe.settings}
+    how = {
+        "augment": dict(cfg.AUGMENT),
+        "clips": {key: cfg.DATA[key] for key in ("CLIPS", "SAMPLING", "MIN_GAP", "MAX_GAP")},
+        "step": [cfg.PRECISION, cfg.TRAIN.CLIP_GRADIENT],
+        "seed": cfg.SEED,
+        **recipe.settings,
+    }
     settings = job.settings(job.train, job.weights, **how)
     folder = RunFolder(job.folder.path / recipe.name / digest(settings))
     if world.is_main:

@@ -15,6 +15,7 @@ from vidcsl.data.loader import Batch
 from vidcsl.engine.distributed import World
 from vidcsl.engine.run_folder import RunFolder
 from vidcsl.engine.step import augmented
+from vidcsl.evaluation.arrays import save_arrays
 from vidcsl.objectives import ContrastiveMethod, Method
 from vidcsl.objectives.false_negatives import Detector, Observation, Samples
 
@@ -86,7 +87,7 @@ def keep_removed_pairs(
     found, clips = _removed(cfg, method, loader.epoch(cfg.TRAIN.EPOCHS), world)
     shown = choose(found, known=set(clips), most=most)
     if world.is_main and shown:
-        np.savez_compressed(path, **_arrays(shown, clips, train))
+        save_arrays(path, _arrays(shown, clips, train), compressed=True)
 
 
 def choose(found: Iterable[RemovedPair], *, known: set[int], most: int) -> list[RemovedPair]:

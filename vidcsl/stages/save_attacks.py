@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
-from torch import nn
 
 from vidcsl import builders
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import Ledger
 from vidcsl.engine.weights import weights_digest
-from vidcsl.robustness.attack_curve import predict
-from vidcsl.robustness.attacks import Solver, attack
+from vidcsl.errors import UserError
+from vidcsl.robustness.attack_curve import Attack, predict
+from vidcsl.robustness.attacks import Solver
 from vidcsl.robustness.attacks.specs import Run
 from vidcsl.robustness.clips import Clips, Views
 from vidcsl.robustness.storage import write_clip, write_set
 from vidcsl.robustness.targets import Target, directly
-from vidcsl.robustness.threats import Threat
-from vidcsl.stages.attack import attacked_pixels, depends_on
+from vidcsl.stages.attack import attacked_pixels, attacks_of, depends_on, fitted_on
 from vidcsl.stages.job import Job, model_name, subset
 from vidcsl.stages.opening import open_job, required
 
@@ -50,19 +49,23 @@ def save_attacks(
     targets = builders.build_targets(cfg, encoder, job.heads(), job.gallery(), classes=classes)
     source = cfg.MODEL.WEIGHTS if foreign else str(checkpoint or job.folder.checkpoints)
     places = []
-    for run in builders.build_attack_runs(cfg):
+    for given in builders.build_attack_runs(cfg):
+        run = replace(given, solver=to_the_end(given.solver))
+        attacks = attacks_of(run, job)
         for suffix, target in targets.items():
-            export = _Export(run, suffix, target, source, required(test), folder, job)
-            for budget, threat in ("0", None), *run.threats.items():
-                places.append(export.write(budget, threat))
+            export = _Export(run, attacks, suffix, target, source, required(test), folder, job)
+            places += [export.write(budget) for budget in (CLEAN, *attacks)]
+    if not places:
+        raise UserError("ATTACK.RUNS or ATTACK.TARGETS is empty: there is nothing to write")
     return list(dict.fromkeys(places))
 
 
 @dataclass(frozen=True)
 class _Export:
-    """One attack on one target, to be written for each of its budgets."""
+    """One attack on one target, to be written for each of its budgets, or `CLEAN`."""
 
     run: Run
+    attacks: Mapping[str, Attack]
     suffix: str
     target: Target
     source: str
@@ -70,32 +73,31 @@ class _Export:
     folder: Path
     job: Job
 
-    def write(self, budget: str, threat: Threat | None) -> Path:
-        """The folder of the clips under a threat; None: clean."""
+    def write(self, budget: str) -> Path:
+        """The folder of the clips under a budget."""
         job, chosen = self.job, subset(self.test, self.job.cfg.ATTACK.MAX_CLIPS)
-        name = CLEAN if threat is None else self.run.name + self.suffix
-        place = self.folder / name / (budget.replace("/", "_") if threat else "")
-        settings = self._settings(budget, threat)
+        name = CLEAN if budget == CLEAN else self.run.name + self.suffix
+        place = self.folder / name / ("" if budget == CLEAN else budget.replace("/", "_"))
+        settings = self._settings(budget)
         ledger = Ledger(self.folder / "answers", settings=settings, rank=job.world.rank)
         done = job.world.share(set(ledger.answers("written")))
-        title = f"{name} {budget}" if threat else name
+        title = name if budget == CLEAN else f"{name} {budget}"
         with job.bar(title, sum(video not in done for video in chosen)) as advance:
             for batch in attacked_pixels(job, self.test, chosen, answered=done):
-                ledger.record("written", batch.videos, list(self._entries(batch, threat, place)))
+                ledger.record("written", batch.videos, list(self._entries(batch, budget, place)))
                 advance(len(batch))
         job.world.barrier()
         ledger.reload()
         if job.world.is_main:
             entries = ledger.answers("written")
             clips = [entries[video] for video in chosen if video in entries]
-            write_set(place, {**self._description(budget, threat), "clips": clips})
+            write_set(place, {**self._description(budget), "clips": clips})
         return place
 
-    def _entries(
-        self, batch: Clips, threat: Threat | None, place: Path
-    ) -> Iterator[dict[str, Any]]:
-        model = self.target(batch.look).eval()
-        clips = batch.clips if threat is None else self._attacked(model, batch, threat)
+    def _entries(self, batch: Clips, budget: str, place: Path) -> Iterator[dict[str, Any]]:
+        model, clips = self.target(batch.look).eval(), batch.clips
+        if budget != CLEAN:
+            clips = self.attacks[budget](model, clips, batch.labels, batch.seeds)
         views = batch.look.pattern.tolist() if isinstance(batch.look, Views) else None
         found = zip(
             batch.videos, clips, batch.labels.tolist(), predict(model, clips).tolist(), strict=True
@@ -110,30 +112,24 @@ class _Export:
                 "views": views,
             }
 
-    def _attacked(self, model: nn.Module, batch: Clips, threat: Threat) -> Any:
-        return attack(
-            *(model, batch.clips, batch.labels),
-            threat=threat,
-            goal=self.run.goal,
-            solver=to_the_end(self.run.solver),
-            seeds=batch.seeds,
-            quantise=self.job.cfg.ATTACK.QUANTISE,
-        )
-
-    def _settings(self, budget: str, threat: Threat | None) -> dict[str, Any]:
+    def _settings(self, budget: str) -> dict[str, Any]:
         weights = weights_digest(self.target(directly))
+        fitted = {} if budget == CLEAN else fitted_on(self.run, self.job)
         return self.job.settings(
-            self.test,
-            weights,
-            **_how(self.run, budget, threat),
-            **depends_on(self.job.cfg),
+            self.test, weights, **self._how(budget), **fitted, **depends_on(self.job.cfg)
         )
 
-    def _description(self, budget: str, threat: Threat | None) -> Mapping[str, Any]:
+    def _how(self, budget: str) -> dict[str, Any]:
+        if budget == CLEAN:
+            return {"attack": None, "eps": "0"}
+        threat, solver = repr(self.run.threats[budget]), repr(self.run.solver)
+        return {"attack": self.run.words, "eps": budget, "threat": threat, "solver": solver}
+
+    def _description(self, budget: str) -> Mapping[str, Any]:
         cfg = self.job.cfg
         return {
-            **_how(self.run, budget, threat),
-            "clean": None if threat is None else "../../" + CLEAN,
+            **self._how(budget),
+            "clean": None if budget == CLEAN else "../../" + CLEAN,
             "quantise": cfg.ATTACK.QUANTISE,
             "model": {
                 "name": model_name(self.job, self.suffix.removeprefix(f"_{cfg.ATTACK.INPUT}")),
@@ -144,13 +140,6 @@ class _Export:
             "classes": list(self.job.train.classes),
             "look": {"input": cfg.ATTACK.INPUT, "crops": builders.build_input(cfg).crops},
         }
-
-
-def _how(run: Run, budget: str, threat: Threat | None) -> dict[str, Any]:
-    if threat is None:
-        return {"attack": None, "eps": "0"}
-    solver = repr(to_the_end(run.solver))
-    return {"attack": run.words, "eps": budget, "threat": repr(threat), "solver": solver}
 
 
 def to_the_end(solver: Solver) -> Solver:

@@ -45,7 +45,14 @@ def transfer(paths: Sequence[Path], runs: Sequence[Path], world: World) -> dict[
     attacked = [place for place in places if read_set(place)["attack"] is not None]
     if not attacked:
         raise UserError(f"{paths[0]} holds clean clips only")
-    models = {name: found for run in runs for name, found in _models(run, world)}
+    models: dict[str, tuple[Classifier, tuple[str, ...]]] = {}
+    for run in runs:
+        for name, found in _models(run, world):
+            if name in models:
+                raise UserError(
+                    f"{run}: another run's model is {name} too; set NAME in {run}/config.yaml"
+                )
+            models[name] = found
     bar = Bar("transfer", total=len(attacked) * len(models), shown=world.is_main)
     answers: dict[tuple[Path, str], dict[int, bool]] = {}
     rows = []
@@ -108,7 +115,13 @@ def _right(
     if list(classes) != described["classes"]:
         raise UserError(f"{place}: its classes are not those of the model that it is tried on")
     right = {}
+    size = model.encoder.frame_size
     for entries, clips, views in _batches(place, described):
+        if views is None and clips.shape[-1] != size:
+            raise UserError(
+                f"{place}: clips of {clips.shape[-1]} pixels, the model takes {size}: make the set "
+                "with ATTACK.INPUT frames"
+            )
         look = directly if views is None else _look(views, described["look"]["crops"], model)
         named = predict(classifier(model)(look).eval(), clips.to(device)).tolist()
         for entry, prediction in zip(entries, named, strict=True):

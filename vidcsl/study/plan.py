@@ -1,6 +1,6 @@
 """A study file, read and checked: arms x seeds in each setting, all else alike."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -93,13 +93,13 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     if missing:
         raise UserError(f"{path}: {missing[0]} is missing")
     name = str(document.get("NAME", path.stem))
-    folder = Path(document.get("OUTPUT_DIR") or f"runs/studies/{name}")
+    folder = Path(str(document.get("OUTPUT_DIR") or f"runs/studies/{name}"))
     arms = dict(_arms(document["ARMS"], path))
-    baseline = document["BASELINE"]
-    references = tuple(document.get("REFERENCES", ()))
+    baseline, references = document["BASELINE"], _words(document, "REFERENCES", path)
     for arm in (baseline, *references):
-        if arm not in arms:
+        if not isinstance(arm, str) or arm not in arms:
             raise UserError(f"{path}: no arm is named {arm}; there are {', '.join(arms)}")
+    _spare(overrides[::2], "the command line")
     runs = tuple(_runs(document, path, arms, overrides=overrides, folder=folder))
     return Study(
         name=name,
@@ -108,8 +108,26 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         runs=runs,
         baseline=baseline,
         references=references,
-        differences=_differences(runs, baseline, document.get("MAY_DIFFER", []), path),
+        differences=_differences(runs, baseline, _words(document, "MAY_DIFFER", path), path),
     )
+
+
+def _words(document: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
+    """The list of words under a key, empty where it is not there."""
+    words = document.get(key) or []
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{path}: {key} must be a list of names, not {words!r}")
+    return tuple(words)
+
+
+def _spare(keys: Iterable[str], where: str) -> None:
+    """Raise a UserError where options that tell the runs apart would be the same for several."""
+    for key in keys:
+        if key in _OF_A_RUN:
+            raise UserError(
+                f"{where}: {key} differs from run to run: name arms, SEEDS and OUTPUT_DIR of the "
+                "study in its file"
+            )
 
 
 def _arms(arms: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -124,6 +142,7 @@ def _arms(arms: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for values in product(*grid.values()):
             chosen = dict(zip(grid, values, strict=True))
             words = [f"{key.split('.')[-1].lower()}={value}" for key, value in chosen.items()]
+            _spare(flat | chosen, f"{path}: ARMS.{name}")
             yield ",".join([name, *words]), flat | chosen
 
 
@@ -139,8 +158,9 @@ def _runs(
     everyones = _layer(document.get("ALL"), path, "ALL")
     settings = _mapping(document.get("SETTINGS"), path, "SETTINGS") or {"": {}}
     seeds = document.get("SEEDS", [0, 1, 2])
-    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
-        raise UserError(f"{path}: SEEDS must be a list of whole numbers, not {seeds!r}")
+    whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
+    if not whole or len({*seeds}) < len(seeds):
+        raise UserError(f"{path}: SEEDS must be a list of whole numbers, each once, not {seeds!r}")
     given_by_seed = document.get("BY_SEED", [None] * len(seeds))
     if not isinstance(given_by_seed, list) or len(given_by_seed) != len(seeds):
         raise UserError(f"{path}: BY_SEED must be a list with options for each of {seeds}")
@@ -159,7 +179,9 @@ def _runs(
 
 
 def _layer(options: Any, path: Path, where: str) -> Layer:
-    return f"{path}: {where}", flatten(_mapping(options, path, where), where=path)
+    flat = flatten(_mapping(options, path, where), where=path)
+    _spare(flat, f"{path}: {where}")
+    return f"{path}: {where}", flat
 
 
 def _mapping(value: Any, path: Path, where: str) -> dict[str, Any]:
@@ -172,7 +194,7 @@ def _mapping(value: Any, path: Path, where: str) -> dict[str, Any]:
 
 
 def _differences(
-    runs: Sequence[Run], baseline: str, allowed: Sequence[str], path: Path
+    runs: Sequence[Run], baseline: str, allowed: Iterable[str], path: Path
 ) -> dict[str, list[tuple[str, Any, Any]]]:
     """What arms have otherwise than the baseline. Raises a UserError where they may not."""
     held_against = {(run.setting, run.seed): run.cfg for run in runs if run.arm == baseline}

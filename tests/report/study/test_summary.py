@@ -1,4 +1,5 @@
 import json
+import shutil
 import unicodedata
 from statistics import stdev
 
@@ -35,6 +36,13 @@ def arms(tmp_path):
 @pytest.fixture
 def summary(arms):
     return summarise(arms, baseline="plain", references=["supervised"])
+
+
+def test_two_runs_of_one_name_and_seed_are_not_two_seeds(tmp_path):
+    first = write_run(tmp_path, "plain", 0, fooled=PLAIN * 4)
+    twin = shutil.copytree(first, tmp_path / "twin")
+    with pytest.raises(UserError, match="are both plain, seed 0"):
+        read_arms([first, twin])
 
 
 def test_means_and_deviations_over_seeds(summary):

@@ -76,9 +76,10 @@ def test_what_a_config_cannot_fit(tmp_path, words):
     path = tmp_path / "config.yaml"
     path.write_text("DATA: {FRAMES: 4}\n")
     with pytest.raises(UserError, match="are fitted by pgd"):
-        builders.build_attacks(load_config(path, ["ATTACK.RUNS", f"['{words}']"]))
+        builders.build_attack_runs(load_config(path, ["ATTACK.RUNS", f"['{words}']"]))
     cfg = load_config(path, ["ATTACK.RUNS", "['pgd/linf:universal=cyclic,eps=8']"])
-    (attacks,) = builders.build_attacks(cfg, training=lambda: [some(0, 10)]).values()
+    (run,) = builders.build_attack_runs(cfg)
+    attacks = builders.build_attacks(run, cfg, training=lambda: [some(0, 10)])
     test = some(20, 24)
     found = attacks["8/255"](sharp(), test.clips, test.labels, test.seeds)
     assert not torch.equal(found, test.clips)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidcsl.errors import UserError
 from vidcsl.report.files import read_results, read_text
 from vidcsl.report.summary import Tree, by_budget, number
 
@@ -63,12 +64,19 @@ def read_arms(folders: Sequence[Path]) -> dict[str, list[Record]]:
     """Runs by the name that each was given; runs of one name are the seeds of an arm.
 
     Raises:
-        UserError: a folder has no results, or they are damaged.
+        UserError: a folder has no results, or they are damaged, or two have one name and seed.
     """
     arms: dict[str, list[Record]] = {}
     for folder in folders:
         record = read_record(folder)
-        arms.setdefault(str(record.results.get("name", folder.name)), []).append(record)
+        name = str(record.results.get("name", folder.name))
+        same = [each for each in arms.get(name, ()) if each.seed == record.seed]
+        if same:
+            raise UserError(
+                f"{folder} and {same[0].folder} are both {name}, seed {record.seed}: evaluate one "
+                "of them with another NAME"
+            )
+        arms.setdefault(name, []).append(record)
     return {name: sorted(records, key=lambda each: each.seed) for name, records in arms.items()}
 
 
