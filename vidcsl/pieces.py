@@ -123,6 +123,11 @@ def cut_like(tensor: Tensor, like: Any) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor that may be cut up."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def joined(tensor: Tensor) -> Tensor:
     """The whole of a tensor that may be cut up; all processes take part."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

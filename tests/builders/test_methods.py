@@ -153,6 +153,31 @@ def test_stages_of_dynacl_are_those_of_the_augmentation(tmp_path):
     assert build(tmp_path, "METHOD.NAME", "dynacl", *words).stages == 3
 
 
+def test_a_set_of_norms_that_no_step_uses_does_not_learn(tmp_path):
+    """Several processes would wait for its gradient."""
+    method = build(tmp_path, "MODEL.DUAL_NORM", "true")
+    learning = {name for name, each in method.named_parameters() if each.requires_grad}
+    assert any(".norms.clean." in name for name in learning)
+    assert not any(".norms.adversarial." in name for name in learning)
+
+
+def test_a_foreign_teacher_sees_pixels_as_its_format_says(tmp_path):
+    """TCLR's weights were learned on BGR."""
+    slim = ("MODEL.NAME", "r3d_18_tclr", "MODEL.WIDTH", 4, "MODEL.DEPTH", 1)
+    file = tmp_path / "tclr.pth"
+    state = builders.build_encoder(config(tmp_path, *slim)).backbone.state_dict()
+    torch.save({"state_dict": {f"module.0.{name}": each for name, each in state.items()}}, file)
+    of_file = config(tmp_path, *slim, "MODEL.WEIGHTS", f"tclr:{file}")
+    wanted = builders.build_encoder(of_file).eval()
+    builders.load_weights_of(of_file, wanted)
+    words = ("METHOD.NAME", "deacl", "ADVERSARIAL.TEACHER", f"tclr:{file}")
+    teacher = build(tmp_path, *slim, *words).teacher
+    size = config(tmp_path).MODEL.FRAME_SIZE
+    clips = torch.rand(2, 3, config(tmp_path).DATA.FRAMES, size, size)
+    torch.testing.assert_close(teacher(clips), wanted(clips))
+    assert not torch.allclose(wanted(clips), wanted(clips.flip(1)))
+
+
 def test_a_network_without_batchnorm_has_no_sets(tmp_path):
     words = ("MODEL.NAME", "video_vit_s", "MODEL.WIDTH", 32, "MODEL.DEPTH", 1, "MODEL.HEADS", 2)
     method = build(tmp_path, "METHOD.NAME", "acl", *words, "METHOD.PROJECTOR_LAYERS", 0)
@@ -166,6 +191,8 @@ def test_a_network_without_batchnorm_has_no_sets(tmp_path):
         (("ADVERSARIAL.ATTACK", "pgd-margin/linf"), "the method says what is maximised"),
         (("ADVERSARIAL.ATTACK", "pgd/linf:eps=1+2"), "one budget, not"),
         (("ADVERSARIAL.ATTACK", "pgd/l9"), "unknown 'l9'"),
+        (("ADVERSARIAL.ATTACK", "pgd/linf:universal=cyclic"), "no universal perturbation"),
+        (("ADVERSARIAL.ATTACK", "autoattack/linf"), "goals of its own"),
         (("ADVERSARIAL.ATTACK", "pgd/linf:frames=random:9"), "frames"),
         (("ADVERSARIAL.ATTACK", "pgd/l2", "ADVERSARIAL.EVERY", 2), "threat linf"),
         (("METHOD.NAME", "advcl", "ADVERSARIAL.CLUSTERS", "[30]"), r"ADVERSARIAL\.CLUSTERS \[30\]"),

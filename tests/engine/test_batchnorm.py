@@ -1,9 +1,13 @@
+from copy import deepcopy
+
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from tests.engine.worlds import run_in_world
 from vidcsl.engine.batchnorm import synchronise
+from vidcsl.engine.distributed import World
 
 SHARES = (3, 5)  # rows of each process
 LAYOUTS = (torch.contiguous_format, torch.channels_last_3d)
@@ -73,3 +77,18 @@ def test_two_processes_normalise_as_one_does_the_joined_batch(parts, number):
     for place in (-2, -1):
         for part in found:
             torch.testing.assert_close(part[place].double(), wanted[place], **close)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_follows_within_a_norm_is_kept(training):
+    """timm's image models have the activation there."""
+    images = torch.randn(4, 6, 3, 3, generator=torch.Generator().manual_seed(0))
+    plain = nn.Sequential(BatchNormAct2d(6, act_layer=nn.SiLU)).train(training)
+    names = list(plain.state_dict())
+    wanted = plain(images)
+    alone = World(rank=0, size=2, device=torch.device("cpu"))
+    alone.total = lambda tensor: tensor  # the other one has no rows
+    synced = synchronise(deepcopy(plain), alone)
+    assert not isinstance(synced[0], BatchNormAct2d)
+    assert list(synced.state_dict()) == names
+    torch.testing.assert_close(synced(images), wanted)

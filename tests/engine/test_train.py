@@ -6,8 +6,8 @@ import signal
 import pytest
 import torch
 
-from tests.engine.trained import STEPS, WORLD, log_lines, losses, make_trainer
-from vidcsl.engine.checkpoint import Position, list_checkpoints, load_newest
+from tests.engine.trained import STEPS, VIDEOS, WORLD, log_lines, losses, make_trainer
+from vidcsl.engine.checkpoint import Position, list_checkpoints, load_checkpoint, load_newest
 from vidcsl.engine.guard import Guard
 from vidcsl.engine.signals import Interrupted
 from vidcsl.engine.writer import CheckpointWriter
@@ -48,6 +48,61 @@ def test_roll_backs_are_bounded(tmp_path):
     assert load_newest(tmp_path / "checkpoints")["position"] == {"epoch": 2, "step": 0}
     with pytest.raises(Diverged, match="at step 3, before the first checkpoint"):
         make_trainer(tmp_path / "early", hurt=(2,), guard=Guard(rollbacks=5)).run()
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path):
+    """The loss of a step was told before its gradient broke the weights, at the end of an epoch."""
+    trainer = make_trainer(tmp_path, guard=Guard(rollbacks=1, skip=2))
+    learn, broken = trainer._learn, []
+
+    def breaking(batch):
+        outputs = learn(batch)
+        if trainer._global_step == 2 * STEPS - 1 and not broken:
+            broken.append(True)
+            next(trainer.stepper.method.parameters()).data.view(-1)[0] = torch.nan
+        return outputs
+
+    trainer._learn = breaking
+    trainer.run()
+    (line,) = log_lines(tmp_path, "rollback")
+    assert line["reason"] == "the weights are not finite"
+    assert (line["to"], line["left_out"]) == (STEPS, [2 * STEPS - 1, 2 * STEPS])
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        stored = load_checkpoint(path)["method"].values()
+        assert all(weight.isfinite().all() for weight in stored)
+
+
+def test_a_training_that_went_on_tells_what_all_of_it_took(tmp_path):
+    trainer = make_trainer(tmp_path, epochs=2)
+    first = trainer.run()
+    assert first["seconds"] > 0
+    again = make_trainer(tmp_path, epochs=3)
+    again.restore(load_newest(tmp_path / "checkpoints"))
+    spent = again._spent()
+    assert 0 < spent <= first["seconds"]
+    last = again.run()
+    assert last["seconds"] > spent
+    assert last["seconds"] * last["clips_per_second"] == pytest.approx(3 * STEPS * VIDEOS * 2)
+    over = make_trainer(tmp_path, epochs=3)
+    over.restore(load_newest(tmp_path / "checkpoints"))
+    told = over.run()
+    assert {name: told[name] for name in ("loss", "by_class")} == {
+        name: last[name] for name in ("loss", "by_class")
+    }
+
+
+def test_a_signal_after_the_last_step_is_heard(tmp_path):
+    trainer = make_trainer(tmp_path, epochs=1)
+    finish = trainer._finish_epoch
+
+    def signalled(log):
+        finish(log)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer._finish_epoch = signalled
+    with pytest.raises(Interrupted):
+        trainer.run()
+    assert load_newest(tmp_path / "checkpoints")["position"] == {"epoch": 1, "step": 0}
 
 
 def test_a_killed_roll_back_is_repeated_exactly(tmp_path):

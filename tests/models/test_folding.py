@@ -1,5 +1,6 @@
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -79,6 +80,17 @@ def test_of_several_sets_the_one_in_use():
             torch.testing.assert_close(answer(encoder, clips), wanted)
     assert not torch.allclose(wanted[0], clean[0])
     torch.testing.assert_close(answer(encoder, clips), clean)
+
+
+def test_an_activation_within_a_norm_stays():
+    """As timm's image models have it."""
+    module = trained(nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4))).double()
+    images = torch.rand(2, 3, 6, 6).double()
+    wanted = answer(module, images)
+    assert (wanted[0] == 0).any()
+    with folded(module):
+        assert norms_left(module) == 0
+        torch.testing.assert_close(answer(module, images), wanted)
 
 
 class Skipping(nn.Sequential):

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from vidcsl.config import default_config
+from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
+from vidcsl.objectives import Method
 from vidcsl.stages.job import Job, subset
 
 
@@ -28,3 +30,17 @@ def test_blocks_are_the_same_whoever_computes_them_and_whatever_is_done(size, an
 def test_a_subset_is_evenly_spread():
     assert subset(range(10), 0) == subset(range(10), 10) == subset(range(10), 99) == list(range(10))
     assert subset(range(10), 4) == [0, 3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("HEADS", 4), ("POSITIONS", "rotary"), ("POOLING", "cls"), ("NAME", "x")]
+)
+def test_answers_of_another_network_with_the_same_weights_are_others(key, value):
+    cfg = default_config()
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    videos = VideoList((), ("a",), "list.csv")
+    job = Job(cfg, Method(torch.nn.Identity()), videos, world, None)
+    before = job.settings(videos, "digest")
+    assert job.settings(videos, "digest") == before
+    cfg.MODEL[key] = value
+    assert job.settings(videos, "digest") != before

@@ -7,6 +7,7 @@ from fvcore.common.config import CfgNode
 
 from vidcsl.builders.false_negatives import require_clusters, require_labels
 from vidcsl.builders.models import build_encoder, load_weights_of
+from vidcsl.config import overridden
 from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.errors import UserError
@@ -16,10 +17,11 @@ from vidcsl.objectives.adversarial import ADVERSARIAL, ADVERSARIAL_SUPERVISED
 from vidcsl.objectives.adversarial.budgets import Budgets
 from vidcsl.objectives.adversarial.deacl import DeACL
 from vidcsl.objectives.adversarial.pseudo_labels import PseudoLabels
+from vidcsl.robustness.attacks.autoattack import AutoAttack
 from vidcsl.robustness.attacks.free import FreeAttack
 from vidcsl.robustness.attacks.inner import InnerAttack
 from vidcsl.robustness.attacks.specs import parse_run
-from vidcsl.robustness.threats import THREATS, check_frames
+from vidcsl.robustness.threats import THREATS, Universal, check_frames
 
 _LAST = {"stop_when_fooled": "false", "keep_worst": "false"}  # what training wants of a solver
 
@@ -32,7 +34,7 @@ def build_inner_attack(cfg: CfgNode, *, steps: int = 0) -> InnerAttack:
         steps: in place of ADVERSARIAL.STEPS.
 
     Raises:
-        UserError: its words mean nothing, name a goal or several budgets.
+        UserError: its words mean nothing, name a goal or several budgets, or what no step can do.
     """
     options, words = cfg.ADVERSARIAL, cfg.ADVERSARIAL.ATTACK
     defaults = {"steps": str(steps or options.STEPS), **_LAST}
@@ -46,6 +48,11 @@ def build_inner_attack(cfg: CfgNode, *, steps: int = 0) -> InnerAttack:
     if len(run.threats) > 1:
         raise UserError(f"ADVERSARIAL.ATTACK {words!r}: one budget, not {list(run.threats)}")
     (threat,) = run.threats.values()
+    if isinstance(threat, Universal) or isinstance(run.solver, AutoAttack):
+        raise UserError(
+            f"ADVERSARIAL.ATTACK {words!r}: a training step fits no universal perturbation, and "
+            "autoattack maximises goals of its own"
+        )
     check_frames(threat.frames, cfg.DATA.FRAMES)
     return InnerAttack(
         threat,
@@ -109,8 +116,12 @@ def build_adversarial_classifier(
 
 def build_deacl(cfg: CfgNode, encoder: Encoder, _videos: VideoList, world: World) -> DeACL:
     """DeACL, its teacher loaded."""
-    teacher = build_encoder(cfg)
-    load_weights_of(cfg, teacher, source=cfg.ADVERSARIAL.TEACHER)
+    source = cfg.ADVERSARIAL.TEACHER
+    # One of ours saw pixels as the student does, a foreign one as its format says.
+    ours = source.startswith("vidcsl:")
+    of_teacher = cfg if ours else overridden(cfg, {"MODEL.WEIGHTS": source})
+    teacher = build_encoder(of_teacher)
+    load_weights_of(of_teacher, teacher, source=source)
     return DeACL(encoder, teacher=teacher, attack=build_attack(cfg), seed=cfg.SEED, world=world)
 
 

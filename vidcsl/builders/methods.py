@@ -25,7 +25,7 @@ from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.errors import UserError
 from vidcsl.models import Encoder
-from vidcsl.models.dual_norm import has_norms, with_norm_sets
+from vidcsl.models.dual_norm import has_norms, idle_parameters, with_norm_sets
 from vidcsl.models.heads import Norms, projector
 from vidcsl.objectives import CONTRASTIVE, METHODS, Method
 from vidcsl.objectives.adversarial import ADVERSARIAL_CONTRASTIVE, ADVERSARIAL_SUPERVISED
@@ -49,6 +49,9 @@ def build_method(cfg: CfgNode, videos: VideoList, world: World) -> Method:
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(cfg.SEED, "heads"))
         method = _BUILDERS[cfg.METHOD.NAME](cfg, encoder, videos, world)
+    if len(METHODS[cfg.METHOD.NAME].norm_sets) == 1:
+        for parameter in idle_parameters(encoder):  # DDP waits for the gradient of every other
+            parameter.requires_grad_(False)
     return method.to(world.device)
 
 

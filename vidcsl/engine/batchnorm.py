@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,7 +20,7 @@ def synchronise(module: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return module
     if world.device.type == "cuda":
-        synced: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        synced: nn.Module = convert_sync_batchnorm(module)  # torch's own drops their activations
         return synced
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
@@ -30,7 +31,10 @@ def synchronise(module: nn.Module, world: World) -> nn.Module:
 
 
 class _JoinedBatchNorm(_BatchNorm):
-    """Same parameters, buffers and results as a BatchNorm on the joined batch."""
+    """Same parameters, buffers and results as a BatchNorm on the joined batch.
+
+    Those of timm's image models hold modules, dropout and an activation, that follow the norm.
+    """
 
     world: World
 
@@ -46,6 +50,8 @@ class _JoinedBatchNorm(_BatchNorm):
         joined.weight, joined.bias = module.weight, module.bias
         for name in ("running_mean", "running_var", "num_batches_tracked"):
             setattr(joined, name, getattr(module, name))
+        for name, follower in module.named_children():
+            joined.add_module(name, follower)
         joined.training, joined.world = module.training, world
         return joined
 
@@ -55,8 +61,12 @@ class _JoinedBatchNorm(_BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalised `[N, C, ...]`."""
-        if not self.training:
-            return super().forward(input)
+        outputs = self._normalised(input) if self.training else super().forward(input)
+        for follower in self.children():
+            outputs = follower(outputs)
+        return outputs
+
+    def _normalised(self, input: Tensor) -> Tensor:
         values = input.to(torch.promote_types(input.dtype, torch.float32))
         normalised, mean, variance, count = _Normalised.apply(
             values, self.weight, self.bias, self.eps, self.world

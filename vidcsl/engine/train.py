@@ -24,6 +24,7 @@ from vidcsl.engine.watchdog import Watchdog
 from vidcsl.engine.writer import CheckpointWriter
 from vidcsl.errors import Diverged, UserError
 from vidcsl.objectives.metrics import Metric
+from vidcsl.pieces import own_part
 
 
 @dataclass
@@ -66,8 +67,10 @@ class Trainer:
         self.readers: set[str] = set()  # who decoded this process's videos
         self._named_damaged: set[str] = set()
         self.interval, self.epoch_tally = Tally(self.world), Tally(self.world)
+        self.epoch: dict[str, Any] = {}  # the averages of the last whole one
         self._meter = Meter()
-        self._clips = 0  # of all processes
+        self._clips = 0  # of all processes, as are all figures of cost
+        self._seconds, self._started = 0.0, time.perf_counter()  # spent before it started
         self._writer = self.writer or CheckpointWriter(self.folder.checkpoints, self.world)
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -76,6 +79,8 @@ class Trainer:
         self.guard.load(checkpoint.get("guard", {}))
         self.position = Position(**checkpoint["position"])
         self.damaged = self._named_damaged = set(checkpoint["damaged"])
+        self.epoch = checkpoint.get("epoch", {})
+        self._seconds, self._clips = checkpoint.get("cost", (0.0, 0))
         self.epoch_tally.reset()
         if self.world.is_main:  # the tally is of all processes: one of them carries it on
             self.epoch_tally.load(checkpoint["epoch_tally"])
@@ -83,37 +88,43 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """Train to the end; the averages of the last epoch, `seconds` and `clips_per_second`.
 
-        `by_class` holds the shares that are known for each class, see `Tally.by_class`.
+        `by_class` holds the shares that are known for each class, see `Tally.by_class`. A training
+        that was stopped and went on tells what all of it took.
 
         Raises:
             Interrupted: on SIGTERM or SIGINT, after a checkpoint was written.
             UserError: the loss went astray once too often, a checkpoint cannot be written, or too
                 many videos are damaged.
         """
-        started = time.perf_counter()
-        epoch: dict[str, Any] = {}
+        self._started = time.perf_counter()
         log, bar = self._open_log(), self._open_bar()
         try:
             with noted_signals() as received, self.watchdog:
                 while self.position.epoch < self.schedule.epochs:
                     try:
-                        epoch = self._epoch(log, bar, received)
+                        self._epoch(log, bar, received)
                     except Diverged as trouble:
                         bar.advance(self._roll_back(trouble, log))
                 self._writer.wait()
+                if self.world.any(bool(received)):
+                    raise Interrupted(received[0] if received else signal.SIGTERM)
         finally:
             self._writer.close()
             bar.close()
             log.close()
-        seconds = time.perf_counter() - started
-        return {**epoch, "seconds": seconds, "clips_per_second": self._clips / seconds}
+        seconds = self._spent()
+        return {**self.epoch, "seconds": seconds, "clips_per_second": self._clips / seconds}
+
+    def _spent(self) -> float:
+        """Seconds, those before a stop too."""
+        return self._seconds + time.perf_counter() - self._started
 
     @property
     def _global_step(self) -> int:
         return self.position.epoch * self.schedule.steps_per_epoch + self.position.step
 
-    def _epoch(self, log: Log, bar: Bar, received: Sequence[int]) -> dict[str, Any]:
-        """The rest of the epoch that is under way; its averages."""
+    def _epoch(self, log: Log, bar: Bar, received: Sequence[int]) -> None:
+        """The rest of the epoch that is under way."""
         batches = self.batches(self.position.epoch, self.position.step)
         for batch in self._meter.watch(batches):
             stop = self._step(batch, received)
@@ -127,10 +138,7 @@ class Trainer:
             if stop:
                 self._writer.wait()
                 raise Interrupted(received[0] if received else signal.SIGTERM)
-        summary = self.epoch_tally.averages()
-        by_class = self.epoch_tally.by_class()
-        self._finish_epoch(log, summary)
-        return {**summary, "by_class": by_class}
+        self._finish_epoch(log)
 
     def _step(self, batch: Batch, received: Sequence[int]) -> bool:
         """One batch, or none where it is left out; whether any process is to stop.
@@ -177,14 +185,17 @@ class Trainer:
         bad, where = self._global_step, f"{trouble} at step {self._global_step + 1}"
         checkpoint = load_newest(self.folder.checkpoints) if self.guard.may_roll_back else None
         if not checkpoint:
-            why = f"after {self.guard.done} of at most {self.guard.rollbacks} roll-backs"
-            why = why if self.guard.done >= self.guard.rollbacks else "before the first checkpoint"
+            tried = f"after {self.guard.done} of at most {self.guard.rollbacks} roll-backs"
             raise Diverged(
-                f"{where}, {why}; the last checkpoint is intact: lower TRAIN.LR, raise "
-                "METHOD.TEMPERATURE, set TRAIN.CLIP_GRADIENT, or PRECISION to float32"
+                f"{where}, {'before the first checkpoint' if self.guard.may_roll_back else tried}: "
+                "lower TRAIN.LR, raise METHOD.TEMPERATURE, set TRAIN.CLIP_GRADIENT, or PRECISION "
+                "to float32"
             ) from trouble
         left_out = self.guard.roll_back(bad_step=bad)
+        spent, clips = self._spent(), self._clips
         self.restore(checkpoint)
+        # What led astray was paid for, too.
+        self._seconds, self._clips, self._started = spent, clips, time.perf_counter()
         self.interval.reset()
         back = self._global_step
         log.write("rollback", step=bad + 1, to=back, reason=str(trouble), left_out=left_out)
@@ -226,7 +237,9 @@ class Trainer:
                 f"({self.damaged_limit}); first: {min(everywhere)}; see {self.folder.log}"
             )
 
-    def _finish_epoch(self, log: Log, summary: dict[str, float]) -> None:
+    def _finish_epoch(self, log: Log) -> None:
+        summary = self.epoch_tally.averages()
+        self.epoch = {**summary, "by_class": self.epoch_tally.by_class()}
         self.position = Position(self.position.epoch + 1, 0)
         log.write("epoch", epoch=self.position.epoch, step=self._global_step, **summary)
         self.epoch_tally.reset()
@@ -243,11 +256,21 @@ class Trainer:
         return Bar("pretraining", total=total, done=done, shown=self.world.is_main)
 
     def _save(self) -> None:
+        """A checkpoint.
+
+        Raises:
+            Diverged: on all processes, where it would be of no use: the last step broke a weight.
+        """
+        weights = (own_part(each) for each in self.stepper.method.parameters())
+        if self.world.any(not all(bool(each.isfinite().all()) for each in weights)):
+            raise Diverged("the weights are not finite")
         state = {
             **self.document,
             **self.stepper.state(),
             "guard": self.guard.state(),
             "damaged": sorted(self.damaged),
+            "epoch": self.epoch,
+            "cost": (self._spent(), self._clips),
             "epoch_tally": self.epoch_tally.state(),
         }
         self._writer.save(state, self.position)

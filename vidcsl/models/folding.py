@@ -33,7 +33,8 @@ def folded(module: nn.Module) -> Iterator[None]:
     try:
         for conv, norm, (sequence, name) in pairs:
             conv.weight, conv.bias = _fused(conv, norm)
-            sequence._modules[name] = nn.Identity()
+            # What is left of it: nothing, but for timm's, which hold an activation.
+            sequence._modules[name] = nn.Sequential(*norm.children())
         yield
     finally:
         for conv, weight, bias in convs:

@@ -31,6 +31,9 @@ from vidcsl.objectives.supervised import Supervised
 from vidcsl.robustness.clips import Clips, cropped_clips
 from vidcsl.seeding import seed_of
 
+# What changes an encoder but none of its weights' names and shapes.
+_SHAPELESS = ("NAME", "HEADS", "ATTENTION", "POSITIONS", "POOLING", "TEMPORAL")
+
 Pixels = Callable[..., Iterator[Clips]]
 """`(batch, crop, *, seeds, videos) -> Clips`, see `vidcsl.robustness.clips`."""
 
@@ -131,6 +134,7 @@ class Job:
             "videos": digest({"videos": listed}),
             "data": {key: self.cfg.DATA[key] for key in data},
             "frame_size": self.cfg.MODEL.FRAME_SIZE,
+            "model": {key: self.cfg.MODEL[key] for key in _SHAPELESS},
             "sampling": self.cfg.EVALUATE.SAMPLING,
             "normalisation": normalisation_of(self.method.encoder),
             **self.norms,

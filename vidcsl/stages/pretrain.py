@@ -57,11 +57,17 @@ def pretrain(
     )
     if checkpoint:
         trainer.restore(checkpoint)
-    if trainer.position.epoch < cfg.TRAIN.EPOCHS:
+    # Also where it is over, but was killed before it could say so.
+    if trainer.position.epoch < cfg.TRAIN.EPOCHS or _says_nothing(folder, world):
         summary = trainer.run()
         if world.is_main:
             folder.update_results(_results(cfg, train, trainer, summary))
     return _as_built(cfg, method, train, world)
+
+
+def _says_nothing(folder: RunFolder, world: World) -> bool:
+    said: bool = world.share("training" in folder.read_results())
+    return not said
 
 
 def _as_built(cfg: CfgNode, trained: Method, train: VideoList, world: World) -> Method:
@@ -93,7 +99,7 @@ def _results(
             "epochs": cfg.TRAIN.EPOCHS,
             "rounds": cfg.FALSE_NEGATIVES.ROUNDS,
             "rounds_method": cfg.FALSE_NEGATIVES.ROUNDS_METHOD,
-            "loss": summary["loss"],
+            "loss": summary.get("loss"),  # none where the guard left out all of the last epoch
             "damaged_videos": sorted(trainer.damaged),
             "readers": sorted(trainer.readers),
         },

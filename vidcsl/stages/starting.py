@@ -17,7 +17,7 @@ from vidcsl.stages.opening import fitted_weights, newest_of, tell
 
 # What decides the weights: a run can only be continued with these as they were ...
 TRAINING = (
-    *("SEED", "PRECISION", "DATA", "SYNTHETIC", "AUGMENT", "MODEL", "METHOD"),
+    *("SEED", "PRECISION", "DATA", "SYNTHETIC", "AUGMENT", "MODEL", "METHOD", "LOSS"),
     *("ADVERSARIAL", "FALSE_NEGATIVES", "TRAIN"),
 )
 # ... but for these, which change nothing that is learned.

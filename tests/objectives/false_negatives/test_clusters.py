@@ -42,6 +42,21 @@ def test_a_memory_of_one_epoch_is_clustered():
     assert torch.equal(flags(detector, len(kind), 0.3), wanted)
 
 
+def test_a_training_that_begins_with_anothers_memory_clusters_it_and_its_own():
+    vectors, kind = blobs()
+    detector = trained(vectors, clusters=(4,), start=0.0, ramp=0.0)
+    for epoch in (2, 3):
+        detector.learn(observation(vectors, progress=epoch / 4))
+    again = Clusters(videos=len(vectors), dim=6, epochs=4, clusters=(4,), start=0.0, ramp=0.0)
+    again.load_state_dict(detector.state_dict())
+    moved = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(1))]
+    again.learn(observation(moved, progress=0.0))
+    wanted = (kind[:, None] == kind[None]) & ~torch.eye(len(kind)).bool()
+    assert torch.equal(flags(again, len(kind), 0.1), wanted)
+    again.learn(observation(moved, progress=0.25))
+    assert not torch.equal(flags(again, len(kind), 0.3), wanted)
+
+
 def test_nothing_is_flagged_before_an_epoch_is_over():
     vectors, _ = blobs()
     detector = Clusters(videos=24, dim=6, clusters=(4,), epochs=4, start=0.0, ramp=0.0)

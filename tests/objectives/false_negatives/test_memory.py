@@ -39,6 +39,26 @@ def test_the_memory_is_an_average_over_visits_that_starts_without_zeros():
     assert (detector.memory[4:] == 0).all()
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_keys_of_no_video_are_neither_judged_nor_counted(told):
+    """The random ones of a fresh queue; the last video of the list is not theirs."""
+    videos, fresh = 10, 30
+    detector = RememberedViews(videos=videos, dim=DIM, ceiling=0.2, start=0.0, ramp=0.0, told=told)
+    detector.learn(Observation(torch.arange(videos), noisy_views(videos, epoch=0), 0.0))
+    if told:
+        detector.learn_from(detector.memory, detector.visits)
+    anchors = rows_of(videos)
+    unknown = torch.full((fresh,), -1)
+    keys = Samples(*(torch.cat([ids, unknown]) for ids in vars(anchors).values()))
+    negatives = foreign(anchors, keys)
+    flagged = detector(torch.zeros(negatives.shape), negatives, anchors, keys, 1.0)
+    assert not flagged[:, -fresh:].any()
+    own = foreign(anchors, anchors)
+    alone = detector(torch.zeros(own.shape), own, anchors, anchors, 1.0)
+    assert torch.equal(flagged[:, :-fresh], alone)
+    assert alone.any()
+
+
 def test_all_views_tell_more_than_two():
     videos, share = 60, 0.1
     rows = rows_of(videos)
@@ -65,9 +85,8 @@ def test_a_share_is_flagged_and_only_of_videos_that_came_by():
     detector.learn(Observation(torch.arange(6), noisy_views(6, epoch=0), 0.0))
     assert not detector(cosines(20), negatives, rows, rows, 0.4).any()
     flagged = detector(cosines(20), negatives, rows, rows, 0.5)
-    assert (
-        flagged[:12, :12].sum(dim=1).tolist() == [9 + 1] * 12
-    )  # of 18 a half; views come in pairs
+    # Of the 10 that can be judged a half; views come in pairs.
+    assert flagged[:12, :12].sum(dim=1).tolist() == [5 + 1] * 12
     assert not flagged[12:].any()
     assert not flagged[:, 12:].any()
 

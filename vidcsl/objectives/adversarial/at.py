@@ -1,7 +1,7 @@
 """Adversarial training: cross-entropy on perturbed clips.
 
 Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018. Fast AT
-(Wong et al., ICLR 2020) is the same with the attack `pgd:steps=1`; Free AT (Shafahi et al., NeurIPS
+(Wong et al., ICLR 2020) is the same with one step of 1.25 eps; Free AT (Shafahi et al., NeurIPS
 2019) is the same with a perturbation that climbs from replay to replay.
 """
 

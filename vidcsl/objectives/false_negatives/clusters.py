@@ -68,7 +68,7 @@ class Clusters(Detector):
     def learn(self, observation: Observation) -> None:
         """Cluster where a new epoch has begun, then remember the batch."""
         epoch = int(observation.progress * self.epochs + 1e-6)
-        if epoch > int(self.epoch):
+        if epoch != int(self.epoch):  # smaller where a training begins with another's memory
             self._cluster(epoch)
         gather = self.world.gather
         videos = gather(observation.videos)

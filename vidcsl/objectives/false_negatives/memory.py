@@ -81,7 +81,10 @@ class RememberedViews(Detector):
         candidates: Samples,
         progress: float,
     ) -> Tensor:
-        """Bool `[b, M]`; videos that have not come by yet are neither judged nor flagged."""
+        """Bool `[b, M]`; videos that have not come by yet are neither judged nor flagged.
+
+        The share is one of those that are judged.
+        """
         memory, seen, share = self.memory, self.visits > 0, self.ceiling
         if self.told and self.earlier_visits.any():
             memory, seen = self.earlier_memory, self.earlier_visits > 0
@@ -90,12 +93,13 @@ class RememberedViews(Detector):
         if share == 0:
             return torch.zeros_like(negatives)
         centre = (memory * seen[:, None]).sum(dim=0) / seen.sum().clamp(min=1)
-        known = seen[anchors.videos, None] & seen[candidates.videos]
+        # -1 stands for the random keys of a fresh queue, which are of no video.
+        judged = negatives & seen[anchors.videos, None]
+        judged &= seen[candidates.videos] & (candidates.videos >= 0)
         rows, columns = (
             F.normalize(memory[each.videos] - centre, dim=1) for each in (anchors, candidates)
         )
-        counts = (share * count(negatives)).long()
-        return nearest(rows @ columns.T, negatives & known, counts)
+        return nearest(rows @ columns.T, judged, (share * count(judged)).long())
 
     @torch.no_grad()
     def learn(self, observation: Observation) -> None:
