@@ -69,7 +69,7 @@ class Trainer:
         self.interval, self.epoch_tally = Tally(self.world), Tally(self.world)
         self.epoch: dict[str, Any] = {}  # the averages of the last whole one
         self._meter = Meter()
-        self._clips = 0  # of all processes, as are all figures of cost
+        self._clips = 0  # of all processes
         self._seconds, self._started = 0.0, time.perf_counter()  # spent before it started
         self._writer = self.writer or CheckpointWriter(self.folder.checkpoints, self.world)
 
