@@ -26,5 +26,9 @@ class VideoError(UserError):
         return type(self), (self.path, self.reason)
 
 
+class OutOfTime(VideoError):
+    """A video that took longer to read than DATA.TIMEOUT allows."""
+
+
 class Diverged(UserError):
     """A training whose numbers are no longer of use; it may be set back to its last checkpoint."""

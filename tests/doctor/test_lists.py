@@ -43,6 +43,14 @@ def test_what_is_on_both_sides(videos):
     assert "g1, g2" in found["groups apart"].words
 
 
+def test_classes_and_spellings_of_the_other_side(videos):
+    write_list(videos / "other.csv", [("c.mp4", "z", "g3")])
+    (found,) = examined(videos, "train.csv", "other.csv").values()
+    assert "class 'z' is not one of the 2 classes" in found.words
+    write_list(videos / "spelt.csv", [("./b.mp4", "y", "g5")])
+    assert set(examined(videos, "train.csv", "spelt.csv")) == {"videos apart"}
+
+
 def test_videos_that_cannot_be_read(videos):
     found = examined(videos, "damaged.csv", "test.csv")
     (one,) = (each for each in found.values() if "videos of" in each.name)

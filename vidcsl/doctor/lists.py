@@ -1,5 +1,6 @@
 """Whether the lists of a run are sound: all there, readable, training and test apart."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -29,13 +30,15 @@ def examine_lists(
             yield Finding("lists", name, False, "not set", broken=name == "training")
             continue
         try:
-            lists[name] = read_list(path, root=root)
-            check_files(lists[name].videos)
+            known = lists["training"].classes if "training" in lists else None
+            found = read_list(path, root=root, classes=known)
+            check_files(found.videos)
         except UserError as error:
             yield Finding("lists", name, False, str(error), broken=True)
             continue
-        yield Finding("lists", name, True, _describe(lists[name]))
-        yield _try(name, lists[name].videos, reader, tolerated if name == "training" else 0.0)
+        lists[name] = found
+        yield Finding("lists", name, True, _describe(found))
+        yield _try(name, found.videos, reader, tolerated if name == "training" else 0.0)
     if len(lists) == 2:
         yield from _apart(train, test)
 
@@ -73,7 +76,7 @@ def _apart(train: str, test: str) -> Iterator[Finding]:
     """No video, and no source of videos, on both sides."""
     sides = [read_rows(path) for path in (train, test)]
     for name, values in (
-        ("videos", [{row.video for row in rows} for rows in sides]),
+        ("videos", [{os.path.normpath(row.video) for row in rows} for rows in sides]),
         ("groups", [{row.group for row in rows} - {""} for rows in sides]),
     ):
         both = sorted(values[0] & values[1])

@@ -64,6 +64,15 @@ def test_a_second_call_looks_at_what_changed_only(made):
     assert "empty.mp4" in [row.video for row in read_rows(made["out"] / "train.csv")]
 
 
+def test_a_list_of_which_nothing_is_left_does_not_keep_what_it_was(made):
+    scan.scan(**made)
+    for name in ("sound.mp4", "cut.avi"):
+        (made["root"] / name).write_bytes(b"")
+    report = scan.scan(**made)
+    assert not (made["out"] / "test.csv").exists()
+    assert report.lists[made["out"] / "test.csv"] == 0
+
+
 def test_faults(made, tmp_path):
     with pytest.raises(UserError, match=r"would overwrite .*train\.csv"):
         scan.scan(**made | {"out": tmp_path})

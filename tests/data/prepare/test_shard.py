@@ -6,6 +6,7 @@ import pytest
 
 from vidcsl.data.lists import Row, read_list, read_rows, write_list
 from vidcsl.data.prepare.shard import shard
+from vidcsl.data.prepare.transcode import transcode
 from vidcsl.errors import UserError
 
 TRAIN = [
@@ -92,3 +93,13 @@ def test_faults(made, tmp_path):
     with pytest.raises(UserError, match=r"lacks 1 of 4 video files: a/y\.avi"):
         shard(**made)
     assert not made["out"].exists()
+
+
+def test_packed_videos_are_not_prepared_once_more(made, tmp_path):
+    shard(**made)
+    packed = [made["out"] / "train.csv"]
+    again = {**made, "lists": packed, "out": tmp_path / "again"}
+    with pytest.raises(UserError, match="is a list of packed videos"):
+        shard(**again)
+    with pytest.raises(UserError, match="is a list of packed videos"):
+        transcode(root=made["root"], lists=packed, out_root=tmp_path / "c", out=tmp_path, workers=1)

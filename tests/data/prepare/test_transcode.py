@@ -106,6 +106,22 @@ def test_what_is_there_is_kept_and_what_is_not_is_made(made):
     assert transcode(**made | {"settings": replace(SMALL, gop=2)}).resumed == 0
 
 
+def test_a_copy_whose_name_another_takes_is_made_anew(tmp_path):
+    root = tmp_path / "videos"
+    for name, frames in (("x.mkv", 4), ("x.mov", 6)):
+        root.mkdir(exist_ok=True)
+        write_numbered(root / name, frames=frames)
+    lists, given = [tmp_path / "one.csv"], {"root": root, "out_root": tmp_path / "copies"}
+    given |= {"out": tmp_path / "out", "settings": SMALL, "workers": 1}
+    write_list(lists[0], [Row("x.mkv", "a", "a")])
+    transcode(lists=lists, **given)
+    write_list(lists[0], [Row("x.mov", "a", "b"), Row("x.mkv", "a", "a")])
+    transcode(lists=lists, **given)
+    for row, frames in zip(read_rows(tmp_path / "out/one.csv"), (6, 4), strict=True):
+        with open_reader(tmp_path / "copies" / row.video) as reader:
+            assert reader.num_frames == frames
+
+
 def test_damaged_videos_are_told_and_left_out_only_when_allowed(made):
     path = made["root"] / "a/small.mp4"
     path.write_bytes(path.read_bytes()[:300])

@@ -1,6 +1,8 @@
 import importlib.util
 import os
 import pickle
+from time import sleep
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -10,6 +12,7 @@ from tests.data.made_videos import SHARED, numbers, write_numbered
 from tests.data.mutants import mutant
 from tests.data.readers.installed import decoders, needs_decord
 from vidcsl.data.readers import Source, open_reader, scaled_size
+from vidcsl.data.watch import time_limit
 from vidcsl.errors import UserError, VideoError
 
 needs_videos = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared videos are not here")
@@ -199,6 +202,18 @@ def test_damaged_files_are_read_or_reported(tmp_path, folder, seed):
         assert "\n" not in message
     else:
         assert frames.shape[1:] == (reader.height, reader.width, 3)
+
+
+@needs_decord
+def test_decord_tries_no_second_way_once_the_time_is_up(tmp_path, monkeypatch):
+    video = write_numbered(tmp_path / "video.mp4", frames=4)
+    with open_reader(video, backend="decord") as reader:
+        while hasattr(reader, "_reader"):
+            reader = reader._reader
+        monkeypatch.setattr(reader, "_in_order", False)
+        monkeypatch.setattr(reader, "_video", SimpleNamespace(get_batch=lambda _: sleep(5)))
+        with pytest.raises(VideoError, match=r"DATA\.TIMEOUT"), time_limit(0.2, "video.mp4"):
+            reader._unchecked(np.array([0]))
 
 
 @needs_decord

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vidcsl.data.lists import Row
+from vidcsl.data.prepare.annotated import read_text
 from vidcsl.data.prepare.official import Dataset, SplitFiles, Splits
 from vidcsl.errors import UserError
 
@@ -92,7 +93,7 @@ def _read_split(splits: Path, k: int) -> dict[Row, str]:
 
 def _read_file(path: Path, *, class_name: str) -> dict[Row, str]:
     marks: dict[Row, str] = {}
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for line, text in enumerate(read_text(path).splitlines(), start=1):
         if not text.strip():
             continue
         name, _, mark = text.strip().rpartition(" ")

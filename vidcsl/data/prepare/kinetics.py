@@ -120,7 +120,7 @@ def _parse_json(path: Path) -> Iterator[Clip]:
         try:
             annotation = entry["annotations"]
             label, times = annotation.get("label"), tuple(annotation["segment"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: {name} has no annotations with a segment") from error
         # K700 names a video twice by adding the time to its name.
         yield _clip(f"{path}, {name}", entry.get("subset"), label, name[:11], times, path)

@@ -14,11 +14,14 @@ def read_lists(lists: Sequence[Path]) -> dict[str, list[Row]]:
     """The rows of each list, by its name without suffix.
 
     Raises:
-        UserError: a list cannot be read, or two have one name.
+        UserError: a list cannot be read, is one of packed videos, or two have one name.
     """
     rows = {Path(path).stem: read_rows(path) for path in lists}
     if len(rows) < len(lists):
         raise UserError("two of the lists have the same name: give them one by one")
+    for path, part in zip(lists, rows.values(), strict=True):
+        if any(row.span for row in part):
+            raise UserError(f"{path} is a list of packed videos: give that of the files themselves")
     return rows
 
 
@@ -35,10 +38,13 @@ def videos_of(rows: Mapping[str, Sequence[Row]]) -> list[str]:
 
 
 def write_lists(rows: Mapping[str, Sequence[Row]], out: Path) -> dict[Path, int]:
-    """Write `<out>/<name>.csv` for each list that has rows; how many these are."""
-    paths = {out / f"{name}.csv": part for name, part in rows.items() if part}
+    """Write `<out>/<name>.csv` for each list, how many rows it has; one without any is removed."""
+    paths = {out / f"{name}.csv": part for name, part in rows.items()}
     for path, part in paths.items():
-        write_list(path, part)
+        if part:
+            write_list(path, part)
+        else:  # that of an earlier call would name videos that are out by now
+            path.unlink(missing_ok=True)
     return {path: len(part) for path, part in paths.items()}
 
 

@@ -121,7 +121,8 @@ def transcode(
     tasks = [
         jobs.Task(
             name=video,
-            state=f"{relist.file_state(root / video)} {settings}",
+            # Its copy is called otherwise where another's would have its name.
+            state=f"{relist.file_state(root / video)} {settings} {copy}",
             arguments={"path": root / video, "copy": copy, "settings": settings, **places},
         )
         for video, copy in copy_of.items()

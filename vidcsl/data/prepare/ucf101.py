@@ -8,6 +8,7 @@ no group is in both training and test. The split files are the published ones: `
 from pathlib import Path
 
 from vidcsl.data.lists import Row, read_rows, shorten
+from vidcsl.data.prepare.annotated import read_text
 from vidcsl.data.prepare.official import Dataset, SplitFiles
 from vidcsl.errors import UserError
 
@@ -45,7 +46,7 @@ def _read_classes(path: Path) -> dict[str, int]:
     """Class name to its number; lines `1 ApplyEyeMakeup`."""
     if not path.is_file():
         raise UserError(f"ucf101: {path} does not exist; --splits is the folder of classInd.txt")
-    pairs = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    pairs = [line.split() for line in read_text(path).splitlines() if line.strip()]
     wrong = [" ".join(pair) for pair in pairs if len(pair) != 2 or not pair[0].isdecimal()]
     if wrong:
         raise UserError(f"{path}: expected lines 'number class', found {wrong[0]!r}")

@@ -4,7 +4,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vidcsl.data.readers.checked import CheckedReader
 from vidcsl.data.readers.reader import Pixels
 from vidcsl.data.readers.source import Source
-from vidcsl.errors import UserError, VideoError
+from vidcsl.errors import OutOfTime, UserError, VideoError
 
 
 class DecordReader(CheckedReader):
@@ -55,9 +55,13 @@ class DecordReader(CheckedReader):
 
     def _unchecked(self, indices: NDArray[np.int64]) -> Pixels:
         if not self._in_order:
-            # Where its jumps end in a doubt, a walk from the start may still give every frame.
-            with suppress(VideoError), self._errors():
-                return self._video.get_batch(indices).asnumpy()
+            try:
+                with self._errors():
+                    return self._video.get_batch(indices).asnumpy()
+            except OutOfTime:
+                raise
+            except VideoError:
+                pass  # its jumps end in a doubt: a walk from the start may still give every frame
         with self._errors():
             wanted, video = set(indices.tolist()), self._open()
             frames = (video.next() for _ in range(int(indices[-1]) + 1))

@@ -61,12 +61,15 @@ def motion_blur(clips: Tensor, *, generators: Generators, radius: int, sigma: fl
 
 
 def zoom_blur(clips: Tensor, *, generators: Generators, stop: float, step: float) -> Tensor:
-    """Mean of the frame and of itself magnified by 1, 1 + step, ... (below `stop`)."""
+    """Mean of the frame and of itself magnified by 1, 1 + step, ... to `stop`.
+
+    As many as `numpy.arange(1, stop, step)` has, which the published code takes.
+    """
     del generators
     # All planes of a clip side by side for each pixel: resampling is then one operation on a long
     # vector and three times as fast.
     planes = clips.flatten(1, 2).contiguous(memory_format=torch.channels_last)
-    factors = [1 + step * i for i in range(math.ceil((stop - 1) / step - 1e-6))]
+    factors = [1 + step * i for i in range(math.ceil((stop - 1) / step))]
     total = planes.clone()
     for factor in factors:
         total += _magnify(planes, factor)
