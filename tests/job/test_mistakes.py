@@ -2,7 +2,7 @@
 
 import shutil
 
-from tests.tiny_job import arguments, fails, results_of
+from tests.tiny_job import arguments, fails, newest, results_of
 from vidcsl.cli import main
 from vidcsl.data.lists import Row, read_rows, write_list
 
@@ -40,6 +40,8 @@ def test_mistakes_are_one_line(data, config, finished, tmp_path, capsys):
         (("ATTACK.RUNS", "[pgd/l7]"), "unknown 'l7'"),
         (("ATTACK.RUNS", "[pgd/linf:frames=every]"), "every"),
         (("ATTACK.TARGETS", "[knnn]"), "ATTACK.TARGETS"),
+        (("ATTACK.RUNS", "[fab/flicker]"), "fab knows linf, l2 and l1"),
+        (("ATTACK.RUNS", "[autoattack-dlr/linf]"), "autoattack brings its own goals"),
         (("CORRUPT.NAMES", "[gaussian_nose]"), "gaussian_noise"),
         (("TRAIN.LR", 1e30, "TRAIN.WARMUP_EPOCHS", 0, "TRAIN.OPTIMISER", "sgd"), "not finite"),
         (("TRAIN.WEIGHTS", tmp_path / "none.pt"), "none.pt"),
@@ -115,3 +117,33 @@ def test_a_damaged_test_video_stops_the_run_unless_allowed(data, config, tmp_pat
     results = results_of(out)
     assert results["clean"]["test_videos"] == len(rows)
     assert results["data"]["left_out"] == [str(broken)]
+
+
+def test_test_videos_without_labels_are_told_before_anything_is_learned_or_judged(
+    data, config, finished, tmp_path, capsys
+):
+    rows = [row._replace(class_name="") for row in read_rows(data / "test.csv")[:1]]
+    mixed = tmp_path / "mixed.csv"
+    write_list(mixed, [*rows, *read_rows(data / "test.csv")[1:]])
+    out = tmp_path / "run"
+    told = fails(capsys, "train", *arguments(data, config, out, "DATA.TEST_LIST", mixed))
+    assert f"evaluation needs labels; 1 videos of {mixed} have none" in told
+    assert not list(out.glob("checkpoints/*"))
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    words = arguments(data, config, copy, "DATA.TEST_LIST", mixed)
+    before = (copy / "results.json").read_text()
+    for command in (["evaluate"], ["corrupt"], ["attack", "--out", str(tmp_path / "clips")]):
+        assert "needs labels" in fails(capsys, command[0], *words, *command[1:])
+    assert (copy / "results.json").read_text() == before
+
+
+def test_without_test_videos_other_data_sets_are_judged(data, config, finished, tmp_path, capsys):
+    words = ["--checkpoint", str(newest(finished))]
+    none = arguments(data, config, tmp_path / "none", "DATA.TEST_LIST", "")
+    assert "DATA.TEST_LIST is not set" in fails(capsys, "evaluate", *none, *words)
+    other = f"['again,{data},{data / 'train.csv'},{data / 'test.csv'}']"
+    out = tmp_path / "run"
+    given = arguments(data, config, out, "DATA.TEST_LIST", "", "EVALUATE.TRANSFER", other)
+    assert main(["evaluate", *given, *words]) == 0
+    found = results_of(out)["transfer"]["again"]
+    assert found["knn_top1"] == results_of(finished)["clean"]["knn_top1"]

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from vidcsl.errors import UserError
 from vidcsl.robustness.attack_curve import Attack
 from vidcsl.robustness.attacks import PGD, attack
+from vidcsl.robustness.attacks.autoattack import AutoAttack
+from vidcsl.robustness.attacks.fab import FAB, knows
+from vidcsl.robustness.attacks.goals import GOALS
 from vidcsl.robustness.attacks.specs import Run, parse_run
 from vidcsl.robustness.attacks.universal import UniversalAttack
 from vidcsl.robustness.clips import Clips
@@ -64,7 +67,9 @@ def _build_attack(
 
 
 def _check(run: Run, cfg: CfgNode) -> None:
-    """What does not fit clips of this length, or 8 bits, is told before anything runs."""
+    """What does not fit each other, clips of this length or 8 bits is told before anything runs."""
+    if isinstance(run.solver, AutoAttack) and run.goal is not GOALS["cross_entropy"]:
+        raise UserError(f"attack {run.words!r}: autoattack brings its own goals: name none")
     for budget, threat in run.threats.items():
         check_frames(threat.frames, cfg.DATA.FRAMES)
         if isinstance(threat, Universal) and not _can_be_fitted(run, threat, cfg):
@@ -72,6 +77,8 @@ def _check(run: Run, cfg: CfgNode) -> None:
                 f"attack {run.words!r}: universal perturbations are fitted by pgd, on whole clips "
                 "(ATTACK.INPUT clip), in frames and a region that depend on no clip"
             )
+        if isinstance(run.solver, FAB) and not knows(threat):
+            raise UserError(f"attack {run.words!r}: fab knows linf, l2 and l1 over the whole clip")
         if cfg.ATTACK.QUANTISE and threat.eps < LEVEL * (1 - 1e-6):
             raise UserError(
                 f"attack {run.words!r}: eps {budget} allows no change in 8 bits "

@@ -40,6 +40,7 @@ def evaluate(job: Job, test: VideoList | None) -> None:
     job.store({"name": cfg.NAME, "seed": cfg.SEED, "method": name})
     if test is None:
         job.store({"data": {"train_videos": len(train), "classes": list(train.classes)}})
+        run_transfer(job)  # other data sets have lists of their own
     else:
         _evaluate_on(test, job)
     if job.world.is_main:

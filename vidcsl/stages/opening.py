@@ -71,10 +71,21 @@ def make_job(
 
 
 def required(test: VideoList | None) -> VideoList:
-    """The test videos of a job that is nothing without them."""
+    """The test videos, labelled, of a job that is nothing without them."""
     if test is None:
         raise UserError("DATA.TEST_LIST is not set: there are no clips to judge")
+    require_labelled(test)
     return test
+
+
+def require_labelled(test: VideoList) -> None:
+    """Raise a UserError where a video that is to be judged has no label."""
+    unlabelled = sum(video.label < 0 for video in test.videos)
+    if unlabelled:
+        raise UserError(
+            f"evaluation needs labels; {unlabelled} videos of {test.source} have none: fill their "
+            "class, or leave DATA.TEST_LIST empty to pretrain alone"
+        )
 
 
 def tell(notes: Sequence[str], folder: RunFolder, world: World) -> None:

@@ -16,6 +16,7 @@ from vidcsl.evaluation.linear import video_answers
 from vidcsl.evaluation.low_shot import low_shot_accuracy
 from vidcsl.evaluation.neighbours import RANKS, first_hits, knn_predictions
 from vidcsl.stages.job import Job
+from vidcsl.stages.opening import require_labelled
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,7 @@ def run_protocols(train: VideoList, test: VideoList, job: Job) -> Outcome:
     Raises:
         UserError: a test video has no label.
     """
-    if any(video.label < 0 for video in test.videos):
-        raise UserError(f"evaluation needs labels; some videos of {test.source} have none")
+    require_labelled(test)
     cfg = job.cfg.EVALUATE
     gallery = job.features(train, clips=cfg.TRAIN_VIEWS, crops=1)
     queries = job.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS)

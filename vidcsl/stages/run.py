@@ -19,6 +19,8 @@ from vidcsl.stages.opening import (
     make_job,
     newest_of,
     open_job,
+    require_labelled,
+    required,
     tell,
 )
 from vidcsl.stages.removed_pairs import keep_removed_pairs
@@ -32,6 +34,8 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
     folder = RunFolder(builders.output_dir(cfg))
     checkpoint = open_folder(cfg, folder, world, resume=resume)
     train, test = builders.build_lists(cfg, world)
+    if test is not None:
+        require_labelled(test)
     if cfg.TRAIN.ENABLED:
         method = pretrain_in_rounds(cfg, train, world, folder, checkpoint)
         keep_removed_pairs(cfg, method, train, world, folder)
@@ -65,6 +69,8 @@ def evaluate_model(
 ) -> RunFolder:
     """Evaluate a trained model without further training; which one: see `open_job`."""
     job, test = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
+    if test is not None or not cfg.EVALUATE.TRANSFER:
+        required(test)
     if world.is_main:
         job.folder.write_config(dump_config(judged_alone(cfg, job.folder, checkpoint)))
         job.folder.write_environment(world.device)
