@@ -40,7 +40,13 @@ def test_what_is_on_both_sides(videos):
     assert set(found) == {"videos apart", "groups apart"}
     assert all(each.broken for each in found.values())
     assert "1 are in both lists: b.mp4" in found["videos apart"].words
-    assert "g1, g2" in found["groups apart"].words
+    assert "g2 of y" in found["groups apart"].words
+
+
+def test_a_source_may_lend_videos_to_another_class(videos):
+    """As films do in the published splits of HMDB51."""
+    write_list(videos / "lent.csv", [("c.mp4", "y", "g1"), ("d.mp4", "x", "g4")])
+    assert not examined(videos, "train.csv", "lent.csv")
 
 
 def test_classes_and_spellings_of_the_other_side(videos):

@@ -8,6 +8,7 @@ import pytest
 
 from tests.tiny_job import arguments, fails, results_of
 from vidcsl.cli import main
+from vidcsl.data.lists import write_list
 from vidcsl.data.readers import open_reader
 from vidcsl.stages import corrupt
 
@@ -100,3 +101,18 @@ def test_mistakes_are_told_in_one_line(finished, data, config, capsys, words, me
 
 def test_no_checkpoint(data, config, capsys, tmp_path):
     assert "no checkpoint" in fails(capsys, "corrupt", *arguments(data, config, tmp_path))
+
+
+def test_two_videos_of_one_name_are_not_exported_to_one_file(data, config, capsys, tmp_path):
+    root = tmp_path / "videos"
+    root.mkdir()
+    video = next(data.rglob("*.mp4"))
+    for name in ("x.mp4", "x.mov"):
+        (root / name).write_bytes(video.read_bytes())
+    write_list(root / "test.csv", [("x.mp4", "sway", ""), ("x.mov", "bob", "")])
+    write_list(root / "train.csv", [("x.mp4", "sway", ""), ("x.mov", "bob", "")])
+    places = ("DATA.ROOT", root, "DATA.TRAIN_LIST", root / "train.csv")
+    places += ("DATA.TEST_LIST", root / "test.csv")
+    words = arguments(data, config, tmp_path / "run", *places)
+    told = fails(capsys, "corrupt", *words, "--export", str(tmp_path / "out"))
+    assert "would be exported to one file: x.mp4" in told

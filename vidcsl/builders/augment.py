@@ -49,6 +49,11 @@ def _quadruple(key: str, values: Sequence[float]) -> tuple[float, float, float, 
 
 def _per_view(values: Sequence[float], cfg: CfgNode) -> float | Sequence[float]:
     """One for all views, or one for each; clips that only vote are treated as the last one."""
+    if not values:
+        raise UserError(
+            "AUGMENT.BLUR_PROBABILITY, .SOLARISE_PROBABILITY and .MOTION_PROBABILITY need a value, "
+            "or one for each view: there is none"
+        )
     if len(values) == 1:
         return values[0]
     return (*values, *[values[-1]] * cfg.FALSE_NEGATIVES.VOTERS)

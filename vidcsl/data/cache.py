@@ -1,7 +1,9 @@
 """Decoded frames kept on disk, for small sets that are trained on for many epochs.
 
-A frame is stored as it would have been decoded, so training sees the same bytes with and without
-the cache. It costs `3 * H * W` bytes a frame: for a ten-class cut of UCF101 at short side 64, 2 GB.
+A frame is stored as it would have been decoded, so whole frames are the same bytes with and without
+the cache. Crops are cut from these frames, where a decoder cuts them from the file's own pixels:
+there a training with a cache is another one than without. It costs `3 * H * W` bytes a frame: for a
+ten-class cut of UCF101 at short side 64, 2 GB.
 """
 
 import json

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from vidcsl.data.lists import Video, VideoList, check_files, read_list, read_rows, shorten
+from vidcsl.data.lists import Row, Video, VideoList, check_files, read_list, read_rows, shorten
 from vidcsl.data.readers import open_reader
 from vidcsl.doctor.finding import Finding
 from vidcsl.errors import UserError
@@ -73,12 +73,19 @@ def _failure(video: Video, backend: str) -> UserError | None:
 
 
 def _apart(train: str, test: str) -> Iterator[Finding]:
-    """No video, and no source of videos, on both sides."""
+    """No video, and no source of videos of a class, on both sides.
+
+    A source may lend videos to another class there, as films do in the published HMDB51 splits.
+    """
     sides = [read_rows(path) for path in (train, test)]
     for name, values in (
         ("videos", [{os.path.normpath(row.video) for row in rows} for rows in sides]),
-        ("groups", [{row.group for row in rows} - {""} for rows in sides]),
+        ("groups", [{_group_of(row) for row in rows if row.group} for rows in sides]),
     ):
         both = sorted(values[0] & values[1])
         words = f"{len(both)} are in both lists: {shorten(both)}" if both else "none in both lists"
         yield Finding("lists", f"{name} apart", not both, words, broken=bool(both))
+
+
+def _group_of(row: Row) -> str:
+    return f"{row.group} of {row.class_name}" if row.class_name else row.group

@@ -13,7 +13,11 @@ DATA: dict[str, Option] = {
         "who decodes; auto: PyAV, and pictures for a folder of .jpg or .png files",
         ("auto", "pyav", "decord", "torchcodec", "pictures"),
     ),
-    "DATA.CACHE": Option("", "folder that keeps decoded frames, for small sets; empty: none"),
+    "DATA.CACHE": Option(
+        "",
+        "folder that keeps decoded frames, for small sets, from which crops are then cut whatever "
+        "AUGMENT.CROP_BY; empty: none",
+    ),
     "DATA.FRAMES": Option(16, "frames of a clip", minimum=1),
     "DATA.STRIDE": Option(2, "step between the frames of a clip, in frames of the file", minimum=1),
     "DATA.SHORT_SIDE": Option(128, "short side that frames are decoded to, pixels", minimum=8),

@@ -1,5 +1,6 @@
 """The corrupted test set as video files and lists, for other tools."""
 
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -38,13 +39,17 @@ def export_corrupted(cfg: CfgNode, world: World, *, folder: Path) -> list[Path]:
         The lists.
 
     Raises:
-        UserError: there is no test list or no corruption, or a video cannot be read.
+        UserError: there is no test list or no corruption, two videos would have one name, or one
+            cannot be read.
     """
     names = builders.build_corruptions(cfg)
     _, test = builders.build_lists(cfg, world)
     if test is None or not names:
         raise UserError("an export needs DATA.TEST_LIST and CORRUPT.NAMES")
     chosen = subset(test, cfg.CORRUPT.MAX_CLIPS)
+    taken = Counter(_relative(cfg, test.videos[index]) for index in chosen)
+    if twice := [str(path) for path, count in taken.items() if count > 1]:
+        raise UserError(f"two videos of {test.source} would be exported to one file: {twice[0]}")
     targets = {_place(folder, name, s): (name, s) for name in names for s in SEVERITIES}
     targets = {folder / "clean": ("", 0), **targets}
     bar = Bar("export", total=-(-len(chosen) // world.size), shown=world.is_main)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.io import write_jpeg, write_png
 
 from tests.data.made_videos import STEP, numbers, video_list
@@ -55,3 +56,12 @@ def test_a_damaged_picture_is_named(folder, tmp_path):
         open_reader(empty)
     with pytest.raises(VideoError, match="no folder of pictures"):
         open_reader(folder / "frame2.jpg", backend="pictures")
+
+
+def test_sixteen_bits_are_the_same_picture_as_eight(tmp_path):
+    ramp = np.linspace(0, 255, 48).astype(np.uint8).reshape(6, 8)
+    for bits, values in ((8, ramp), (16, ramp.astype(np.uint16) * 257)):
+        (tmp_path / str(bits)).mkdir()
+        Image.fromarray(values).save(tmp_path / str(bits) / "0.png")
+    eight, sixteen = (open_reader(tmp_path / bits).read([0]) for bits in ("8", "16"))
+    np.testing.assert_array_equal(eight, sixteen)

@@ -27,7 +27,7 @@ def read_lists(lists: Sequence[Path]) -> dict[str, list[Row]]:
 
 def refuse_overwriting(lists: Sequence[Path], out: Path) -> None:
     """Raise a UserError where the lists to write would take the place of those that are read."""
-    own = [path for path in lists if (out / f"{Path(path).stem}.csv").absolute() == path.absolute()]
+    own = [path for path in lists if (out / f"{Path(path).stem}.csv").resolve() == path.resolve()]
     if own:
         raise UserError(f"--out {out} would overwrite {own[0]}: choose another folder")
 

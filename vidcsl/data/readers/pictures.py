@@ -54,14 +54,17 @@ class PicturesReader(Reader):
 
     def _picture(self, index: int) -> "Tensor":
         """uint8 [3, H, W]."""
+        import torch
         from torchvision.io import ImageReadMode, decode_image, read_file
 
         path = self._files[index]
         try:
-            return decode_image(read_file(str(path)), ImageReadMode.RGB)
+            picture = decode_image(read_file(str(path)), ImageReadMode.RGB)
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise VideoError(path, f"not a readable picture ({reason})") from error
+        # PNG may hold 16 bits; the upper ones are the picture in 8.
+        return picture if picture.dtype == torch.uint8 else (picture.int() >> 8).to(torch.uint8)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
