@@ -78,7 +78,7 @@ def test_a_training_that_went_on_tells_what_all_of_it_took(tmp_path):
     assert first["seconds"] > 0
     again = make_trainer(tmp_path, epochs=3)
     again.restore(load_newest(tmp_path / "checkpoints"))
-    spent = again._spent()
+    spent = again._seconds
     assert 0 < spent <= first["seconds"]
     last = again.run()
     assert last["seconds"] > spent

@@ -128,9 +128,9 @@ def test_two_processes_write_the_same_results_file(data, config, finished, tmp_p
 
 
 def test_an_earlier_run_starts_one_on_longer_clips_and_stays_itself(data, config, tmp_path, capsys):
-    few = ("DATA.TEST_LIST", "", "METHOD.NAME", "moco_v2", "METHOD.QUEUE", 16, "TRAIN.EPOCHS", 1)
+    few = ("METHOD.NAME", "moco_v2", "METHOD.QUEUE", 16, "TRAIN.EPOCHS", 1, "ATTACK.RUNS", "[]")
     few += ("MODEL.NAME", "video_vit_s", "MODEL.POSITIONS", "learned", "MODEL.DEPTH", 1)
-    few += ("MODEL.WIDTH", 24, "MODEL.FRAME_SIZE", 32)
+    few += ("MODEL.WIDTH", 24, "MODEL.FRAME_SIZE", 32, "CORRUPT.NAMES", "[]")
     first = arguments(data, config, tmp_path / "first", *few)
     longer = ("DATA.FRAMES", 6, "TRAIN.WEIGHTS")
     second = arguments(data, config, tmp_path / "second", *few, *longer)
