@@ -26,9 +26,5 @@ class VideoError(UserError):
         return type(self), (self.path, self.reason)
 
 
-class OutOfTime(VideoError):
-    """A video that took longer to read than DATA.TIMEOUT allows."""
-
-
 class Diverged(UserError):
     """A training whose numbers are no longer of use; it may be set back to its last checkpoint."""

@@ -40,7 +40,7 @@ def test_what_is_on_both_sides(videos):
     assert set(found) == {"videos apart", "groups apart"}
     assert all(each.broken for each in found.values())
     assert "1 are in both lists: b.mp4" in found["videos apart"].words
-    assert "g2 of y" in found["groups apart"].words
+    assert "g1 of x, g2 of y" in found["groups apart"].words
 
 
 def test_a_source_may_lend_videos_to_another_class(videos):

@@ -14,7 +14,8 @@ def test_results_merge_by_section_and_survive(tmp_path):
     folder.update_results({"clean": {"knn_top1": 0.5}, "seed": 1})
     folder.update_results({"clean": {"knn_top1": 0.6}})
     assert folder.read_results() == {"clean": {"knn_top1": 0.6}, "seed": 1}
-    assert not list(folder.path.glob("*.partial"))
+    kept = {folder.results.name, folder.checkpoints.name, folder.artifacts.name}
+    assert {path.name for path in folder.path.iterdir()} == kept
     folder.results.write_text("{")
     with pytest.raises(UserError, match="damaged"):
         folder.read_results()

@@ -11,7 +11,7 @@ from vidcsl.builders.data import (
     build_transfer,
 )
 from vidcsl.builders.engine import build_guard, build_stepper, build_strategy, build_writer
-from vidcsl.builders.false_negatives import earlier_rounds
+from vidcsl.builders.false_negatives import earlier_rounds, require_labels
 from vidcsl.builders.finetune import (
     build_finetune_optimiser,
     build_finetune_schedule,
@@ -64,4 +64,5 @@ __all__ = [
     "load_weights_of",
     "norm_sets",
     "output_dir",
+    "require_labels",
 ]

@@ -6,6 +6,7 @@ from fvcore.common.config import CfgNode
 
 from vidcsl.augment.pipeline import EvalCrop, TrainAugmentation
 from vidcsl.builders.corruptions import build_random_corruption
+from vidcsl.config import value_of
 from vidcsl.errors import UserError
 
 
@@ -21,10 +22,10 @@ def build_augmentation(cfg: CfgNode) -> TrainAugmentation:
         jitter=_quadruple("AUGMENT.JITTER", options.JITTER),
         jitter_probability=options.JITTER_PROBABILITY,
         gray_probability=options.GRAY_PROBABILITY,
-        blur_probability=_per_view(options.BLUR_PROBABILITY, cfg),
+        blur_probability=_per_view("AUGMENT.BLUR_PROBABILITY", cfg),
         blur_sigma=_pair("AUGMENT.BLUR_SIGMA", options.BLUR_SIGMA),
-        solarise_probability=_per_view(options.SOLARISE_PROBABILITY, cfg),
-        motion_probability=_per_view(options.MOTION_PROBABILITY, cfg),
+        solarise_probability=_per_view("AUGMENT.SOLARISE_PROBABILITY", cfg),
+        motion_probability=_per_view("AUGMENT.MOTION_PROBABILITY", cfg),
         corrupt=build_random_corruption(cfg),
         strengths=tuple(options.STRENGTHS),
     )
@@ -47,13 +48,11 @@ def _quadruple(key: str, values: Sequence[float]) -> tuple[float, float, float, 
     return values[0], values[1], values[2], values[3]
 
 
-def _per_view(values: Sequence[float], cfg: CfgNode) -> float | Sequence[float]:
+def _per_view(key: str, cfg: CfgNode) -> float | Sequence[float]:
     """One for all views, or one for each; clips that only vote are treated as the last one."""
+    values: Sequence[float] = value_of(cfg, key)
     if not values:
-        raise UserError(
-            "AUGMENT.BLUR_PROBABILITY, .SOLARISE_PROBABILITY and .MOTION_PROBABILITY need a value, "
-            "or one for each view: there is none"
-        )
+        raise UserError(f"{key} needs a value, or one for each view: there is none")
     if len(values) == 1:
         return values[0]
     return (*values, *[values[-1]] * cfg.FALSE_NEGATIVES.VOTERS)

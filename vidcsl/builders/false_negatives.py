@@ -36,11 +36,12 @@ def build_detector(cfg: CfgNode, videos: VideoList, world: World, *, dim: int) -
     return DETECTORS[name](**options)
 
 
-def require_labels(videos: VideoList, who: str) -> None:
-    """Raise a UserError where a video has no label."""
+def require_labels(videos: VideoList, who: str, *, advice: str = "") -> None:
+    """Raise a UserError where a video has no label; `advice` says what to do about it."""
     unlabelled = sum(video.label < 0 for video in videos.videos)
     if unlabelled:
-        raise UserError(f"{who} needs labels; {unlabelled} videos of {videos.source} have none")
+        missing = f"{unlabelled} videos of {videos.source} have none"
+        raise UserError(f"{who} needs labels; {missing}{advice}")
 
 
 def _require_groups(_cfg: CfgNode, videos: VideoList) -> None:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 from torch.utils.data import get_worker_info
 
-from vidcsl.errors import OutOfTime
+from vidcsl.errors import VideoError
 
 NOTHING = -1
 
@@ -46,7 +46,7 @@ class Desk:
 
 @contextmanager
 def time_limit(seconds: float, path: str) -> Iterator[None]:
-    """Raise OutOfTime in the block after `seconds`; 0: never.
+    """Raise VideoError in the block after `seconds`; 0: never.
 
     Where a library hangs in its own code and the alarm is not heard, a worker is ended after twice
     the time; the loader then goes on without the video.
@@ -56,7 +56,7 @@ def time_limit(seconds: float, path: str) -> Iterator[None]:
         return
 
     def ring(*_: object) -> None:
-        raise OutOfTime(path, f"reading it took more than {seconds:g} s (DATA.TIMEOUT)")
+        raise VideoError(path, f"reading it took more than {seconds:g} s (DATA.TIMEOUT)")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from vidcsl import __version__
+from vidcsl.data.lists import replacing
 from vidcsl.errors import UserError
 
 _PACKAGES = ("torch", "torchvision", "decord", "av", "timm", "numpy", "scikit-learn")
@@ -83,10 +84,8 @@ class RunFolder:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, then rename: a reader or a crash never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -72,16 +72,17 @@ def depends_on(cfg: CfgNode) -> dict[str, Any]:
 
 def _training_clips(job: Job) -> Iterator[Clips]:
     """Labelled training clips, evenly chosen; the same for every process."""
-    return _alone(job).clips(job.train, _fitted_on(job))
+    return _alone(job).clips(job.train, _fitting(job))
 
 
 def fitted_on(run: Run, job: Job) -> dict[str, Any]:
     """What a universal attack depends on in addition: training clips. Of others, nothing."""
     universal = any(isinstance(threat, Universal) for threat in run.threats.values())
-    return {"fitted_on": job.settings(job.train, "", clips=_fitted_on(job))} if universal else {}
+    return {"fitted_on": job.settings(job.train, "", clips=_fitting(job))} if universal else {}
 
 
-def _fitted_on(job: Job) -> list[int]:
+def _fitting(job: Job) -> list[int]:
+    """Indices of the training videos that a universal attack is fitted on."""
     labelled = [i for i, video in enumerate(job.train.videos) if video.label >= 0]
     return [labelled[i] for i in subset(labelled, job.cfg.ATTACK.UNIVERSAL_CLIPS)]
 

@@ -135,13 +135,14 @@ def corrupt_checkpoints(
         raise UserError("CORRUPT.NAMES is empty: name corruptions, suites (P, C, V) or all")
     found: dict[str, dict[str, Any]] = {}
     for checkpoint in (*checkpoints,) or (None,):
-        job, test = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
+        job, listed = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
+        test = required(listed)
         if world.is_main and not job.folder.config.exists():
             job.folder.write_config(dump_config(cfg))
-        table = judged(_classifier(job), required(test), job)
+        table = judged(_classifier(job), test, job)
         section = found[_source(job, checkpoint, foreign)] = _section(table, job)
         if len(checkpoints) < 2:
-            keep_corrupted_films(table, required(test), job)
+            keep_corrupted_films(table, test, job)
             _bring_up_to_date(section, job)
         elif world.is_main:
             text = json.dumps(found, indent=2) + "\n"

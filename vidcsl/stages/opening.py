@@ -80,12 +80,8 @@ def required(test: VideoList | None) -> VideoList:
 
 def require_labelled(test: VideoList) -> None:
     """Raise a UserError where a video that is to be judged has no label."""
-    unlabelled = sum(video.label < 0 for video in test.videos)
-    if unlabelled:
-        raise UserError(
-            f"evaluation needs labels; {unlabelled} videos of {test.source} have none: fill their "
-            "class, or leave DATA.TEST_LIST empty to pretrain alone"
-        )
+    advice = ": fill their class, or leave DATA.TEST_LIST empty to pretrain alone"
+    builders.require_labels(test, "evaluation", advice=advice)
 
 
 def tell(notes: Sequence[str], folder: RunFolder, world: World) -> None:

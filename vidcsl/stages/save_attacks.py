@@ -44,7 +44,8 @@ def save_attacks(
     Returns:
         The folders, the clean one first.
     """
-    job, test = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
+    job, listed = open_job(cfg, world, checkpoint=checkpoint, foreign=foreign)
+    test = required(listed)
     encoder, classes = job.method.encoder, len(job.train.classes)
     targets = builders.build_targets(cfg, encoder, job.heads(), job.gallery(), classes=classes)
     source = cfg.MODEL.WEIGHTS if foreign else str(checkpoint or job.folder.checkpoints)
@@ -53,7 +54,7 @@ def save_attacks(
         run = replace(given, solver=to_the_end(given.solver))
         attacks = attacks_of(run, job)
         for suffix, target in targets.items():
-            export = _Export(run, attacks, suffix, target, source, required(test), folder, job)
+            export = _Export(run, attacks, suffix, target, source, test, folder, job)
             places += [export.write(budget) for budget in (CLEAN, *attacks)]
     if not places:
         raise UserError("ATTACK.RUNS or ATTACK.TARGETS is empty: there is nothing to write")

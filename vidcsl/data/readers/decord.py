@@ -4,7 +4,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from vidcsl.data.readers.checked import CheckedReader
 from vidcsl.data.readers.reader import Pixels
 from vidcsl.data.readers.source import Source
-from vidcsl.errors import OutOfTime, UserError, VideoError
+from vidcsl.errors import UserError, VideoError
+
+
+class DecordError(VideoError):
+    """What decord itself could not read; no other fault, such as time that is up."""
 
 
 class DecordReader(CheckedReader):
@@ -55,13 +59,9 @@ class DecordReader(CheckedReader):
 
     def _unchecked(self, indices: NDArray[np.int64]) -> Pixels:
         if not self._in_order:
-            try:
-                with self._errors():
-                    return self._video.get_batch(indices).asnumpy()
-            except OutOfTime:
-                raise
-            except VideoError:
-                pass  # its jumps end in a doubt: a walk from the start may still give every frame
+            # Where its jumps end in a doubt, a walk from the start may still give every frame.
+            with suppress(DecordError), self._errors():
+                return self._video.get_batch(indices).asnumpy()
         with self._errors():
             wanted, video = set(indices.tolist()), self._open()
             frames = (video.next() for _ in range(int(indices[-1]) + 1))
@@ -79,7 +79,7 @@ class DecordReader(CheckedReader):
         try:
             yield
         except failures as error:
-            raise VideoError(self.source.name, f"decord: {_one_line(error)}") from error
+            raise DecordError(self.source.name, f"decord: {_one_line(error)}") from error
 
 
 def _rows_look_whole_when_padded(width: int) -> bool:
