@@ -56,6 +56,18 @@ def test_channels_of_foreign_weights_are_kept(tmp_path):
     assert encoder.mean.flatten()[0] == pytest.approx(0.406)  # red got the mean listed last
 
 
+def test_our_own_weights_of_bgr_are_turned_once(tmp_path):
+    cfg, _ = made()
+    cfg.MODEL.CHANNELS = "bgr"
+    encoder = builders.build_encoder(cfg).eval()
+    export_encoder(encoder, cfg, tmp_path)
+    cfg.MODEL.WEIGHTS = f"vidcsl:{tmp_path / 'encoder.safetensors'}"
+    again = builders.build_encoder(cfg).eval()
+    builders.load_weights_of(cfg, again)
+    clips = clips_for(encoder)
+    assert torch.equal(again(clips), encoder(clips))
+
+
 def test_the_command_takes_a_checkpoint(tmp_path, capsys):
     encoder = made()[1]
     state = {f"encoder.{key}": tensor for key, tensor in encoder.state_dict().items()}

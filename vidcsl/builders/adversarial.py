@@ -12,6 +12,7 @@ from vidcsl.data.lists import VideoList
 from vidcsl.engine.distributed import World
 from vidcsl.errors import UserError
 from vidcsl.models import Encoder
+from vidcsl.models.pretrained import parse_weights
 from vidcsl.objectives import Method
 from vidcsl.objectives.adversarial import ADVERSARIAL, ADVERSARIAL_SUPERVISED
 from vidcsl.objectives.adversarial.budgets import Budgets
@@ -118,8 +119,7 @@ def build_deacl(cfg: CfgNode, encoder: Encoder, _videos: VideoList, world: World
     """DeACL, its teacher loaded."""
     source = cfg.ADVERSARIAL.TEACHER
     # One of ours saw pixels as the student does, a foreign one as its format says.
-    ours = source.startswith("vidcsl:")
-    of_teacher = cfg if ours else overridden(cfg, {"MODEL.WEIGHTS": source})
+    of_teacher = cfg if parse_weights(source).ours else overridden(cfg, {"MODEL.WEIGHTS": source})
     teacher = build_encoder(of_teacher)
     load_weights_of(of_teacher, teacher, source=source)
     return DeACL(encoder, teacher=teacher, attack=build_attack(cfg), seed=cfg.SEED, world=world)

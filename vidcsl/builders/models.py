@@ -79,13 +79,14 @@ def load_weights_of(cfg: CfgNode, encoder: Encoder, *, source: str = "") -> list
     Raises:
         UserError: they cannot be read, or do not fit.
     """
+    weights = parse_weights(source or cfg.MODEL.WEIGHTS)
     return load_pretrained(
         encoder,
-        parse_weights(source or cfg.MODEL.WEIGHTS),
+        weights,
         name=cfg.MODEL.NAME,
         strict=cfg.MODEL.WEIGHTS_STRICT,
         # Ours are turned already, whatever they were learned from.
-        bgr=is_bgr(cfg) and not source.startswith("vidcsl:"),
+        bgr=is_bgr(cfg) and not weights.ours,
     )
 
 

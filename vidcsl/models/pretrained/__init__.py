@@ -50,6 +50,11 @@ class Weights:
         """Of the format."""
         return LAYOUTS[self.format]
 
+    @property
+    def ours(self) -> bool:
+        """Whether a training of ours wrote them."""
+        return self.format == "vidcsl"
+
 
 def parse_weights(text: str) -> Weights:
     """`FORMAT:PATH`.
