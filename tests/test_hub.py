@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import BatchNorm3d
 
-from tests.models.test_encoders import clips_for
-from tests.models.test_pretrained import randomised
+from tests.models.test_encoders import clips_for, randomised
 from vidcsl import builders
 from vidcsl.cli import main
 from vidcsl.config import default_config
@@ -66,6 +66,35 @@ def test_our_own_weights_of_bgr_are_turned_once(tmp_path):
     builders.load_weights_of(cfg, again)
     clips = clips_for(encoder)
     assert torch.equal(again(clips), encoder(clips))
+
+
+def test_the_batchnorms_that_are_judged_are_exported(tmp_path):
+    cfg, encoder = made(DUAL_NORM=True)
+    clips = clips_for(encoder)
+    clean = encoder(clips)
+    cfg.EVALUATE.NORMS = "adversarial"
+    export_encoder(encoder, cfg, tmp_path)
+    assert torch.equal(load_encoder(tmp_path)(clips), encoder(clips))
+    assert not torch.allclose(encoder(clips), clean)
+    cfg.MODEL.DUAL_NORM = False
+    with pytest.raises(UserError, match=r"EVALUATE\.NORMS"):
+        export_encoder(builders.build_encoder(cfg), cfg, tmp_path)
+
+
+def test_an_encoder_of_nan_is_not_exported(tmp_path):
+    cfg, encoder = made()
+    next(encoder.parameters()).data.fill_(torch.nan)
+    with pytest.raises(UserError, match="gives other features"):
+        export_encoder(encoder, cfg, tmp_path)
+
+
+def test_tied_tensors_are_exported(tmp_path):
+    cfg, encoder = made()
+    first, second = [each for each in encoder.modules() if isinstance(each, BatchNorm3d)][:2]
+    second.bias = first.bias
+    export_encoder(encoder, cfg, tmp_path)
+    clips = clips_for(encoder)
+    assert torch.equal(load_encoder(tmp_path)(clips), encoder(clips))
 
 
 def test_the_command_takes_a_checkpoint(tmp_path, capsys):

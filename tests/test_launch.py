@@ -153,6 +153,28 @@ def test_what_slurm_is_asked_for(data, config, sbatch, tmp_path, capsys):
     assert (run.processes, run.words[0], run.words[-1]) == (8, "train", "--resume")
 
 
+def test_a_job_finds_a_shipped_config_wherever_it_starts(sbatch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--cfg", "demo", "OUTPUT_DIR", str(tmp_path / "run"), "--launcher", "slurm"]
+    assert main(["train", *words]) == 0
+    (pickled,) = (tmp_path / "run/jobs").glob("41_submitted.pkl")
+    run = submitit.core.utils.DelayedSubmission.load(pickled).function
+    assert Path(run.words[2]).read_text() == (ROOT / "configs/demo.yaml").read_text()
+
+
+@pytest.mark.parametrize("words", [["--gpus", "2"], ["--wait"], ["--memory-gb", "8"]])
+def test_what_only_jobs_have_is_not_ignored(data, config, tmp_path, capsys, words):
+    assert main(["train", *arguments(data, config, tmp_path / "run"), *words]) == 2
+    assert f"{words[0]} is of jobs: give --launcher" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("hours", ["nan", "inf", "0", "soon"])
+def test_hours_are_a_number(data, config, tmp_path, hours):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", *arguments(data, config, tmp_path / "run"), "--hours", hours])
+
+
 def test_several_commands_are_one_array(sbatch, tmp_path):
     commands = [["train", "--cfg", name] for name in ("a", "b", "c")]
     jobs = submit(

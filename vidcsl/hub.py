@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import yaml
 from fvcore.common.config import CfgNode
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from vidcsl.config import load_config
 from vidcsl.errors import UserError
 from vidcsl.models import Encoder
 from vidcsl.models.cost import cost_of
+from vidcsl.models.dual_norm import use_norms
 from vidcsl.models.pretrained.files import read_tensors
 
 TENSORS, CONFIG, CARD = "encoder.safetensors", "encoder.yaml", "README.md"
@@ -30,22 +32,24 @@ def export_encoder(
 
     Args:
         encoder: as `builders.build_encoder(cfg)` makes it, with its weights.
-        cfg: what it was made from.
+        cfg: what it was made from; EVALUATE.NORMS says which of its BatchNorms are used.
         folder: where; made if need be.
         programs: names in `PROGRAMS`, beside tensors and config.
 
     Raises:
         UserError: the folder cannot be written, or what was written gives other features.
     """
+    builders.check_norms(cfg)
     encoder = encoder.cpu().eval()
+    use_norms(encoder, cfg.EVALUATE.NORMS)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = {key: tensor.contiguous() for key, tensor in encoder.state_dict().items()}
-        save_file(held, folder / TENSORS, metadata={"format": "pt", "vidcsl": __version__})
+        save_file(_held(encoder), folder / TENSORS, {"format": "pt", "vidcsl": __version__})
         (folder / CONFIG).write_text(_config(encoder, cfg))
         (folder / CARD).write_text(_card(encoder, cfg))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write to {folder}: {reason}") from error
     clips = _clips(encoder)
     _check(load_encoder(folder), encoder, clips, folder / TENSORS)
     written = [folder / name for name in (TENSORS, CONFIG, CARD)]
@@ -72,7 +76,9 @@ def load_encoder(source: str | Path) -> Encoder:
         folder = _downloaded(str(source))
     if not (folder / CONFIG).is_file():
         raise UserError(f"no exported encoder in {folder}: it lacks {CONFIG}")
-    encoder = builders.build_encoder(load_config(folder / CONFIG))
+    cfg = load_config(folder / CONFIG)
+    encoder = builders.build_encoder(cfg)
+    use_norms(encoder, cfg.EVALUATE.NORMS)
     tensors = read_tensors(folder / TENSORS)
     try:
         encoder.load_state_dict(tensors, strict=True)
@@ -119,6 +125,12 @@ PROGRAMS: dict[str, tuple[str, Callable[..., None], Callable[[Path], Any]]] = {
 }
 
 
+def _held(encoder: Encoder) -> dict[str, Tensor]:
+    """Its tensors, each in memory of its own: the format knows no ties and no strides."""
+    layout = torch.contiguous_format
+    return {key: held.clone(memory_format=layout) for key, held in encoder.state_dict().items()}
+
+
 def _clips(encoder: Encoder) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, encoder.clip_frames, encoder.frame_size, encoder.frame_size)
@@ -129,7 +141,7 @@ def _clips(encoder: Encoder) -> Tensor:
 def _check(loaded: Callable[[Tensor], Tensor], encoder: Encoder, clips: Tensor, path: Path) -> None:
     wanted = encoder(clips)
     error = float((loaded(clips) - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
-    if error > TOLERANCE:
+    if not error <= TOLERANCE:  # so that NaN does not pass
         raise UserError(f"{path} gives other features than the encoder, by {error:.2g}")
 
 
@@ -142,6 +154,7 @@ def _config(encoder: Encoder, cfg: CfgNode) -> str:
         {
             "MODEL": model,
             "METHOD": {"NAME": cfg.METHOD.NAME},  # has a say in the sets of BatchNorms
+            "EVALUATE": {"NORMS": cfg.EVALUATE.NORMS},
             "DATA": {"FRAMES": cfg.DATA.FRAMES, "STRIDE": cfg.DATA.STRIDE},
         }
     )

@@ -45,13 +45,25 @@ def clips_for(encoder, count=2, seed=0):
     return torch.rand(count, 3, encoder.clip_frames, size, size, generator=generator)
 
 
+@torch.no_grad()
+def randomised(module):
+    """Random weights and statistics, so that nothing is right by being zero or one."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            small = torch.randn(tensor.shape, generator=generator) * 0.05
+            scale = tensor.ndim == 1 and name.endswith(("weight", "running_var"))
+            tensor.copy_(small.abs() + 0.5 if scale else small)
+    return module.eval()
+
+
 def test_every_encoder_has_its_option():
     assert set(ENCODERS) == set(NAMES) == set(SLIM)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_encoder_keeps_the_contract(name):
-    encoder = slim(name)
+    encoder = randomised(slim(name))
     clips = clips_for(encoder).requires_grad_()
     features = encoder(clips)
     assert features.shape == (2, encoder.feature_dim)
@@ -68,7 +80,7 @@ def test_every_encoder_keeps_the_contract(name):
     "name", ["r3d_18", "mc3_18", "s3d", "mvit_v2_s", "swin3d_t", "r2plus1d_18"]
 )
 def test_published_networks_are_torchvisions(name):
-    theirs = getattr(torchvision_video, name)().eval()
+    theirs = randomised(getattr(torchvision_video, name)())
     size = 224 if name in ("s3d", "mvit_v2_s") else 32
     ours = ENCODERS[name](clip_frames=16, frame_size=size).eval()
     weights = {
@@ -82,7 +94,9 @@ def test_published_networks_are_torchvisions(name):
     clips = clips_for(ours, count=1)
     mean, std = (torch.tensor(each).view(3, 1, 1, 1) for each in NORMALISATIONS[ours.normalisation])
     with torch.no_grad():
-        torch.testing.assert_close(ours(clips), theirs((clips - mean) / std), rtol=1e-3, atol=1e-4)
+        wanted = theirs((clips - mean) / std)
+        assert wanted.std() > 0.01
+        torch.testing.assert_close(ours(clips), wanted, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ["joint", "divided"])
@@ -122,6 +136,17 @@ def test_frames_see_their_order_only_through_a_transformer():
         assert same is not sees
 
 
+def test_features_of_a_width_that_heads_of_64_do_not_divide():
+    encoder = slim("frames", IMAGE="regnetx_002", TEMPORAL="transformer")
+    assert encoder(clips_for(encoder)).shape == (2, encoder.feature_dim)
+    assert encoder.feature_dim == 368
+
+
+def test_a_tubelet_larger_than_the_published_clip():
+    encoder = slim("video_vit_s", FRAME_SIZE=240, TUBELET=[2, 240])
+    assert encoder(clips_for(encoder)).shape == (2, 24)
+
+
 def test_published_costs():
     # Parameters and multiply-adds of torchvision's documentation, without the classifier's.
     cost = cost_of(ENCODERS["r3d_18"](clip_frames=16, frame_size=112))
@@ -141,8 +166,11 @@ def test_published_costs():
         ("mvit_v2_s", {"FRAME_SIZE": 48}, "multiple of 32"),
         ("video_vit_s", {"FRAME_SIZE": 40}, "cannot be cut into tubelets"),
         ("video_vit_s", {"TUBELET": [2]}, "needs two values"),
+        ("video_vit_s", {"TUBELET": [2, 0]}, "from 1 on"),
+        ("video_vit_s", {"TUBELET": [-2, 16]}, "from 1 on"),
         ("video_vit_s", {"WIDTH": 25, "HEADS": 2}, "cannot be cut into 2 heads"),
         ("frames", {"IMAGE": "resnet1888"}, "near it"),
+        ("frames", {"IMAGE": "dla46_c", "FRAME_SIZE": 48}, "takes no frames"),
         ("video_vit_s", {"DUAL_NORM": True}, "MODEL.DUAL_NORM"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.video import mvit_v2_s, r3d_18
 from torchvision.models.video.s3d import S3D
 
-from tests.models.test_encoders import clips_for, slim
+from tests.models.test_encoders import clips_for, randomised, slim
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS
 from vidcsl.models.encoder import NORMALISATIONS
@@ -28,18 +28,6 @@ def load(encoder, form, path, name, **options):
 def normalised(clips, name):
     mean, std = (torch.tensor(each).view(3, 1, 1, 1) for each in NORMALISATIONS[name])
     return (clips - mean) / std
-
-
-@torch.no_grad()
-def randomised(module):
-    """Random weights and statistics, so that nothing is right by being zero or one."""
-    for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point():
-            small = torch.randn(tensor.shape) * 0.05
-            tensor.copy_(small if tensor.ndim > 1 else small.abs() + 0.5)
-            if name.endswith("bias"):
-                tensor.copy_(small)
-    return module.eval()
 
 
 def saved(path, document):
@@ -361,7 +349,8 @@ def test_image_transformers_inflated_or_per_frame(tmp_path, container):
         load(divided, "image_vit", path, "video_vit_b")
         torch.testing.assert_close(divided(still), wanted, rtol=1e-3, atol=1e-4)
         per_frame = slim("frames", IMAGE="vit_tiny_patch16_224", NORMALISE="imagenet")
-        load(per_frame, "image", path, "frames")
+        notes = " ".join(load(per_frame, "image", path, "frames"))
+        assert "taken to have learned on pixels imagenet (MODEL.NORMALISE)" in notes
         torch.testing.assert_close(per_frame(still), wanted, rtol=1e-3, atol=1e-4)
     larger = vit(**shape, FRAME_SIZE=48)
     notes = " ".join(load(larger, "image_vit", path, "video_vit_b"))

@@ -19,7 +19,13 @@ from vidcsl.builders.finetune import (
 )
 from vidcsl.builders.log import build_trackers, build_watchdog
 from vidcsl.builders.methods import build_method
-from vidcsl.builders.models import build_encoder, is_bgr, load_weights_of, norm_sets
+from vidcsl.builders.models import (
+    build_encoder,
+    check_norms,
+    is_bgr,
+    load_weights_of,
+    norm_sets,
+)
 from vidcsl.builders.robust import (
     build_robust,
     build_robust_optimiser,
@@ -59,6 +65,7 @@ __all__ = [
     "build_watchdog",
     "build_writer",
     "check",
+    "check_norms",
     "earlier_rounds",
     "is_bgr",
     "load_weights_of",

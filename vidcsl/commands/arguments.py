@@ -1,9 +1,13 @@
 """Arguments that several commands share."""
 
 import argparse
+import math
 from collections.abc import Callable
+from typing import TypeVar
 
 from vidcsl.errors import UserError
+
+Number = TypeVar("Number", int, float)
 
 
 def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -36,13 +40,15 @@ def with_weights(args: argparse.Namespace) -> list[str]:
     return [*args.overrides, *(["MODEL.WEIGHTS", args.weights] if args.weights else [])]
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of an argument that is a whole number from `least` on."""
+def at_least(least: Number) -> Callable[[str], Number]:
+    """The type of an argument that is a finite number from `least` on, and of its kind."""
+    kind = type(least)
 
-    def whole_number(text: str) -> int:
-        number = int(text)
-        if number < least:
-            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
-        return number
+    def number(text: str) -> Number:
+        value = kind(text)
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least} on")
+        return value
 
-    return whole_number
+    number.__name__ = {int: "whole number", float: "number"}[kind]  # argparse names it
+    return number

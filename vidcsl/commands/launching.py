@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--cpus", type=none, default=defaults.cpus, help="cores of each node")
     group.add_argument(
-        "--memory-gb", type=float, default=defaults.memory_gb, help="memory of each node"
+        "--memory-gb", type=at_least(0.0), default=defaults.memory_gb, help="memory of each node"
     )
     group.add_argument(
-        "--hours", type=float, default=defaults.hours, help="after which the job is queued anew"
+        "--hours", type=at_least(0.1), default=defaults.hours, help="then the job is queued anew"
     )
     group.add_argument("--partition", default=defaults.partition, help="of Slurm")
     group.add_argument(
@@ -57,6 +58,22 @@ def resources_of(args: argparse.Namespace) -> Resources:
         restarts=args.restarts,
         sbatch=dict(text.split("=", 1) for text in args.sbatch),
     )
+
+
+def refuse_unlaunched(args: argparse.Namespace, *, used: Sequence[str] = ()) -> None:
+    """Raise a UserError where something was asked of a job, but no launcher is to start one.
+
+    Args:
+        args: of a command without `--launcher`.
+        used: attributes that mean something to it all the same.
+    """
+    asked, defaults = resources_of(args), Resources()
+    names = [each.name for each in fields(Resources) if each.name not in used]
+    idle = [name for name in names if getattr(asked, name) != getattr(defaults, name)]
+    idle += ["wait"] if args.wait else []
+    if idle:
+        option = f"--{idle[0].replace('_', '-')}"
+        raise UserError(f"{option} is of jobs: give --launcher too, or start torchrun by hand")
 
 
 def launch(

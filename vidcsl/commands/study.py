@@ -7,7 +7,7 @@ from typing import Any
 
 from vidcsl import shipped
 from vidcsl.commands.arguments import at_least
-from vidcsl.commands.launching import add_launcher, launch
+from vidcsl.commands.launching import add_launcher, launch, refuse_unlaunched
 from vidcsl.errors import UserError
 from vidcsl.report.study import Arms, write_study
 from vidcsl.report.study.records import read_record
@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Say, run what is missing, write the tables."""
+    if not args.launcher:
+        refuse_unlaunched(args, used=["processes"])
     path = shipped.find(args.study)
     study = read_study(path, args.overrides)
     chosen = _part(_of_arms(study.runs, args.arms), args.part)

@@ -2,13 +2,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from vidcsl import builders
+from vidcsl import builders, shipped
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
-from vidcsl.commands.launching import add_launcher, launch
+from vidcsl.commands.launching import add_launcher, launch, refuse_unlaunched
 from vidcsl.config import load_config
 from vidcsl.engine import distributed
 from vidcsl.engine.run_folder import RunFolder
@@ -33,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
     if args.launcher:
         _launch(cfg, args)
         return
+    refuse_unlaunched(args)
     with distributed.start(cfg.DEVICE) as world:
         try:
             folder = train_and_evaluate(cfg, world, resume=args.resume)
@@ -50,6 +50,6 @@ def _launch(cfg: CfgNode, args: argparse.Namespace) -> None:
     folder = RunFolder(builders.output_dir(cfg))
     if not args.resume:
         refuse_overwriting(folder)
-    config = str(Path(args.cfg).resolve())
+    config = str(shipped.find(args.cfg).resolve())
     words = ["train", "--cfg", config, *with_weights(args), "--resume"]
     launch([words], args, folder=folder.path / "jobs", name=cfg.NAME)

@@ -17,7 +17,8 @@ from vidcsl.errors import UserError
 from vidcsl.models.encoder import NORMALISATIONS, Encoder
 
 TEMPORAL = ("mean", "transformer")
-LAYERS, HEAD_DIM = 2, 64  # of the temporal transformer
+LAYERS = 2  # of the temporal transformer
+HEAD_DIM = 64  # or wider, where the features cannot be cut so
 
 
 class FrameEncoder(nn.Module):
@@ -39,7 +40,8 @@ class FrameEncoder(nn.Module):
         self.time_embed: nn.Parameter | None = None
         self.blocks = nn.Sequential()
         if temporal == "transformer":
-            heads = max(1, feature_dim // HEAD_DIM)
+            most = max(1, feature_dim // HEAD_DIM)
+            heads = next(count for count in range(most, 0, -1) if feature_dim % count == 0)
             self.time_embed = nn.Parameter(
                 trunc_normal_(torch.zeros(1, clip_frames, feature_dim), std=0.02)
             )
@@ -83,12 +85,11 @@ def frames(
     options: dict[str, Any] = {"img_size": frame_size} if fixed else {}
     try:
         network = timm.create_model(image, num_classes=0, **options)
+        feature_dim = _feature_dim(network, frame_size)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"MODEL.IMAGE {image} takes no frames of MODEL.FRAME_SIZE {frame_size}: {error}"
         ) from error
-    # Some backbones widen their features behind the pooling.
-    feature_dim: int = getattr(network, "head_hidden_size", None) or network.num_features  # type: ignore[assignment]
     return Encoder(
         FrameEncoder(network, feature_dim=feature_dim, clip_frames=clip_frames, temporal=temporal),
         feature_dim=feature_dim,
@@ -96,6 +97,16 @@ def frames(
         frame_size=frame_size,
         normalisation=_normalisation(published.mean, published.std) if published else "imagenet",
     )
+
+
+@torch.no_grad()
+def _feature_dim(network: nn.Module, frame_size: int) -> int:
+    """Of a frame that has passed through: what timm says of a backbone is not always so."""
+    features = network.eval()(torch.zeros(1, 3, frame_size, frame_size))
+    network.train()
+    if features.ndim != 2:
+        raise ValueError(f"its features have the shape {list(features.shape)}")
+    return int(features.shape[1])
 
 
 def _normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> str:

@@ -183,8 +183,10 @@ def video_vit(
     Raises:
         UserError: the clip cannot be cut into tubelets, or the width into heads.
     """
-    if len(tubelet) != 2:
-        raise UserError(f"MODEL.TUBELET needs two values (frames, pixels), not {list(tubelet)}")
+    if len(tubelet) != 2 or min(tubelet) < 1:
+        raise UserError(
+            f"MODEL.TUBELET needs two values from 1 on (frames, pixels), not {list(tubelet)}"
+        )
     frames, pixels = tubelet
     if clip_frames % frames or frame_size % pixels:
         raise UserError(
@@ -228,7 +230,7 @@ def _sine_positions(grid: Grid, *, tubelet: Grid, width: int) -> Tensor:
     """VideoMAE's table `[1, L, width]`; of clips other than the published one, interpolated."""
     frames, pixels = PUBLISHED_CLIP
     times, heights, widths = tubelet
-    numbered = (max(1, frames // times), pixels // heights, pixels // widths)
+    numbered = (max(1, frames // times), max(1, pixels // heights), max(1, pixels // widths))
     table = sine_table(numbered, width).unflatten(0, numbered)[None]
     return interpolated(table, grid).flatten(1, 3)
 

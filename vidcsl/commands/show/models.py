@@ -4,6 +4,7 @@ import argparse
 
 from vidcsl import builders
 from vidcsl.config import default_config, load_config
+from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS, Encoder
 from vidcsl.models.cost import cost_of
 
@@ -23,18 +24,20 @@ CLIPS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which encoders: some by name, that of a config, or all at their published size."""
-    parser.add_argument("names", nargs="*", choices=[[], *ENCODERS], help="encoders; none: all")
-    parser.add_argument("--cfg", help="instead of them: the encoder of this config")
+    """Which encoders: some by name, that of a config, or else all, at their published size."""
+    parser.add_argument("names", nargs="*", help="encoders; none: all")
+    parser.add_argument("--cfg", help="the encoder of this config")
 
 
 def run(args: argparse.Namespace) -> None:
     """Print a line for each encoder, as soon as it is counted."""
+    if unknown := [name for name in args.names if name not in ENCODERS]:
+        raise UserError(f"no encoder is named {unknown[0]!r}; there are {', '.join(ENCODERS)}")
     print(f"{'encoder':24} {'clip':>12} {'features':>8} {'parameters':>11} {'FLOPs':>9}")
     if args.cfg:
         cfg = load_config(args.cfg)
         print(_line(cfg.MODEL.NAME, builders.build_encoder(cfg)), flush=True)
-    for name in () if args.cfg else args.names or ENCODERS:
+    for name in args.names or ([] if args.cfg else ENCODERS):
         print(_line(name, published(name)), flush=True)
 
 

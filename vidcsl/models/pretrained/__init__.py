@@ -101,6 +101,8 @@ def load_pretrained(
     if bgr:
         _swap_channels(encoder.backbone)
         notes.append("first convolution turned from BGR to RGB")
+    if layout.mixed:
+        notes.append(f"taken to have learned on pixels {encoder.normalisation} (MODEL.NORMALISE)")
     notes += [
         f"left out, {why}: {', '.join(keys)}" for why, keys in found.left_out.items()
     ] + problems

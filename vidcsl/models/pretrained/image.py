@@ -59,5 +59,6 @@ PER_FRAME = Layout(
     left_out=_LEFT_OUT,
     renames=((_START + r"(.+)", r"image.\1"),),
     fresh=(r"time_embed", r"blocks\..+"),
+    mixed=True,
     note="MODEL.IMAGE must name the backbone",
 )

@@ -26,6 +26,7 @@ class Layout:
         changes: what is done to the tensors once they are renamed.
         fresh: patterns of our keys that such a checkpoint cannot hold; they stay as they are.
         normalisation: the pixel statistics of its training; empty: those of our encoder.
+        mixed: whether trainings of several pixel statistics write such files, and cannot be told.
         bgr: whether it was trained on BGR pixels.
         note: what a user must know of it.
     """
@@ -38,6 +39,7 @@ class Layout:
     changes: tuple[Change, ...] = ()
     fresh: tuple[str, ...] = ()
     normalisation: str = ""
+    mixed: bool = False
     bgr: bool = False
     note: str = ""
 
