@@ -83,7 +83,7 @@ def test_annotated_and_foreign_lists(prepare, tmp_path, videos):
     assert paths(read_rows("s/train.csv")) == ["b/v_b_g01_c01.mp4"]
     (tmp_path / "l.csv").write_text("a/v_a_g01_c01.mp4\t3\n")
     prepare("convert --root videos --lists l.csv --form pyslowfast --separator \\t --out c")
-    assert [row.class_name for row in read_rows("c/l.csv")] == ["3"]
+    assert [row.class_name for row in read_rows("c/l.csv")] == ["0003"]
 
 
 def test_from_a_folder_to_shards(prepare, tmp_path, videos):

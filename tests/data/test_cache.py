@@ -1,11 +1,17 @@
 import numpy as np
 import pytest
+import torch
+from torchvision.io import encode_png
 
 from tests.data.made_videos import numbers, write_numbered
-from vidcsl.data.cache import open_cached
+from vidcsl.data.cache import cached_opener
 from vidcsl.data.lists import Video
-from vidcsl.data.readers import open_reader
+from vidcsl.data.readers import Source, open_reader
 from vidcsl.errors import VideoError
+
+
+def open_cached(video, **options):
+    return cached_opener(video, **options)()
 
 
 @pytest.fixture
@@ -47,3 +53,31 @@ def test_a_bad_video_leaves_nothing_behind(tmp_path):
         with pytest.raises(VideoError):
             open_cached(Video(path), folder=tmp_path / "cache", backend="auto", short_side=32)
     assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_a_folder_of_pictures_is_stored_anew_when_one_of_them_is_another(tmp_path):
+    pictures = tmp_path / "pictures"
+    for name, value in (("1.png", 10), ("2.png", 20)):
+        write_picture(pictures / name, value)
+    options = {"folder": tmp_path / "cache", "backend": "auto", "short_side": 32}
+    with open_cached(Video(pictures), **options) as reader:
+        assert reader.read([0, 1])[:, 0, 0, 0].tolist() == [10, 20]
+    write_picture(pictures / "2.png", 90)  # in place: the folder's own time stays
+    with open_cached(Video(pictures), **options) as reader:
+        assert reader.read([0, 1])[:, 0, 0, 0].tolist() == [10, 90]
+
+
+def write_picture(path, value):
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode_png(torch.full((3, 32, 32), value, dtype=torch.uint8)).numpy())
+
+
+def test_bytes_are_fetched_before_the_decoding(video, tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(Video, "source", lambda self: fetched.append(1) or Source.of(self.path))
+    options = {"folder": tmp_path / "cache", "backend": "auto", "short_side": 32}
+    open_video = cached_opener(Video(video), **options)
+    assert fetched == [1]
+    open_video().close()
+    cached_opener(Video(video), **options)().close()
+    assert fetched == [1]  # what is stored is not fetched

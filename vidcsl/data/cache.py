@@ -8,6 +8,8 @@ ten-class cut of UCF101 at short side 64, 2 GB.
 
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +36,12 @@ class CachedReader(Reader):
         return frames
 
 
-def open_cached(video: Video, *, folder: Path, backend: str, short_side: int) -> Reader:
-    """Open a video through the cache; the first time, it is decoded whole and stored.
+def cached_opener(
+    video: Video, *, folder: Path, backend: str, short_side: int
+) -> Callable[[], Reader]:
+    """What opens a video through the cache; the first time, it is decoded whole and stored.
+
+    Bytes that are to be decoded are fetched by this call, and not by what it returns.
 
     Args:
         video: from a list.
@@ -43,13 +49,20 @@ def open_cached(video: Video, *, folder: Path, backend: str, short_side: int) ->
         backend, short_side: as in `open_reader`. Other values, or a changed file, are stored anew.
 
     Raises:
-        VideoError: as `open_reader`, and where any frame of the video cannot be decoded.
+        VideoError: there is no such file; what is returned raises as `open_reader`, and where any
+            frame of the video cannot be decoded.
     """
     key = seed_of(*video.identity(), backend, short_side)
     stored = folder / f"{video.path.stem}-{key:016x}.npy"
-    if not stored.exists():
-        fill(video.source(), stored, backend=backend, short_side=short_side)
-    return CachedReader(video.path, stored)
+    if stored.exists():
+        return partial(CachedReader, video.path, stored)
+    source = video.source()
+
+    def open_filled() -> Reader:
+        fill(source, stored, backend=backend, short_side=short_side)
+        return CachedReader(video.path, stored)
+
+    return open_filled
 
 
 def fill(source: Source, stored: Path, *, backend: str, short_side: int) -> None:
@@ -58,9 +71,9 @@ def fill(source: Source, stored: Path, *, backend: str, short_side: int) -> None
         frames, fps = reader.read(range(reader.num_frames)), reader.fps
     stored.parent.mkdir(parents=True, exist_ok=True)
     # Named by process: two workers may store the same video at once, and either copy will do.
-    partial = stored.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps({"fps": fps}))
-    partial.replace(stored.with_suffix(".json"))
-    with partial.open("wb") as file:
+    unfinished = stored.with_suffix(f".{os.getpid()}.partial")
+    unfinished.write_text(json.dumps({"fps": fps}))
+    unfinished.replace(stored.with_suffix(".json"))
+    with unfinished.open("wb") as file:
         np.save(file, frames)
-    partial.replace(stored)
+    unfinished.replace(stored)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vidcsl.data.cache import open_cached
+from vidcsl.data.cache import cached_opener
 from vidcsl.data.lists import Video, VideoList
 from vidcsl.data.readers import Reader, open_reader
 from vidcsl.data.watch import Desk, time_limit
@@ -180,7 +180,7 @@ class ClipDataset(Dataset[Sample]):
         options: dict[str, Any] = {"backend": self.reader, "short_side": self.short_side}
         if self.cache is None:
             return partial(open_reader, video.source(), **options)
-        return partial(open_cached, video, folder=self.cache, **options)
+        return cached_opener(video, folder=self.cache, **options)
 
     def _sampled(self, reader: Reader, rng: np.random.Generator) -> NDArray[np.int64]:
         try:

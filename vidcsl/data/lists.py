@@ -8,6 +8,7 @@ group the file's name up to its clip number.
 """
 
 import csv
+import hashlib
 import io
 import os
 import re
@@ -58,10 +59,9 @@ class Video:
         if self.span:
             return self.span.shard, self.span.offset, self.span.size, self.span.crc32
         try:
-            state = self.path.stat()
+            return str(self.path.resolve()), file_state(self.path)
         except OSError as error:
             raise VideoError(self.path, "there is no such file") from error
-        return str(self.path.resolve()), state.st_size, state.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,28 @@ def read_rows(path: str | Path) -> list[Row]:
 
 
 def write_list(path: str | Path, rows: Iterable[Row | tuple[str, str, str]]) -> None:
-    """Write a list in our CSV form, whole or not at all. Either all rows have a span or none."""
+    """Write a list in our CSV form, whole or not at all. Either all rows have a span or none.
+
+    Raises:
+        UserError: a name cannot be written so that it is read again.
+    """
     lines = [_fields(Row(*row)) for row in rows]
     packed = lines and len(lines[0]) > len(COLUMNS)
     header = (*COLUMNS, *SPAN_COLUMNS) if packed else COLUMNS
+    for text in (field for fields in lines for field in fields[: len(COLUMNS)]):
+        _check_field(str(text), path)
     with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *lines])
+
+
+def _check_field(text: str, path: str | Path) -> None:
+    """Raise UserError where a list would not give a name back."""
+    if text != text.strip():
+        raise UserError(f"{path}: {text!r} starts or ends with a blank, rename it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: {text!a} is not a name in UTF-8, rename it") from error
 
 
 def _fields(row: Row) -> tuple[object, ...]:
@@ -154,6 +170,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def file_state(path: Path) -> str:
+    """Size and time of a file, as text; of a folder those of all files in it. Raises OSError."""
+    state = path.stat()
+    if not path.is_dir():
+        return f"{state.st_size} {state.st_mtime_ns}"
+    # A file that is rewritten in place changes nothing of the folder itself.
+    files = sorted((file.name, file_state(file)) for file in path.iterdir() if file.is_file())
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def missing_files(videos: Iterable[Video]) -> list[Path]:

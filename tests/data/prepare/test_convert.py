@@ -29,8 +29,8 @@ def test_paths_and_numbers(small, tmp_path, separator):
         **small, lists=[write(tmp_path / "l.csv", *lines)], separator=separator
     )
     assert read_rows(next(iter(report.lists))) == [
-        Row(FILES[0], "00", "a b/x"),
-        Row(FILES[1], "10", "b/v_b_g01"),
+        Row(FILES[0], "0000", "a b/x"),
+        Row(FILES[1], "0010", "b/v_b_g01"),
         Row(FILES[2], "", "b/v_b_g01"),
     ]
 
@@ -55,6 +55,33 @@ def test_frame_folders_and_names(small, tmp_path):
             assert [row[:2] for row in rows] == [("frames/one", "run"), ("frames/two", "jump")]
 
 
+def test_classes_have_the_same_names_whatever_else_a_list_holds(small, tmp_path):
+    for name, labels in {"train": (2, 10), "test": (2, 3)}.items():
+        lines = [f"{video} {label}" for video, label in zip(FILES, labels, strict=False)]
+        convert.prepare(**small, lists=[write(tmp_path / f"{name}.txt", *lines)])
+    train, test = (read_rows(small["out"] / f"{name}.csv") for name in ("train", "test"))
+    assert train[0].class_name == test[0].class_name == "0002"
+
+
+def test_paths_of_another_spelling_and_lines_that_repeat(small, tmp_path):
+    lines = [f"./c/../{FILES[3]} 1", f"{FILES[3]} 1", f"{tmp_path}/videos//b/../{FILES[0]} 0"]
+    report = convert.prepare(**small, lists=[write(tmp_path / "l.txt", *lines)])
+    videos = read_list(small["out"] / "l.csv", root=small["root"])
+    assert [video.path for video in videos.videos] == [small["root"] / FILES[k] for k in (3, 0)]
+    assert report.notes == ("1 lines that repeat a video were left out",)
+    with pytest.raises(UserError, match=r"l gives c/z\.mp4 the classes 0001 and 0002"):
+        convert.prepare(
+            **small, lists=[write(tmp_path / "l.txt", f"{FILES[3]} 1", f"./{FILES[3]} 2")]
+        )
+
+
+def test_a_list_is_not_overwritten_by_what_it_becomes(small, tmp_path):
+    path = write(tmp_path / "l.csv", f"{FILES[3]} 1")
+    with pytest.raises(UserError, match=r"would overwrite .*l\.csv"):
+        convert.prepare(**small | {"out": tmp_path}, lists=[path])
+    assert path.read_text() == f"{FILES[3]} 1\n"
+
+
 def test_lists_that_share(small, tmp_path):
     train = write(tmp_path / "train.txt", f"{FILES[1]} 0")
     test = write(tmp_path / "test.txt", f"{FILES[2]} 0")
@@ -71,7 +98,7 @@ def test_lists_that_share(small, tmp_path):
         ("a/x.mp4", {}, "line 1: expected 'path class number', found 'a/x.mp4'"),
         ("a/x.mp4 1,2", {}, "expected 'path class number'"),
         ("/elsewhere/x.mp4 1", {}, "is not in the videos' folder"),
-        ("c/absent.mp4 1", {}, r"lacks 1 videos \(1 1\): c/absent.mp4"),
+        ("c/absent.mp4 1", {}, r"lacks 1 videos \(0001 1\): c/absent.mp4"),
         ("c/z.mp4 1", {"form": "other"}, "unknown form 'other', not one of pyslowfast"),
         ("c/z.mp4 1", {"separator": ""}, "the separator is empty"),
         ("c/z.mp4 1", {"group_pattern": "("}, "malformed"),

@@ -34,6 +34,19 @@ def test_held_out_groups_come_near_the_share(groups, share, seed):
         assert abs(count - share * sum(sizes)) <= max(sizes) / 2 + 1e-9
 
 
+@given(
+    groups=st.dictionaries(
+        st.sampled_from("abc"), st.lists(st.integers(1, 4), min_size=1, max_size=4), min_size=1
+    ),
+    share=st.floats(0.1, 0.99),
+    seed=st.integers(0, 99),
+)
+def test_every_class_keeps_a_video_to_train_on(groups, share, seed):
+    rows = rows_of(groups)
+    held_out = folder.hold_out(rows, share=share, seed=seed)
+    assert {row.class_name for row in rows if row.group not in held_out} == set(groups)
+
+
 def test_another_seed_holds_out_others():
     rows = rows_of({"a": [1] * 40})
     assert folder.hold_out(rows, share=0.3, seed=0) != folder.hold_out(rows, share=0.3, seed=1)
@@ -41,12 +54,16 @@ def test_another_seed_holds_out_others():
 
 def test_folder_keeps_groups_together(tmp_path):
     names = [f"{c}/clip_g{g:02d}_c{k:02d}.mp4" for c in "ab" for g in range(8) for k in range(3)]
-    touch(tmp_path, *names, "a/note.txt", "b/deep/x.mp4", "b/odd.MKV")
+    touch(tmp_path, *names, "a/note.txt", "b/deep/x.mp4", "b/odd.MKV", "a/old.wmv", "older.WMV")
     report = folder.prepare(root=tmp_path, out=tmp_path / "lists")
     train, test = (read_rows(path) for path in report.lists)
     assert {row.video for row in train + test} == {*names, "b/odd.MKV"}
     assert {row.group for row in train}.isdisjoint(row.group for row in test)
     assert report.groups == 17
+    assert report.notes == (
+        "left out: 1 videos in folders of the class folders",
+        "left out, kinds that are not read: 2 .wmv",
+    )
     assert [sum(row.class_name == name for row in test) for name in "ab"] == [6, 6]
 
 
@@ -79,3 +96,13 @@ def test_faults_of_a_folder(tmp_path, options, message):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(UserError, match=r"no video \(\.avi, "):
         folder.prepare(root=tmp_path, out=tmp_path)
+
+
+def test_names_that_a_list_would_not_give_back(tmp_path):
+    touch(tmp_path / "blank", " a/x.mp4")
+    with pytest.raises(UserError, match="starts or ends with a blank"):
+        folder.prepare(root=tmp_path / "blank", out=tmp_path / "lists", test_share=0)
+    touch(tmp_path / "bytes", "a/x\udce9.mp4")  # as Python names a byte that is no UTF-8
+    with pytest.raises(UserError, match=r"'a/x\\udce9\.mp4' is not a name in UTF-8"):
+        folder.prepare(root=tmp_path / "bytes", out=tmp_path / "lists", test_share=0)
+    assert not list((tmp_path / "lists").glob("*"))

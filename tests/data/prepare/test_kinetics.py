@@ -50,6 +50,20 @@ def test_files_are_found_under_their_names(small):
     )
 
 
+def test_links_to_folders_are_followed_and_rings_end(small, tmp_path):
+    (small["root"] / "train").rename(tmp_path / "elsewhere")
+    (small["root"] / "train").symlink_to(tmp_path / "elsewhere")
+    (small["root"] / "b/ring").symlink_to(small["root"])
+    kinetics.prepare(**small)
+    assert read_rows(small["out"] / "train.csv")[0].video == FILES[0]
+
+
+def test_annotations_are_not_overwritten(small, tmp_path):
+    with pytest.raises(UserError, match=r"would overwrite .*train\.csv"):
+        kinetics.prepare(**small | {"out": tmp_path})
+    assert (tmp_path / "train.csv").read_text() == TRAIN
+
+
 def test_missing_clips_are_told(small):
     (small["root"] / FILES[0]).unlink()
     with pytest.raises(UserError, match=r"lacks 1 videos \(playing harp 1\): .*-0abcdefghi_000007"):

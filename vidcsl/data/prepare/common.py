@@ -97,6 +97,22 @@ def locate(videos: Iterable[str], *, root: Path) -> dict[str, str]:
     }
 
 
+def refuse_overwriting(
+    read: Sequence[Path], *, out: str | Path, names: Iterable[str] | None = None
+) -> None:
+    """Raise a UserError where lists to write would take the place of files that are read.
+
+    Args:
+        read: the files.
+        out: the folder of the lists.
+        names: of the lists, without suffix; those of the files where there are none.
+    """
+    stems = [Path(path).stem for path in read] if names is None else names
+    written = {(Path(out) / f"{name}.csv").resolve() for name in stems}
+    if own := [path for path in read if Path(path).resolve() in written]:
+        raise UserError(f"--out {out} would overwrite {own[0]}: choose another folder")
+
+
 def describe_missing(missing: Sequence[Row]) -> str:
     """One line: how many, of which classes, the first names."""
     classes = [f"{name} {count}" for name, count in Counter(r.class_name for r in missing).items()]
@@ -111,14 +127,16 @@ def write_splits(
     root: Path,
     out: str | Path,
     allow_missing: bool,
+    read: Sequence[Path] = (),
     notes: Sequence[str] = (),
 ) -> Report:
     """Write `<out>/<name>.csv` for each split, naming the files as they are under `root`.
 
     Raises:
-        UserError: files are missing and that is not allowed, or nothing is left of a list. Then
-            no list is written.
+        UserError: files are missing and that is not allowed, nothing is left of a list, or one
+            would take the place of a file that was `read`. Then no list is written.
     """
+    refuse_overwriting(read, out=out, names=splits)
     if not root.is_dir():
         raise UserError(f"{dataset}: the videos' folder {root} does not exist")
     wanted = {row.video: row for rows in splits.values() for row in rows}

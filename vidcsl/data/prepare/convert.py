@@ -4,16 +4,18 @@ Both hold a path and the number of a class on each line. In mmaction2's lists of
 number of frames, or the first frame and their number, stand in between.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vidcsl.data.lists import Row
-from vidcsl.data.prepare.annotated import read_json, read_text, shared_groups
+from vidcsl.data.prepare.annotated import read_json, read_text, shared_groups, without_repeats
 from vidcsl.data.prepare.common import Report, check_disjoint, write_splits
 from vidcsl.data.prepare.groups import GROUP_PATTERN, compile_pattern, group_of
 from vidcsl.errors import UserError
 
+DIGITS = 4  # of a class that has a number and no name
 # How many numbers stand between the path and the class.
 FORMS = {"pyslowfast": 0, "mmaction2": 0, "mmaction2-frames": 1, "mmaction2-offset-frames": 2}
 
@@ -38,7 +40,7 @@ def prepare(
         form: a name in `FORMS`.
         separator: between the columns. The path may contain it.
         class_names: the names of the classes, one a line in the order of their numbers, or JSON
-            `{"name": number}`. Without it a class is called by its number.
+            `{"name": number}`. Without it a class is called by its number, as 0042.
         group_pattern: as for a folder of videos.
         allow_missing: leave videos that are not on disk out of the lists.
 
@@ -58,10 +60,13 @@ def prepare(
         raise UserError("convert: two of the lists have the same name; convert them one by one")
     highest = max(label for entries in numbered.values() for _, label in entries)
     names = _read_names(class_names) if class_names else _number_names(highest)
-    splits = {
+    listed = {
         name: [_row(*entry, root=root, names=names, pattern=pattern) for entry in entries]
         for name, entries in numbered.items()
     }
+    for name, part in listed.items():
+        _refuse_two_classes(name, part)
+    splits, notes = without_repeats(listed)
     for k, (name, rows) in enumerate(splits.items()):
         for other in list(splits)[:k]:
             pair = f"{other} and {name}"
@@ -72,7 +77,8 @@ def prepare(
         root=root,
         out=out,
         allow_missing=allow_missing,
-        notes=shared_groups(splits),
+        read=lists,
+        notes=[*notes, *shared_groups(splits)],
     )
 
 
@@ -104,6 +110,7 @@ def _row(
             video = Path(video).relative_to(root.absolute()).as_posix()
         except ValueError as error:
             raise UserError(f"convert: {video} is not in the videos' folder {root}") from error
+    video = os.path.normpath(video)
     if label >= 0 and label not in names:
         raise UserError(f"convert: {video} has the class {label}, which has no name")
     return Row(video, names[label] if label >= 0 else "", group_of(video, pattern))
@@ -120,5 +127,16 @@ def _read_names(path: Path) -> dict[int, str]:
 
 
 def _number_names(highest: int) -> dict[int, str]:
-    """Numbers as names, of one width: labels are numbered by sorted name."""
-    return {k: f"{k:0{len(str(highest))}d}" for k in range(highest + 1)}
+    """Numbers as names, of one width in all calls: labels are numbered by sorted name."""
+    return {k: f"{k:0{DIGITS}d}" for k in range(highest + 1)}
+
+
+def _refuse_two_classes(name: str, rows: Sequence[Row]) -> None:
+    class_of: dict[str, str] = {}
+    for row in rows:
+        first = class_of.setdefault(row.video, row.class_name)
+        if first != row.class_name:
+            raise UserError(
+                f"convert: {name} gives {row.video} the classes {first or 'none'} and "
+                f"{row.class_name or 'none'}; a video has one"
+            )

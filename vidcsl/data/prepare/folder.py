@@ -11,6 +11,9 @@ from vidcsl.data.prepare.groups import GROUP_PATTERN, compile_pattern, group_of
 from vidcsl.errors import UserError
 from vidcsl.seeding import numpy_generator
 
+# Of videos that a list may not name.
+OTHER_SUFFIXES = (".3gp", ".flv", ".m4v", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv")
+
 
 def prepare(
     *,
@@ -56,6 +59,7 @@ def prepare(
     splits = {"train": train} | ({"test": test} if test else {})
     absent = sorted({row.class_name for row in train} - {row.class_name for row in test})
     notes = [f"no test video of {shorten(absent)}: too few groups"] if test and absent else []
+    notes += _left_out(root)
     return write_splits("folder", splits, root=root, out=out, allow_missing=False, notes=notes)
 
 
@@ -63,20 +67,32 @@ def hold_out(rows: Sequence[Row], *, share: float, seed: int) -> set[str]:
     """Groups, taken in random order, that bring each class nearer to its share.
 
     A group goes whole, whatever classes its clips have. One whose clips would overshoot by more
-    than they close the gap stays in training.
+    than they close the gap stays in training, and so does the last one of a class.
     """
     members: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         members[row.group].append(row.class_name)
-    gap = {name: share * count for name, count in Counter(row.class_name for row in rows).items()}
+    left = Counter(row.class_name for row in rows)
+    gap = {name: share * count for name, count in left.items()}
     names = sorted(members)
     held_out = set()
     for index in numpy_generator(seed, "held-out groups").permutation(len(names)):
         counts = Counter(members[names[index]])
-        if sum(abs(gap[name] - n) - abs(gap[name]) for name, n in counts.items()) < 0:
+        nearer = sum(abs(gap[name] - n) - abs(gap[name]) for name, n in counts.items()) < 0
+        if nearer and all(left[name] > n for name, n in counts.items()):
             held_out.add(names[index])
-            gap = {name: left - counts[name] for name, left in gap.items()}
+            left -= counts
+            gap = {name: each - counts[name] for name, each in gap.items()}
     return held_out
+
+
+def _left_out(root: Path) -> list[str]:
+    """Notes on what a user may take for videos of the lists."""
+    deeper = sum(path.suffix.lower() in VIDEO_SUFFIXES for path in root.glob("*/*/*"))
+    notes = [f"left out: {deeper} videos in folders of the class folders"] if deeper else []
+    suffixes = Counter(path.suffix.lower() for path in (*root.glob("*"), *root.glob("*/*")))
+    other = [f"{suffixes[each]} {each}" for each in OTHER_SUFFIXES if suffixes[each]]
+    return notes + ([f"left out, kinds that are not read: {', '.join(other)}"] if other else [])
 
 
 def _find(root: Path, *, pattern: re.Pattern[str]) -> list[Row]:

@@ -18,6 +18,7 @@ from vidcsl.data.prepare.annotated import (
     read_json,
     read_text,
     shared_groups,
+    without_repeats,
 )
 from vidcsl.data.prepare.common import Report, write_splits
 from vidcsl.errors import UserError
@@ -73,15 +74,14 @@ def prepare(
     for clip in clips:
         if clip.label in (classes or known):
             splits.setdefault(clip.split, []).append(_row(clip, videos))
-    kept = {name: list({row.video: row for row in rows}.values()) for name, rows in splits.items()}
-    repeats = sum(map(len, splits.values())) - sum(map(len, kept.values()))
-    notes = [f"{repeats} lines that repeat a video were left out"] if repeats else []
+    kept, notes = without_repeats(splits)
     return write_splits(
         "kinetics",
         kept,
         root=root,
         out=out,
         allow_missing=allow_missing,
+        read=annotations,
         notes=[*notes, *shared_groups(kept)],
     )
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from vidcsl.data.lists import Row, read_rows, replacing, write_list
+from vidcsl.data.lists import Row, file_state, read_rows, replacing, write_list
 from vidcsl.errors import UserError
 
 
@@ -23,13 +23,6 @@ def read_lists(lists: Sequence[Path]) -> dict[str, list[Row]]:
         if any(row.span for row in part):
             raise UserError(f"{path} is a list of packed videos: give that of the files themselves")
     return rows
-
-
-def refuse_overwriting(lists: Sequence[Path], out: Path) -> None:
-    """Raise a UserError where the lists to write would take the place of those that are read."""
-    own = [path for path in lists if (out / f"{Path(path).stem}.csv").resolve() == path.resolve()]
-    if own:
-        raise UserError(f"--out {out} would overwrite {own[0]}: choose another folder")
 
 
 def videos_of(rows: Mapping[str, Sequence[Row]]) -> list[str]:
@@ -54,13 +47,13 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
-def file_state(path: Path) -> str:
-    """Size and time of a file as text, and whether it may be read; empty where it is missing."""
+def state_of(path: Path) -> str:
+    """`file_state`, and whether it may be read; empty where it is missing."""
     try:
-        state = path.stat()
+        state = file_state(path)
     except OSError:
         return ""
-    return f"{state.st_size} {state.st_mtime_ns}{'' if os.access(path, os.R_OK) else ' locked'}"
+    return f"{state}{'' if os.access(path, os.R_OK) else ' locked'}"
 
 
 def has_size(path: Path, size: int) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidcsl.data.lists import shorten
-from vidcsl.data.prepare import jobs, relist
+from vidcsl.data.prepare import common, jobs, relist
 from vidcsl.data.prepare.decoding import decoding
 from vidcsl.data.readers import open_reader
 from vidcsl.errors import VideoError
@@ -72,13 +72,13 @@ def scan(
     Raises:
         UserError: a list cannot be read, or would be overwritten.
     """
-    relist.refuse_overwriting(lists, out)
+    common.refuse_overwriting(lists, out=out)
     rows = relist.read_lists(lists)
     videos = relist.videos_of(rows)
     tasks = [
         jobs.Task(
             name=video,
-            state=f"{relist.file_state(root / video)} {reader}",
+            state=f"{relist.state_of(root / video)} {reader}",
             arguments={"path": root / video, "reader": reader},
         )
         for video in videos

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vidcsl.data.lists import Row, replacing, shorten
-from vidcsl.data.prepare import jobs, relist
+from vidcsl.data.prepare import common, jobs, relist
 from vidcsl.data.shards import Span
 from vidcsl.errors import UserError
 
@@ -67,7 +67,7 @@ def shard(
     """
     if shard_bytes < 1:
         raise UserError(f"shard: a shard must hold some bytes, not {shard_bytes}")
-    relist.refuse_overwriting(lists, out)
+    common.refuse_overwriting(lists, out=out)
     rows = relist.read_lists(lists)
     sizes = _sizes(relist.videos_of(rows), root)
     names = sorted({row.class_name for part in rows.values() for row in part} - {""})
@@ -156,7 +156,7 @@ def _task(
 ) -> jobs.Task:
     """The writing of one shard."""
     first, rows = slice_
-    states = [relist.file_state(root / row.video) for row in rows]
+    states = [relist.state_of(root / row.video) for row in rows]
     state = hashlib.sha256(json.dumps([rows, first, states, labels]).encode()).hexdigest()
     places = {"root": root, "out": out, "name": name, "scratch": jobs.scratch_of(out / RECORD)}
     return jobs.Task(name, state, {"rows": rows, "first": first, "labels": labels, **places})

@@ -52,7 +52,9 @@ def prepare(
         ]
         for path in annotations
     }
-    return write_splits("ssv2", splits, root=root, out=out, allow_missing=allow_missing)
+    return write_splits(
+        "ssv2", splits, root=root, out=out, allow_missing=allow_missing, read=annotations
+    )
 
 
 def _read(path: Path, known: Mapping[str, object]) -> dict[str, str]:

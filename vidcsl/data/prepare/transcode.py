@@ -16,7 +16,7 @@ import av
 from av.video.reformatter import VideoReformatter
 
 from vidcsl.data.lists import replacing, shorten
-from vidcsl.data.prepare import jobs, relist
+from vidcsl.data.prepare import common, jobs, relist
 from vidcsl.data.prepare.decoding import Decoding, decoding
 from vidcsl.errors import UserError, VideoError
 
@@ -111,7 +111,7 @@ def transcode(
         UserError: a list cannot be read or would be overwritten, two copies would have one name, or
             videos cannot be decoded and that is not allowed.
     """
-    relist.refuse_overwriting(lists, out)
+    common.refuse_overwriting(lists, out=out)
     if out_root.resolve() == root.resolve():
         raise UserError(f"the copies need a folder of their own, not {root}")
     rows = relist.read_lists(lists)
@@ -122,7 +122,7 @@ def transcode(
         jobs.Task(
             name=video,
             # Its copy is called otherwise where another's would have its name.
-            state=f"{relist.file_state(root / video)} {settings} {copy}",
+            state=f"{relist.state_of(root / video)} {settings} {copy}",
             arguments={"path": root / video, "copy": copy, "settings": settings, **places},
         )
         for video, copy in copy_of.items()
