@@ -10,6 +10,9 @@ def test_a_shipped_config_by_its_name_and_a_file_before_it(tmp_path, monkeypatch
     assert "demo" in shipped.names()
     assert load_config("demo") == load_config(shipped.CONFIGS / "demo.yaml")
     assert load_config("ucf101_10_simclr").TRAIN.EPOCHS  # through its base
+    (tmp_path / "demo").mkdir()
+    assert load_config("demo").NAME == "demo"
+    (tmp_path / "demo").rmdir()
     (tmp_path / "demo").write_text("NAME: mine\n")
     assert load_config("demo").NAME == "mine"
 

@@ -237,7 +237,7 @@ def _checked(key: str, value: Any, option: Option, where: str) -> Any:
     try:
         value = _coerce(value, option.default)
     except (TypeError, ValueError):
-        wanted = type(option.default).__name__
+        wanted = _kind(option.default)
         raise UserError(f"{where}: {key} must be {wanted}, not {value!r}") from None
     if option.choices and value not in option.choices:
         raise UserError(f"{where}: {key} must be one of {', '.join(option.choices)}, not {value!r}")
@@ -246,6 +246,13 @@ def _checked(key: str, value: Any, option: Option, where: str) -> Any:
         limits = f"at least {low}" if high is None else f"from {low} to {high}"
         raise UserError(f"{where}: {key} must be {limits}, not {value}")
     return value
+
+
+def _kind(default: Any) -> str:
+    """The type of an option in words: "int", "list of float"."""
+    if isinstance(default, list):
+        return f"list of {_kind(default[0] if default else '')}"
+    return type(default).__name__
 
 
 def _coerce(value: Any, default: Any) -> Any:

@@ -19,8 +19,8 @@ def names() -> list[str]:
 
 
 def find(config: str | Path) -> Path:
-    """The file that is meant: a path as it stands or, where there is none, a shipped name."""
+    """The file that is meant: a path as it stands or, where no file is there, a shipped name."""
     path = Path(config)
-    if path.exists() or str(config) not in names():
+    if (path.exists() and not path.is_dir()) or str(config) not in names():
         return path
     return CONFIGS / f"{config}.yaml"

@@ -2,6 +2,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.data.made_videos import write_numbered
 from vidcsl import doctor
@@ -57,6 +58,13 @@ def test_classes_and_spellings_of_the_other_side(videos):
     assert set(examined(videos, "train.csv", "spelt.csv")) == {"videos apart"}
 
 
+def test_test_videos_without_a_label(videos):
+    write_list(videos / "bare.csv", [("c.mp4", "x", "g3"), ("d.mp4", "", "g4")])
+    (found,) = examined(videos, "train.csv", "bare.csv").values()
+    assert (found.name, found.broken) == ("labels of the test list", True)
+    assert "1 videos have none" in found.words
+
+
 def test_videos_that_cannot_be_read(videos):
     found = examined(videos, "damaged.csv", "test.csv")
     (one,) = (each for each in found.values() if "videos of" in each.name)
@@ -64,6 +72,29 @@ def test_videos_that_cannot_be_read(videos):
     assert "1 of 2 tried can be read; first: cannot read video" in one.words
     tolerant = examined(videos, "damaged.csv", "test.csv", tolerated=0.5)
     assert not tolerant["videos of the training list"].broken
+
+
+@pytest.mark.parametrize(
+    ("options", "pixels"),  # of 32 frames in training, of 80 clips of whole frames in evaluation
+    [
+        ("AUGMENT: {CROP_BY: decoder}", 16 * 2 * 48 * 48),
+        ("AUGMENT: {CROP_BY: device}", 16 * 2 * (128 * 128 * 16 // 9)),
+        ("EVALUATE: {BATCH: 8, TRAIN_VIEWS: 1, TEST_VIEWS: 10}", 8 * 10 * (128 * 128 * 16 // 9)),
+    ],
+)
+def test_shared_memory_that_the_loaders_need(
+    videos, tmp_path, capsys, monkeypatch, options, pixels
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"OUTPUT_DIR: {tmp_path}/run\n{options}\nTRAIN: {{BATCH: 16}}\nMODEL: {{FRAME_SIZE: 48}}\n"
+        f"DATA: {{ROOT: {videos}, TRAIN_LIST: {videos}/train.csv, WORKERS: 2, SHORT_SIDE: 128}}\n"
+    )
+    tested = ["DATA.TEST_LIST", f"{videos}/test.csv"] if "EVALUATE" in options else []
+    assert main(["doctor", "--cfg", str(config), "DATA.FRAMES", "16", *tested]) == 0
+    needed = 2 * 2 * 3 * 16 * pixels / 2**30  # two batches of each of two workers
+    assert f"loaders hold up to {needed:.2f} GiB" in capsys.readouterr().out
 
 
 def test_the_command_fails_where_something_is_broken(videos, tmp_path, capsys):

@@ -73,6 +73,17 @@ def test_mistakes_of_attack_and_corruption_names_come_before_training(
     assert not (out / "log.jsonl").exists()
 
 
+def test_goals_that_need_more_classes_are_told_before_training(data, config, tmp_path, capsys):
+    for part in ("train", "test"):
+        rows = [row for row in read_rows(data / f"{part}.csv") if row.class_name in ("sway", "bob")]
+        write_list(tmp_path / f"{part}.csv", rows)
+    lists = ("DATA.TRAIN_LIST", tmp_path / "train.csv", "DATA.TEST_LIST", tmp_path / "test.csv")
+    out = tmp_path / "run"
+    words = arguments(data, config, out, *lists, "ATTACK.RUNS", "[pgd-dlr/linf]")
+    assert "its goal needs 3 or more classes, not 2" in fails(capsys, "train", *words)
+    assert not (out / "log.jsonl").exists()
+
+
 def test_overrides_may_stand_anywhere(data, config, tmp_path, capsys):
     words = ["--cfg", str(config), "--debug", "SEED", "x"]
     assert "SEED must be int" in fails(capsys, "train", *words)

@@ -77,6 +77,12 @@ def test_the_sheet_shows_what_training_gets(arguments, captured, data):
             assert np.abs(view.fed - expected).max() <= 0.5 + 1e-3
 
 
+def test_one_video_is_enough(arguments, captured):
+    for part in ("train", "test"):
+        assert main(["show", "clips", *arguments, "--part", part, "--samples", "1"]) == 0
+    assert [len(samples) for samples in captured] == [1, 1]
+
+
 def test_test_views_are_shown_in_order(arguments, captured):
     assert main(["show", "clips", *arguments, "--part", "test", "--samples", "99"]) == 0
     (samples,) = captured

@@ -1,6 +1,6 @@
 """From a config to objects. Below this package nothing knows a config: all take plain arguments."""
 
-from vidcsl.builders.attacks import build_attack_runs, build_attacks
+from vidcsl.builders.attacks import build_attack_runs, build_attacks, check_classes
 from vidcsl.builders.augment import build_augmentation, build_crop
 from vidcsl.builders.corruptions import build_corruptions
 from vidcsl.builders.data import (
@@ -65,6 +65,7 @@ __all__ = [
     "build_watchdog",
     "build_writer",
     "check",
+    "check_classes",
     "check_norms",
     "earlier_rounds",
     "is_bgr",

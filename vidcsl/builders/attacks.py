@@ -12,7 +12,7 @@ from vidcsl.robustness.attack_curve import Attack
 from vidcsl.robustness.attacks import PGD, attack
 from vidcsl.robustness.attacks.autoattack import AutoAttack
 from vidcsl.robustness.attacks.fab import FAB, knows
-from vidcsl.robustness.attacks.goals import GOALS
+from vidcsl.robustness.attacks.goals import GOALS, Targeted, Untargeted
 from vidcsl.robustness.attacks.specs import Run, parse_run
 from vidcsl.robustness.attacks.universal import UniversalAttack
 from vidcsl.robustness.clips import Clips
@@ -40,6 +40,16 @@ def build_attack_runs(cfg: CfgNode) -> list[Run]:
     for run in runs:
         _check(run, cfg)
     return runs
+
+
+def check_classes(cfg: CfgNode, count: int) -> None:
+    """Raise UserError where the goal of an attack is not defined for so few classes."""
+    for run in build_attack_runs(cfg):
+        if isinstance(run.goal, Untargeted | Targeted) and count < run.goal.classes:
+            raise UserError(
+                f"attack {run.words!r}: its goal needs {run.goal.classes} or more classes, "
+                f"not {count}"
+            )
 
 
 def build_attacks(

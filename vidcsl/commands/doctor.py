@@ -44,6 +44,7 @@ def _of_config(cfg: CfgNode) -> list[Finding]:
         test=cfg.DATA.TEST_LIST,
         reader=cfg.DATA.READER,
         tolerated=cfg.DATA.DAMAGED_LIMIT,
+        tolerated_test=float(cfg.DATA.ALLOW_DAMAGED_TEST),
     )
     return [*storage, *lists]
 
@@ -51,7 +52,10 @@ def _of_config(cfg: CfgNode) -> list[Finding]:
 def _shared_bytes(cfg: CfgNode) -> int:
     """Most that the loaders of this machine hold, one process a GPU, for frames of 16:9."""
     processes = max(1, torch.cuda.device_count())
-    clip = 3 * cfg.DATA.FRAMES * cfg.DATA.SHORT_SIDE**2 * 16 // 9
-    views = cfg.DATA.CLIPS + cfg.FALSE_NEGATIVES.VOTERS
+    whole = cfg.DATA.SHORT_SIDE**2 * 16 // 9
+    fed = cfg.MODEL.FRAME_SIZE**2 if cfg.AUGMENT.CROP_BY == "decoder" else whole
+    trained = -(-cfg.TRAIN.BATCH // processes) * (cfg.DATA.CLIPS + cfg.FALSE_NEGATIVES.VOTERS) * fed
+    views = max(cfg.EVALUATE.TRAIN_VIEWS, cfg.EVALUATE.TEST_VIEWS)
+    judged = cfg.EVALUATE.BATCH * views * whole if cfg.DATA.TEST_LIST else 0
     batches = processes * cfg.DATA.WORKERS * PREFETCHED
-    return int(batches * -(-cfg.TRAIN.BATCH // processes) * views * clip)
+    return int(batches * max(trained, judged) * 3 * cfg.DATA.FRAMES)

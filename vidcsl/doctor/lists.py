@@ -15,16 +15,23 @@ TRIED = 16  # videos of each list
 
 
 def examine_lists(
-    *, root: str, train: str, test: str, reader: str = "auto", tolerated: float = 0.0
+    *,
+    root: str,
+    train: str,
+    test: str,
+    reader: str = "auto",
+    tolerated: float = 0.0,
+    tolerated_test: float = 0.0,
 ) -> Iterator[Finding]:
     """Read both lists and try some of their videos.
 
     Args:
         root, train, test: as in a config; an empty test list is left out.
         reader: who decodes.
-        tolerated: share of the training list that may be unreadable.
+        tolerated, tolerated_test: shares of the lists that may be unreadable.
     """
     lists: dict[str, VideoList] = {}
+    shares = {"training": tolerated, "test": tolerated_test}
     for name, path in (("training", train), ("test", test)):
         if not path:
             yield Finding("lists", name, False, "not set", broken=name == "training")
@@ -38,9 +45,18 @@ def examine_lists(
             continue
         lists[name] = found
         yield Finding("lists", name, True, _describe(found))
-        yield _try(name, found.videos, reader, tolerated if name == "training" else 0.0)
+        yield _try(name, found.videos, reader, shares[name])
+    if "test" in lists:
+        yield from _unlabelled(lists["test"])
     if len(lists) == 2:
         yield from _apart(train, test)
+
+
+def _unlabelled(test: VideoList) -> Iterator[Finding]:
+    count = sum(video.label < 0 for video in test.videos)
+    if count:
+        words = f"{count} videos have none: fill their class, or leave DATA.TEST_LIST empty"
+        yield Finding("lists", "labels of the test list", False, words, broken=True)
 
 
 def _describe(videos: VideoList) -> str:
@@ -59,7 +75,7 @@ def _try(name: str, videos: Sequence[Video], reader: str, tolerated: float) -> F
     words = f"{len(chosen) - len(failures)} of {len(chosen)} tried can be read"
     if failures:
         words += f"; first: {failures[0]}"
-    broken = len(failures) > tolerated * len(chosen)
+    broken = len(failures) > tolerated * len(chosen) or len(failures) == len(chosen)
     return Finding("lists", f"videos of the {name} list", not failures, words, broken=broken)
 
 

@@ -36,6 +36,7 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
     train, test = builders.build_lists(cfg, world)
     if test is not None:
         require_labelled(test)
+        builders.check_classes(cfg, len(train.classes))
     if cfg.TRAIN.ENABLED:
         method = pretrain_in_rounds(cfg, train, world, folder, checkpoint)
         keep_removed_pairs(cfg, method, train, world, folder)

@@ -46,14 +46,14 @@ def show(
     if videos is None:
         raise UserError("DATA.TEST_LIST is not set: there are no test videos to show")
     batch, fed = _FIRST[part](_small(cfg, min(samples, len(videos))), videos, world, epoch)
-    shown = [_sample(cfg, videos, batch, row, clips) for row, clips in enumerate(fed)]
+    shown = [_sample(cfg, videos, batch, row, clips) for row, clips in enumerate(fed[:samples])]
     title = f"{cfg.NAME}, seed {cfg.SEED}: {part} videos" + f", epoch {epoch}" * (part == "train")
     return write_contact_sheet(shown, folder, title=title)
 
 
 def _small(cfg: CfgNode, samples: int) -> CfgNode:
     """The config with a batch of a few videos; the order of an epoch does not depend on it."""
-    return overridden(cfg, {"TRAIN.BATCH": samples, "DATA.WORKERS": 0})
+    return overridden(cfg, {"TRAIN.BATCH": max(2, samples), "DATA.WORKERS": 0})
 
 
 def _first_of_training(

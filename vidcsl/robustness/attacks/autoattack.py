@@ -21,7 +21,8 @@ class AutoAttack:
     """The standard version: apgd-ce, apgd-t, fab-t, square, each on the clips still right.
 
     Stops each clip at its first success; what is not fooled returns as the highest margin found.
-    FAB has no part where it does not know the norm (frame-sparse, flicker, budgets a frame).
+    FAB has no part where it does not know the norm (frame-sparse, flicker, budgets a frame). Of
+    fewer than four classes, for which DLR is not defined, APGD aims by the margin.
 
     Args:
         steps: of APGD and of FAB, for each target.
@@ -45,8 +46,10 @@ class AutoAttack:
         clean = problem.zero()
         worst = Worst(clean, judge.judge(clean))
         _attack_standing(problem, judge, worst, APGD(steps=self.steps))
-        ranks = list(range(1, min(self.targets, problem.classes() - 1) + 1))
-        _attack_targets(problem, judge, worst, ranks, targeted_dlr, APGD(steps=self.steps))
+        classes = problem.classes()
+        ranks = list(range(1, min(self.targets, classes - 1) + 1))
+        aim = targeted_dlr if classes > 3 else targeted_margin  # DLR looks at the fourth logit
+        _attack_targets(problem, judge, worst, ranks, aim, APGD(steps=self.steps))
         if knows(problem.threat):
             _attack_targets(problem, judge, worst, ranks, targeted_margin, FAB(steps=self.steps))
         _attack_standing(judge, judge, worst, Square(queries=self.queries))

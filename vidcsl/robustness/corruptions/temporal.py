@@ -1,8 +1,8 @@
 """Frames lost, blank, frozen, reversed or out of order.
 
-The published code shortens some clips; here every frame that is lost is replaced by one that is
-kept, so that a clip always has its T frames. Each corruption is a list of source frames `[N, T]`.
-A clip of one frame comes back as it is.
+The published code shortens some clips; here what is lost is replaced by a frame that is kept, or is
+black (`frame_drop`), so that a clip always has its T frames. All but `frame_drop` are a list of
+source frames `[N, T]`. A clip of one frame comes back as it is.
 """
 
 import numpy as np

@@ -27,11 +27,11 @@ from vidcsl.robustness.attacks.goals.goal import Goal
 GOALS: dict[str, Goal] = {
     "cross_entropy": Untargeted(cross_entropy),
     "margin": Untargeted(margin),
-    "dlr": Untargeted(dlr),
+    "dlr": Untargeted(dlr, classes=3),
     "hinge": Untargeted(hinge),
     "targeted_cross_entropy": Targeted(targeted_cross_entropy),
     "targeted_margin": Targeted(targeted_margin),
-    "targeted_dlr": Targeted(targeted_dlr),
+    "targeted_dlr": Targeted(targeted_dlr, classes=4),
     "feature_distance": FeatureDistance(),
 }
 

@@ -71,9 +71,11 @@ class Untargeted:
 
     Args:
         function: (logits [N, K], labels [N]) -> [N].
+        classes: the least K that it is defined for.
     """
 
     function: Callable[[Tensor, Tensor], Tensor]
+    classes: int = 2
 
     def prepare(self, _clean: Callable[[], Tensor], labels: Tensor) -> Tensor:
         """Nothing but the labels."""
@@ -96,11 +98,13 @@ class Targeted:
         function: (logits [N, K], labels [N], targets [N]) -> [N].
         rank: the target is the clean clip's most probable other class (1), the next (2), ...
         targets: classes [N] of your choice instead; misclassification alone is then not enough.
+        classes: the least K that the function is defined for.
     """
 
     function: Callable[[Tensor, Tensor, Tensor], Tensor]
     rank: int = 1
     targets: Tensor | None = None
+    classes: int = 2
 
     def prepare(self, clean: Callable[[], Tensor], labels: Tensor) -> Tensor:
         """The targets."""
