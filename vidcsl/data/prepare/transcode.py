@@ -15,7 +15,7 @@ from typing import Any
 import av
 from av.video.reformatter import VideoReformatter
 
-from vidcsl.data.lists import replacing, shorten
+from vidcsl.data.lists import Row, replacing, shorten
 from vidcsl.data.prepare import common, jobs, relist
 from vidcsl.data.prepare.decoding import Decoding, decoding
 from vidcsl.errors import UserError, VideoError
@@ -117,19 +117,10 @@ def transcode(
     rows = relist.read_lists(lists)
     copy_of = _name_copies(relist.videos_of(rows))
     record = out_root / "transcode.jsonl"
-    places = {"out_root": out_root, "scratch": jobs.scratch_of(record)}
-    tasks = [
-        jobs.Task(
-            name=video,
-            # Its copy is called otherwise where another's would have its name.
-            state=f"{relist.state_of(root / video)} {settings} {copy}",
-            arguments={"path": root / video, "copy": copy, "settings": settings, **places},
-        )
-        for video, copy in copy_of.items()
-    ]
+    shared = {"out_root": out_root, "scratch": jobs.scratch_of(record), "settings": settings}
     outcomes = jobs.run(
         encode,
-        tasks,
+        [_task(root / video, video, copy, shared) for video, copy in copy_of.items()],
         record=record,
         title="transcoding",
         workers=workers,
@@ -137,21 +128,33 @@ def transcode(
         intact=lambda result: relist.has_size(out_root / result["copy"], result["bytes"]),
     )
     copies = {result["copy"]: result for result in outcomes.results.values()}
-    with replacing(out_root / "SHA256SUMS") as partial:
-        partial.write_text("".join(f"{c['sha256']}  {path}\n" for path, c in copies.items()))
+    _write_sums(copies, out_root / "SHA256SUMS")
     if outcomes.failures and not allow_damaged:
         raise UserError(
             f"{_describe(outcomes.failures)}; the other {len(copies)} are done: mend these and "
             "call again, or pass --allow-damaged to leave them out of the lists"
         )
-    renamed = {
-        name: [
-            row._replace(video=copy_of[row.video]) for row in part if row.video in outcomes.results
-        ]
+    made = {video: copy for video, copy in copy_of.items() if video in outcomes.results}
+    written = relist.write_lists(_renamed(rows, made), out)
+    return Report(copies, outcomes.failures, written, outcomes.resumed)
+
+
+def _task(path: Path, video: str, copy: str, shared: Mapping[str, Any]) -> jobs.Task:
+    # A copy is called otherwise where another's would have its name, so that counts too.
+    state = f"{relist.state_of(path)} {shared['settings']} {copy}"
+    return jobs.Task(name=video, state=state, arguments={"path": path, "copy": copy, **shared})
+
+
+def _write_sums(copies: Mapping[str, jobs.Result], path: Path) -> None:
+    with replacing(path) as partial:
+        partial.write_text("".join(f"{made['sha256']}  {copy}\n" for copy, made in copies.items()))
+
+
+def _renamed(rows: Mapping[str, Sequence[Row]], copy_of: Mapping[str, str]) -> dict[str, list[Row]]:
+    return {
+        name: [row._replace(video=copy_of[row.video]) for row in part if row.video in copy_of]
         for name, part in rows.items()
     }
-    written = relist.write_lists(renamed, out)
-    return Report(copies, outcomes.failures, written, outcomes.resumed)
 
 
 def encode(
