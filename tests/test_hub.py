@@ -68,6 +68,16 @@ def test_our_own_weights_of_bgr_are_turned_once(tmp_path):
     assert torch.equal(again(clips), encoder(clips))
 
 
+def test_other_pixels_than_those_of_the_training_are_told(tmp_path):
+    cfg, encoder = made(NORMALISE="imagenet")
+    export_encoder(encoder, cfg, tmp_path)
+    weights = f"vidcsl:{tmp_path / 'encoder.safetensors'}"
+    assert builders.load_weights_of(cfg, encoder, source=weights) == []
+    cfg.MODEL.NORMALISE = "auto"
+    (note,) = builders.load_weights_of(cfg, builders.build_encoder(cfg), source=weights)
+    assert "has pixels imagenet, here they are kinetics" in note
+
+
 def test_the_batchnorms_that_are_judged_are_exported(tmp_path):
     cfg, encoder = made(DUAL_NORM=True)
     clips = clips_for(encoder)

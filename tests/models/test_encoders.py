@@ -99,6 +99,17 @@ def test_published_networks_are_torchvisions(name):
         torch.testing.assert_close(ours(clips), wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_maps_of_odd_sides_are_halved_as_torchvision_does():
+    theirs, ours = torchvision_video.s3d().features, ENCODERS["s3d"](clip_frames=16, frame_size=112)
+    ours.backbone.features.load_state_dict(randomised(theirs).state_dict())
+    clips = clips_for(ours, count=1)
+    with torch.no_grad():
+        wanted = theirs(clips)
+        assert wanted.shape[2:] == (2, 3, 3)
+        found = ours.eval().backbone.features(clips)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("attention", ["joint", "divided"])
 @pytest.mark.parametrize("positions", ["learned", "sine", "rotary"])
 @pytest.mark.parametrize("pooling", ["mean", "tokens", "class"])
@@ -168,6 +179,7 @@ def test_published_costs():
         ("video_vit_s", {"TUBELET": [2]}, "needs two values"),
         ("video_vit_s", {"TUBELET": [2, 0]}, "from 1 on"),
         ("video_vit_s", {"TUBELET": [-2, 16]}, "from 1 on"),
+        ("video_vit_s", {"POSITIONS": "rotary", "HEADS": 6}, "need 6 channels or more, not 4"),
         ("video_vit_s", {"WIDTH": 25, "HEADS": 2}, "cannot be cut into 2 heads"),
         ("frames", {"IMAGE": "resnet1888"}, "near it"),
         ("frames", {"IMAGE": "dla46_c", "FRAME_SIZE": 48}, "takes no frames"),

@@ -43,6 +43,15 @@ def norms_left(module):
     return sum(isinstance(each, _BatchNorm) for each in module.modules())
 
 
+def test_a_module_that_stands_twice_in_a_chain_is_not_overlooked():
+    act = nn.ReLU()
+    chain = [nn.Conv2d(3, 4, 3), act, nn.Conv2d(4, 4, 3), act, nn.BatchNorm2d(4)]
+    network, pictures = trained(nn.Sequential(*chain)), torch.rand(1, 3, 8, 8)
+    wanted = network(pictures)
+    with folded(network):
+        torch.testing.assert_close(network(pictures), wanted)
+
+
 @pytest.mark.parametrize(
     ("make", "left"),
     [

@@ -16,7 +16,7 @@ from torchvision.models.video.s3d import S3D
 from tests.models.test_encoders import clips_for, randomised, slim
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS
-from vidcsl.models.encoder import NORMALISATIONS
+from vidcsl.models.encoder import NORMALISATIONS, Encoder
 from vidcsl.models.pretrained import LAYOUTS, load_pretrained, parse_weights
 from vidcsl.models.pretrained.layout import norm_eps
 
@@ -271,6 +271,15 @@ def test_videomae_of_transformers(tmp_path):
     assert torch.equal(other(clips), encoder(clips))
     with pytest.raises(UserError, match=r"2 missing: norm\.weight, norm\.bias.*POOLING"):
         load(vit(**shape, POOLING="tokens", frames=16), "videomae", released, "video_vit_b")
+    smaller = vit(**shape | {"FRAME_SIZE": 112}, frames=16)
+    notes = " ".join(load(smaller, "videomae", released, "video_vit_b"))
+    assert "positions of clips of 16 x 224 interpolated" in notes
+    for bad in (None, torch.zeros(48, 24)):  # missing, or of another width
+        state["videomae.encoder.layer.1.attention.attention.key.weight"] = bad
+        kept = {key: each for key, each in state.items() if each is not None}
+        path = saved(tmp_path / "bad.pth", kept)
+        with pytest.raises(UserError, match=r"unknown: blocks\.1\.attn\.q\.weight"):
+            load(vit(**shape, frames=16), "videomae_hf", path, "video_vit_b")
 
 
 def original_videomae(state):
@@ -352,6 +361,12 @@ def test_image_transformers_inflated_or_per_frame(tmp_path, container):
         notes = " ".join(load(per_frame, "image", path, "frames"))
         assert "taken to have learned on pixels imagenet (MODEL.NORMALISE)" in notes
         torch.testing.assert_close(per_frame(still), wanted, rtol=1e-3, atol=1e-4)
+    halved = saved(tmp_path / "half.pth", {key: each.half() for key, each in state.items()})
+    load(vit(**shape, FRAME_SIZE=48), "image_vit", halved, "video_vit_b")
+    flat = {**state, f"{start}patch_embed.proj.weight": torch.zeros(192, 768)}
+    linear = saved(tmp_path / "linear.pth", flat)
+    with pytest.raises(UserError, match=r"1 of another shape: patch_embed\.proj\.weight"):
+        load(vit(**shape), "image_vit", linear, "video_vit_b")
     larger = vit(**shape, FRAME_SIZE=48)
     notes = " ".join(load(larger, "image_vit", path, "video_vit_b"))
     assert "positions interpolated from 1 x 2 x 2 to 2 x 3 x 3 (time x height x width)" in notes
@@ -412,6 +427,36 @@ def test_our_own_checkpoints_give_their_encoder(tmp_path):
     assert "BatchNorms copied" in notes
     clips = clips_for(encoder)
     assert torch.equal(dual(clips), encoder(clips))
+
+
+class Twice(nn.Module):
+    """A backbone that sees its pixels twice, through three channels or through twelve."""
+
+    def __init__(self, rearranged=False):
+        super().__init__()
+        self.first = nn.Conv2d(12 if rearranged else 3, 8, 3)
+        self.second = nn.Conv2d(12 if rearranged else 3, 8, 3)
+        self.rearranged = rearranged
+
+    def forward(self, clips):
+        frames = clips.mean(dim=2)
+        frames = nn.functional.pixel_unshuffle(frames, 2) if self.rearranged else frames
+        return (self.first(frames) + self.second(frames).relu()).mean(dim=(2, 3))
+
+
+def test_every_convolution_of_the_pixels_is_turned_or_none(tmp_path):
+    theirs = randomised(Twice())
+    state = {f"backbone.{key}": tensor for key, tensor in theirs.state_dict().items()}
+    path = saved(tmp_path / "twice.pt", {"method": state})
+    encoder = Encoder(Twice(), feature_dim=8, clip_frames=2, frame_size=16).train()
+    load(encoder, "vidcsl", path, "r3d_18", bgr=True)
+    assert encoder.training
+    clips = torch.rand(2, 3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(encoder.backbone(clips), theirs(clips.flip(1)))
+    rearranged = Encoder(Twice(rearranged=True), feature_dim=8, clip_frames=2, frame_size=16)
+    path = saved(tmp_path / "other.pt", {"method": state_of(rearranged)})
+    with pytest.raises(UserError, match="learned on BGR cannot be turned"):
+        load(rearranged, "vidcsl", path, "r3d_18", bgr=True)
 
 
 class Evil:

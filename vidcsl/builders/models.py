@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 
+from vidcsl.config import load_config
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS, Encoder
 from vidcsl.models.dual_norm import ADVERSARIAL, CLEAN, has_norms, with_norm_sets
@@ -80,7 +82,7 @@ def load_weights_of(cfg: CfgNode, encoder: Encoder, *, source: str = "") -> list
         UserError: they cannot be read, or do not fit.
     """
     weights = parse_weights(source or cfg.MODEL.WEIGHTS)
-    return load_pretrained(
+    notes = load_pretrained(
         encoder,
         weights,
         name=cfg.MODEL.NAME,
@@ -88,6 +90,23 @@ def load_weights_of(cfg: CfgNode, encoder: Encoder, *, source: str = "") -> list
         # Ours are turned already, whatever they were learned from.
         bgr=is_bgr(cfg) and not weights.ours,
     )
+    return notes + (_other_pixels(encoder, weights.path) if weights.ours else [])
+
+
+def _other_pixels(encoder: Encoder, path: Path) -> list[str]:
+    """A sentence where the config beside weights of ours has other pixel statistics."""
+    beside = (path.with_name("encoder.yaml"), path.parent.parent / "config.yaml")
+    config = next((file for file in beside if file.is_file()), None)
+    try:
+        theirs = build_encoder(load_config(config)) if config else encoder
+    except UserError:  # of another version, say: it is not what is to be loaded
+        return []
+    if torch.equal(theirs.mean, encoder.mean) and torch.equal(theirs.std, encoder.std):
+        return []
+    return [
+        f"{path}: {config} has pixels {theirs.normalisation}, here they are "
+        f"{encoder.normalisation}: see MODEL.NORMALISE and MODEL.CHANNELS"
+    ]
 
 
 def is_bgr(cfg: CfgNode) -> bool:

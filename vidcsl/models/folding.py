@@ -58,8 +58,8 @@ def _leaves(module: nn.Module) -> Iterator[_Leaf]:
     """What a chain of modules does, one after the other; nothing where it is no plain chain."""
     if not _is_chain(module):
         return
-    for name, child in module.named_children():
-        if _is_chain(child):
+    for name, child in module._modules.items():  # `named_children` leaves repeated ones out
+        if child is not None and _is_chain(child):
             yield from _leaves(child)
         else:
             yield module, name

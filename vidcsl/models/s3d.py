@@ -31,6 +31,14 @@ BLOCKS = {
 OUTPUTS = (0, 2, 4, 5)  # branches that are joined
 
 
+class HalvingPool(nn.Module):
+    """Maxima of 2 x 2 x 2 as torchvision has them; a single frame, row or column is kept."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps `[N, C, T, H, W]` of half the length of each axis."""
+        return nn.functional.max_pool3d(maps, [min(2, size) for size in maps.shape[2:]])
+
+
 class S3D(nn.Module):
     """The network without its classifier.
 
@@ -51,8 +59,7 @@ class S3D(nn.Module):
             *_inception(192, "3", size, norm),
             nn.MaxPool3d((3, 3, 3), stride=(2, 2, 2), padding=(1, 1, 1)),
             *_inception(480, "4", size, norm),
-            # torchvision pads nothing: of a single frame or row nothing would be left
-            nn.MaxPool3d((2, 2, 2), stride=(2, 2, 2), ceil_mode=True),
+            HalvingPool(),
             *_inception(832, "5", size, norm),
         )
         self.feature_dim = sum(size(BLOCKS["5"][-1][branch]) for branch in OUTPUTS)

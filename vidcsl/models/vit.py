@@ -18,6 +18,7 @@ from vidcsl.models.encoder import Encoder, flat, published_or
 from vidcsl.models.positions import FixedTable, Grid, interpolated, rotary_table, sine_table
 
 HEAD_DIM = 64  # of the published sizes
+LEAST_ROTARY = 6  # channels of a head: a pair for each of three axes
 PUBLISHED_CLIP = (16, 224)  # frames and pixels for which VideoMAE numbers its tokens
 ATTENTIONS = ("joint", "divided")
 POSITIONS = ("learned", "sine", "rotary")
@@ -197,6 +198,11 @@ def video_vit(
     heads = heads or max(1, width // HEAD_DIM)
     if width % heads or (width // heads) % 2:
         raise UserError(f"MODEL.WIDTH {width} cannot be cut into {heads} heads of even size")
+    if positions == "rotary" and width // heads < LEAST_ROTARY:
+        raise UserError(
+            f"MODEL.POSITIONS rotary turns pairs of channels in time, height and width: heads need "
+            f"{LEAST_ROTARY} channels or more, not {width // heads} (MODEL.WIDTH, MODEL.HEADS)"
+        )
     backbone = VideoTransformer(
         width=width,
         depth=depth,

@@ -38,7 +38,7 @@ MODELS: dict[str, Option] = {
     "MODEL.NORMALISE": Option(
         "auto",
         "pixel statistics; auto: those of MODEL.WEIGHTS' format, else those of the encoder",
-        ("auto", "kinetics", "imagenet", "pyslowfast", "clip", "symmetric", "none"),
+        ("auto", "kinetics", "imagenet", "pyslowfast", "clip", "dpn", "symmetric", "none"),
     ),
     "MODEL.WEIGHTS": Option(
         "",

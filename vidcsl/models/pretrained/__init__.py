@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from vidcsl.errors import UserError
@@ -22,6 +23,9 @@ from vidcsl.models.pretrained import (
 from vidcsl.models.pretrained.files import read_tensors
 from vidcsl.models.pretrained.fit import fitted
 from vidcsl.models.pretrained.layout import Layout, State, renamed
+from vidcsl.seeding import torch_generator
+
+TOLERANCE = 1e-2  # of features that are the same but for rounding
 
 LAYOUTS: dict[str, Layout] = {
     "vidcsl": vidcsl.LAYOUT,
@@ -99,8 +103,10 @@ def load_pretrained(
         raise UserError(f"{weights.path} does not fit {name}: {'; '.join(problems)}{hint}")
     _copy(state, encoder.backbone)
     if bgr:
-        _swap_channels(encoder.backbone)
-        notes.append("first convolution turned from BGR to RGB")
+        _swap_channels(encoder)
+        notes.append("convolutions of the pixels turned from BGR to RGB")
+    if layout.clip and layout.clip != (encoder.clip_frames, encoder.frame_size):
+        notes.append(f"positions of clips of {layout.clip[0]} x {layout.clip[1]} interpolated")
     if layout.mixed:
         notes.append(f"taken to have learned on pixels {encoder.normalisation} (MODEL.NORMALISE)")
     notes += [
@@ -132,11 +138,23 @@ def _copy(state: State, backbone: nn.Module) -> None:
     backbone.load_state_dict(fitting, strict=False)  # everything was compared before
 
 
-def _swap_channels(backbone: nn.Module) -> None:
+@torch.no_grad()
+def _swap_channels(encoder: Encoder) -> None:
+    """Give the features of RGB clips that weights learned on BGR give of the same clips in BGR."""
+    backbone, training = encoder.backbone.eval(), encoder.training
+    shape = (1, 3, encoder.clip_frames, encoder.frame_size, encoder.frame_size)
+    clips = torch.randn(shape, generator=torch_generator(0, "channels"))
+    wanted = backbone(clips.flip(1))
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d) and module.in_channels == 3:
-            module.weight.data = module.weight.data.flip(1)
-            return
+            module.weight.copy_(module.weight.flip(1))
+    error = (backbone(clips) - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)
+    encoder.train(training)
+    if not error <= TOLERANCE:
+        raise UserError(
+            "this network sees pixels by more than convolutions of three channels, so weights "
+            "learned on BGR cannot be turned"
+        )
 
 
 __all__ = ["LAYOUTS", "Layout", "Weights", "load_pretrained", "parse_weights"]

@@ -44,7 +44,7 @@ def read_tensors(path: Path, *, containers: Sequence[str] = ()) -> dict[str, Ten
         raise UserError(f"no weights at {path}")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return _single(load_file(path))
         except (SafetensorError, OSError) as error:
             raise UserError(f"cannot read {path}: {error}") from error
     document = _unpickled(path)
@@ -59,7 +59,13 @@ def read_tensors(path: Path, *, containers: Sequence[str] = ()) -> dict[str, Ten
     }
     if not tensors:
         raise UserError(f"{path} holds no tensors where this format has them; is it another one?")
-    return tensors
+    return _single(tensors)
+
+
+def _single(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In single precision what was stored in half: not all that is done to weights knows half."""
+    halves = (torch.float16, torch.bfloat16)
+    return {key: each.float() if each.dtype in halves else each for key, each in tensors.items()}
 
 
 def _unpickled(path: Path) -> Any:

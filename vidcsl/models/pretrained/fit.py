@@ -31,7 +31,7 @@ def fitted(state: State, backbone: nn.Module) -> tuple[State, list[str]]:
 
 def _inflate_patches(state: State, own: State, _backbone: nn.Module) -> tuple[State, str]:
     key = "patch_embed.proj.weight"
-    if key not in state or key not in own or state[key].ndim == own[key].ndim:
+    if key not in state or key not in own or (state[key].ndim, own[key].ndim) != (4, 5):
         return state, ""
     frames = own[key].shape[2]
     spread = state[key][:, :, None].expand(-1, -1, frames, -1, -1) / frames

@@ -27,6 +27,7 @@ class Layout:
         fresh: patterns of our keys that such a checkpoint cannot hold; they stay as they are.
         normalisation: the pixel statistics of its training; empty: those of our encoder.
         mixed: whether trainings of several pixel statistics write such files, and cannot be told.
+        clip: frames and pixels for which its fixed positions are numbered; None: it has none.
         bgr: whether it was trained on BGR pixels.
         note: what a user must know of it.
     """
@@ -40,6 +41,7 @@ class Layout:
     fresh: tuple[str, ...] = ()
     normalisation: str = ""
     mixed: bool = False
+    clip: tuple[int, int] | None = None
     bgr: bool = False
     note: str = ""
 
@@ -90,12 +92,16 @@ def _our_name(key: str, renames: tuple[tuple[str, str], ...]) -> str | None:
 def joined_qkv(state: State) -> State:
     """Separate query, key and value of each block as the one `qkv` of timm's attention.
 
-    A bias that a checkpoint does not have (VideoMAE's keys have none) is zero.
+    A bias that a checkpoint does not have (VideoMAE's keys have none) is zero. Where a part is
+    missing or of another width, all are left as they are, and reported.
     """
-    joined = {key: tensor for key, tensor in state.items() if not re.search(r"\.[qkv]\.", key)}
-    starts = {key.removesuffix("q.weight") for key in state if key.endswith(".q.weight")}
-    for start in starts:
-        weights = [state[f"{start}{part}.weight"] for part in "qkv"]
+    joined = dict(state)
+    for start in {key.removesuffix("q.weight") for key in state if key.endswith(".q.weight")}:
+        weights = [state[key] for part in "qkv" if (key := f"{start}{part}.weight") in state]
+        if len(weights) < 3 or len({weight.shape for weight in weights}) > 1:
+            continue
+        parts = re.compile(re.escape(start) + r"[qkv]\.\w+")
+        joined = {key: tensor for key, tensor in joined.items() if not parts.fullmatch(key)}
         joined[f"{start}qkv.weight"] = torch.cat(weights)
         joined = _with_bias(joined, start, state, rows=[len(weight) for weight in weights])
     return joined

@@ -1,6 +1,7 @@
 """VideoMAE, as released and as transformers holds it."""
 
 from vidcsl.models.pretrained.layout import Layout, joined_bias, joined_qkv
+from vidcsl.models.vit import PUBLISHED_CLIP
 
 _WHY = (
     "Fine-tuned weights need MODEL.POOLING mean, pretrained ones MODEL.POOLING tokens; both "
@@ -27,6 +28,7 @@ ORIGINAL = Layout(
     ),
     changes=(joined_bias,),
     normalisation="imagenet",
+    clip=PUBLISHED_CLIP,
     note=_WHY,
 )
 
@@ -55,5 +57,6 @@ TRANSFORMERS = Layout(
     ),
     changes=(joined_qkv,),
     normalisation="imagenet",
+    clip=PUBLISHED_CLIP,
     note=_WHY,
 )
