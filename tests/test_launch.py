@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -14,6 +15,7 @@ from tests.tiny_job import arguments, losses
 from vidcsl.cli import main
 from vidcsl.config import load_config
 from vidcsl.data.dataset import ClipDataset
+from vidcsl.engine import run_folder
 from vidcsl.errors import UserError
 from vidcsl.launch import Resources, TorchRun, submit
 from vidcsl.stages.run import train_and_evaluate
@@ -198,6 +200,56 @@ def test_nodes_meet_at_the_first(monkeypatch):
     assert {*expected, "--nproc-per-node=8", "--max-restarts=3"} <= set(command)
 
 
+def test_a_local_job_outlives_what_started_it_and_saves_when_it_is_killed(
+    data, config, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "run"
+    words = arguments(data, config, out, *PRETRAINING[:-1], "4000")
+    command = [sys.executable, "-m", "vidcsl.cli", "train", *words, "--launcher", "local", "--wait"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as waiter:
+        number, log = re.match(r"vidcsl: job (\d+), log (.+)", waiter.stderr.readline()).groups()
+        until(lambda: (out / "log.jsonl").exists())
+        waiter.send_signal(signal.SIGINT)
+        assert waiter.stderr.read() == "vidcsl: no longer waiting; the jobs go on\n"
+    assert waiter.returncode == 128 + signal.SIGINT
+    lines = (out / "log.jsonl").read_text()
+    until(lambda: (out / "log.jsonl").read_text() != lines)
+    # Nobody else may train in its folder now.
+    monkeypatch.setattr(run_folder, "PATIENCE", 0)
+    assert main(["train", *words, "--resume"]) == 2
+    assert "is in the hands of another training (process" in capsys.readouterr().err
+    os.kill(int(number), signal.SIGTERM)
+    until(lambda: not running(int(number)))
+    assert "stopped by SIGTERM; continue with --resume" in Path(log).read_text()
+    assert list((out / "checkpoints").glob("epoch*.pt"))
+
+
+def running(pid):
+    """Of a process that is no child of this one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_local_jobs_say_how_they_ended(tmp_path, capfd):
+    (job,) = submit(
+        [["train", "--cfg", str(tmp_path / "none.yaml")]],
+        launcher="local",
+        folder=tmp_path / "jobs",
+        resources=Resources(restarts=0),
+    )
+    assert "it ended with code" in str(job.exception())
+    assert "cannot read config" in job.log.read_text()
+
+
+def test_a_silent_sbatch_is_one_line(data, config, sbatch, tmp_path, capsys):
+    (tmp_path / "bin/sbatch").write_text("#!/bin/sh\nexit 1\n")
+    words = arguments(data, config, tmp_path / "run", "--launcher", "slurm")
+    assert main(["train", *words]) == 2
+    assert "the job was not accepted by slurm: " in capsys.readouterr().err
+
+
 def test_what_cannot_be_submitted(data, config, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     where = {"folder": tmp_path, "resources": Resources(nodes=2)}
@@ -205,8 +257,9 @@ def test_what_cannot_be_submitted(data, config, tmp_path, monkeypatch):
         submit([["train"]], launcher="slurm", **where)
     with pytest.raises(UserError, match="one node"):
         submit([["train"]], launcher="local", **where)
-    wrong = arguments(data, config, tmp_path / "run", "--launcher", "slurm", "--sbatch", "low")
-    assert main(["train", *wrong]) == 2
+    words = ["train", *arguments(data, config, tmp_path / "run"), "--launcher"]
+    for wrong in ("slurm --sbatch low", "local --hours 2", "local --nodes 2"):
+        assert main([*words, *wrong.split()]) == 2
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"pip install 'vidcsl\[slurm\]'"):
         submit([["train"]], launcher="slurm", **where)

@@ -1,8 +1,8 @@
-"""Runs as jobs: submitit hands them to Slurm or to this machine, torchrun starts their processes.
+"""Runs as jobs: submitit hands them to Slurm, and torchrun starts their processes, here too.
 
 A job is one task a node, each a torchrun agent, so that the processes of a run start in the same
-way by hand, here and on a cluster. Jobs must be able to go on by themselves (`--resume`): they are
-queued anew when they are pre-empted or their time is over.
+way by hand, here and on a cluster. Jobs must be able to go on by themselves (`--resume`): on a
+cluster they are queued anew when they are pre-empted or their time is over.
 """
 
 import os
@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Job:
+    """What was submitted.
+
+    Attributes:
+        job_id: Slurm's, or of this machine the number of torchrun's process: `kill` ends it, and
+            what it runs saves first.
+        log: what it says.
+        exception: waits for its end; None where that was good.
+    """
+
+    job_id: str
+    log: Path
+    exception: Callable[[], BaseException | None]
+
+
+@dataclass(frozen=True)
 class TorchRun:
     """A `vidcsl` command under torchrun, as one node of a job runs it.
 
@@ -105,6 +122,10 @@ class TorchRun:
 
         job = submitit.JobEnvironment()
         where = ["--standalone"] if job.num_nodes == 1 else _meeting_place(job)
+        return self.command(where)
+
+    def command(self, where: Sequence[str] = ("--standalone",)) -> list[str]:
+        """The command line of a node's agent; `where` says how the agents meet."""
         counts = (f"--nproc-per-node={self.processes}", f"--max-restarts={self.restarts}")
         agent = (sys.executable, "-m", "torch.distributed.run")
         return [*agent, *where, *counts, "-m", "vidcsl.cli", *self.words]
@@ -121,12 +142,13 @@ def submit(
     resources: Resources,
     name: str = "vidcsl",
     at_once: int = 0,
-) -> list[Any]:
-    """Submit commands, several of them as one array; their `submitit.Job`s, in order.
+) -> list[Job]:
+    """Submit commands, several of them as one array; their jobs, in order.
 
     Args:
         commands: words of `vidcsl` commands; they must go on where they were (`--resume`).
-        launcher: "slurm", or "local": processes of this machine that outlive this one.
+        launcher: "slurm", or "local": processes of this machine that outlive this one, all at
+            once and without a limit of time; of `resources` they know processes and restarts.
         folder: of logs and of what submitit keeps; on a cluster all nodes must see it.
         resources: of each command.
         name: of the jobs.
@@ -135,28 +157,59 @@ def submit(
     Raises:
         UserError: submitit or Slurm is missing, or refuses.
     """
-    submitit = _submitit()
-    if launcher == "slurm" and shutil.which("srun") is None:
-        raise UserError("there is no Slurm here: srun is not found; use --launcher local")
-    if launcher == "local" and resources.nodes > 1:
-        raise UserError("--launcher local has one node; several need --launcher slurm")
     runs = [
         TorchRun(tuple(words), resources.processes_per_node, resources.restarts)
         for words in commands
     ]
+    if not runs:
+        return []
     try:
-        executor = submitit.AutoExecutor(
-            folder, cluster=launcher, slurm_max_num_timeout=MOST_REQUEUES
-        )
-        executor.update_parameters(
-            name=name, **_parameters(resources, at_once=at_once or len(commands))
-        )
-        with executor.batch():
-            jobs = [executor.submit(run) for run in runs]
+        if launcher == "local":
+            return _submit_here(runs, folder, resources)
+        return _submit_to_slurm(runs, folder, resources, name=name, at_once=at_once or len(runs))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the job was not accepted by {launcher}: {reason}") from error
-    return jobs
+
+
+def _submit_to_slurm(
+    runs: Sequence[TorchRun], folder: Path, resources: Resources, *, name: str, at_once: int
+) -> list[Job]:
+    submitit = _submitit()
+    if shutil.which("srun") is None:
+        raise UserError("there is no Slurm here: srun is not found; use --launcher local")
+    executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=MOST_REQUEUES)
+    executor.update_parameters(name=name, **_parameters(resources, at_once=at_once))
+    with executor.batch():
+        jobs = [executor.submit(run) for run in runs]
+    return [Job(job.job_id, job.paths.stderr, job.exception) for job in jobs]
+
+
+def _submit_here(runs: Sequence[TorchRun], folder: Path, resources: Resources) -> list[Job]:
+    if resources.nodes > 1:
+        raise UserError("--launcher local has one node; several need --launcher slurm")
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_start(run, folder) for run in runs]
+
+
+def _start(run: TorchRun, folder: Path) -> Job:
+    """Start a job in a session of its own: what ends this process or its terminal spares it."""
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as log:
+        process = subprocess.Popen(
+            run.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, **AGENT},
+        )
+    path = Path(log.name).rename(folder / f"{process.pid}.log")
+
+    def exception() -> RuntimeError | None:
+        code = process.wait()
+        return RuntimeError(f"it ended with code {code}") if code else None
+
+    return Job(str(process.pid), path, exception)
 
 
 def _parameters(resources: Resources, *, at_once: int) -> dict[str, Any]:

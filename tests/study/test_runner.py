@@ -12,7 +12,7 @@ import yaml
 from vidcsl.cli import main
 from vidcsl.data.synthetic import generate
 from vidcsl.engine.checkpoint import load_newest
-from vidcsl.errors import UserError
+from vidcsl.errors import PassingError, UserError
 from vidcsl.study import runner
 from vidcsl.study.budget import scaled
 from vidcsl.study.plan import read_study
@@ -128,6 +128,33 @@ def test_a_failure_ends_its_run_alone_and_is_named(written, monkeypatch):
         Runner(jobs=2).run(runs)
     assert [run.arm for run in runs if not is_finished(run)] == ["two"]
     assert "why" in (runs[1].folder / LOG).read_text()
+
+
+def test_a_run_that_a_signal_ended_may_go_better_another_time(written, monkeypatch):
+    script(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(PassingError, match="failed: plain seed 0"):
+        Runner().run(read_study(written).runs)
+
+
+def test_processes_of_a_run_that_die_start_anew(written):
+    (run,) = read_study(written).runs
+    several = runner.command(run, processes=2)
+    assert {"--nproc-per-node=2", "--max-restarts=3", "--standalone"} <= set(several)
+    assert runner.command(run)[1:4] == ["-m", "vidcsl.cli", "train"]
+
+
+def test_a_local_job_runs_all_that_is_left_and_its_tables_follow(written, capsys):
+    words = ["study", str(written), "TRAIN.EPOCHS", "1", "--launcher", "local"]
+    assert main([*words, "--table"]) == 0
+    assert "no run of plain has results yet" in capsys.readouterr().out
+    assert not (written.parent / "runs/jobs").exists()
+    assert main([*words, "--nodes", "2"]) == 2
+    assert main([*words, "--wait"]) == 0
+    assert "study.html" in capsys.readouterr().out
+    (run,) = read_study(written, ["TRAIN.EPOCHS", "1"]).runs
+    assert is_finished(run)
+    assert main([*words, "--wait"]) == 0
+    assert "nothing is left to run" in capsys.readouterr().out
 
 
 def test_a_run_in_other_hands_is_left_alone_until_these_let_go(written, monkeypatch, capsys):

@@ -1,15 +1,17 @@
 """Arguments of commands that can be handed to a cluster, and the handing over."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from vidcsl.commands.arguments import at_least
 from vidcsl.errors import UserError
-from vidcsl.launch import LAUNCHERS, Resources, submit
+from vidcsl.launch import LAUNCHERS, Job, Resources, submit
+
+LOCAL = ("gpus", "processes", "restarts")  # what `--launcher local` knows of `Resources`
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
@@ -67,13 +69,22 @@ def refuse_unlaunched(args: argparse.Namespace, *, used: Sequence[str] = ()) -> 
         args: of a command without `--launcher`.
         used: attributes that mean something to it all the same.
     """
-    asked, defaults = resources_of(args), Resources()
-    names = [each.name for each in fields(Resources) if each.name not in used]
-    idle = [name for name in names if getattr(asked, name) != getattr(defaults, name)]
-    idle += ["wait"] if args.wait else []
+    idle = [*_asked(args, but=used), *(["wait"] if args.wait else [])]
     if idle:
-        option = f"--{idle[0].replace('_', '-')}"
-        raise UserError(f"{option} is of jobs: give --launcher too, or start torchrun by hand")
+        raise UserError(
+            f"{_option(idle[0])} is of jobs: give --launcher too, or start torchrun by hand"
+        )
+
+
+def _asked(args: argparse.Namespace, *, but: Sequence[str]) -> list[str]:
+    """What was asked of a job, by the fields of `Resources`."""
+    asked, defaults = resources_of(args), Resources()
+    names = [each.name for each in fields(Resources) if each.name not in but]
+    return [name for name in names if getattr(asked, name) != getattr(defaults, name)]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def launch(
@@ -87,8 +98,10 @@ def launch(
     """Submit commands as jobs, say where they log and, with `--wait`, wait for them.
 
     Raises:
-        UserError: they cannot be submitted; or one did not end well.
+        UserError: they cannot be submitted, or not as asked; or one did not end well.
     """
+    if args.launcher == "local" and (idle := _asked(args, but=LOCAL)):
+        raise UserError(f"{_option(idle[0])} is of Slurm's jobs: --launcher local has no limits")
     jobs = submit(
         commands,
         launcher=args.launcher,
@@ -98,15 +111,19 @@ def launch(
         at_once=at_once,
     )
     for job in jobs:
-        print(f"vidcsl: job {job.job_id}, log {job.paths.stderr}", file=sys.stderr)
+        print(f"vidcsl: job {job.job_id}, log {job.log}", file=sys.stderr)
     if args.wait:
         _await_all(jobs)
 
 
-def _await_all(jobs: Sequence[Any]) -> None:
-    failed = [job for job in jobs if job.exception() is not None]
+def _await_all(jobs: Sequence[Job]) -> None:
+    try:
+        failed = [job for job in jobs if job.exception() is not None]
+    except KeyboardInterrupt:
+        print("vidcsl: no longer waiting; the jobs go on", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     if failed:
         raise UserError(
             f"{len(failed)} of {len(jobs)} jobs failed, first {failed[0].job_id}: see "
-            f"{failed[0].paths.stderr}"
+            f"{failed[0].log}"
         )

@@ -56,32 +56,41 @@ def run(args: argparse.Namespace) -> None:
         print("\n".join(_budget(chosen, jobs=jobs)))
     if args.dry_run:
         return
-    if args.launcher:
-        _launch(study, chosen, path, args, processes=processes)
+    if args.table:
+        _write(study)
         return
+    check_runs(chosen)
     try:
-        if not args.table:
-            check_runs(chosen)
+        if args.launcher:
+            _launch(study, chosen, path, args, processes=processes)
+        else:
             Runner(jobs=jobs, gpus=gpus, processes=processes).run(chosen)
     finally:  # also where runs failed or were stopped: of what is there
-        if args.table or not args.part:
+        if args.wait or not (args.part or args.launcher):
             _write(study)
 
 
 def _launch(
     study: Study, chosen: Sequence[Run], path: Path, args: argparse.Namespace, *, processes: int
 ) -> None:
-    """A job for each chosen run that is not finished; `--jobs` of them at a time."""
-    check_runs(chosen)
+    """A job for each chosen run that is not finished, `--jobs` of them at a time; here, one job."""
+    if args.nodes > 1:
+        raise UserError("--nodes: a run of a study has one node; --jobs says how many at a time")
     count = len(study.runs)
     words = ["study", str(path.resolve()), *args.overrides, "--processes", str(processes)]
-    parts = [
-        [*words, "--jobs", "1", "--part", f"{index}/{count}"]
-        for index, run in enumerate(study.runs)
-        if run in chosen and state(run) != "finished"
+    left = [
+        index for index, run in enumerate(study.runs) if run in chosen and state(run) != "finished"
     ]
+    if not left:
+        print(f"study {study.name}: nothing is left to run")
+        return
     # The job itself is one process, which starts those of the run.
     args.processes = 1
+    parts = [[*words, "--jobs", "1", "--part", f"{index}/{count}"] for index in left]
+    if args.launcher == "local":
+        asked = {"--arms": args.arms, "--part": args.part}
+        chosen_by = [word for pair in asked.items() if pair[1] for word in pair]
+        parts = [[*words, "--jobs", str(args.jobs), *chosen_by]]
     launch(parts, args, folder=study.folder / "jobs", name=study.name, at_once=args.jobs)
 
 

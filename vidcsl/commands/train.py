@@ -50,6 +50,8 @@ def _launch(cfg: CfgNode, args: argparse.Namespace) -> None:
     folder = RunFolder(builders.output_dir(cfg))
     if not args.resume:
         refuse_overwriting(folder)
+    with folder.held():
+        pass  # nobody trains there
     config = str(shipped.find(args.cfg).resolve())
     words = ["train", "--cfg", config, *with_weights(args), "--resume"]
     launch([words], args, folder=folder.path / "jobs", name=cfg.NAME)

@@ -1,13 +1,17 @@
 """A run's folder: what is written where, whole or not at all."""
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -15,6 +19,7 @@ from vidcsl import __version__
 from vidcsl.data.lists import replacing
 from vidcsl.errors import UserError
 
+PATIENCE = 10  # seconds in which a process that was killed lets go of its folder
 _PACKAGES = ("torch", "torchvision", "decord", "av", "timm", "numpy", "scikit-learn")
 
 
@@ -55,6 +60,25 @@ class RunFolder:
                 f"cannot write to the output folder {self.path}: {error.strerror}"
             ) from error
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A block in which no other process trains in the folder; it is made if need be.
+
+        Raises:
+            UserError: another one does, or the folder cannot be written to.
+        """
+        self.create()
+        with (self.path / ".held").open("a+") as file:
+            if not _locked(file):
+                file.seek(0)
+                raise UserError(
+                    f"{self.path} is in the hands of another training ({file.read()}): wait for "
+                    "it, end it, or choose another OUTPUT_DIR"
+                )
+            file.truncate(0)
+            print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
+            yield
+
     def write_config(self, text: str) -> None:
         """Store the effective configuration."""
         write_atomically(self.config, text)
@@ -80,6 +104,22 @@ class RunFolder:
         """Merge top-level `sections` into `results.json`; sections of other stages stay."""
         merged = {**self.read_results(), **sections}
         write_atomically(self.results, json.dumps(merged, indent=2) + "\n")
+
+
+def _locked(file: TextIO) -> bool:
+    """Whether the lock of a file, which ends with its process, could be had."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.2)
+        except OSError:  # a file system that has no locks
+            return True
+        else:
+            return True
 
 
 def write_atomically(path: Path, text: str) -> None:

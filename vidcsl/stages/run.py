@@ -1,5 +1,6 @@
 """The main job from end to end, or its evaluations alone."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
     """Pretrain, then run the evaluations that the config enables, then write the report."""
     builders.check(cfg)
     folder = RunFolder(builders.output_dir(cfg))
+    with folder.held() if world.is_main else nullcontext():
+        _train_and_evaluate(cfg, folder, world, resume=resume)
+    return folder
+
+
+def _train_and_evaluate(cfg: CfgNode, folder: RunFolder, world: World, *, resume: bool) -> None:
     checkpoint = open_folder(cfg, folder, world, resume=resume)
     train, test = builders.build_lists(cfg, world)
     if test is not None:
@@ -43,7 +50,6 @@ def train_and_evaluate(cfg: CfgNode, world: World, *, resume: bool = False) -> R
     else:
         method = _untrained(cfg, train, world, folder, checkpoint)
     evaluate(make_job(cfg, method, train, world, folder), test)
-    return folder
 
 
 def _untrained(

@@ -23,7 +23,8 @@ from vidcsl.config import dump_config
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import digest
 from vidcsl.engine.run_folder import write_atomically
-from vidcsl.errors import UserError
+from vidcsl.errors import PassingError, UserError
+from vidcsl.launch import Resources, TorchRun
 from vidcsl.report.summary import duration
 from vidcsl.study.plan import Run
 
@@ -104,7 +105,9 @@ class Runner:
         failed = [run for run, code in zip(wanted, codes, strict=True) if code]
         if failed:
             names = ", ".join(run.title for run in failed)
-            raise UserError(f"failed: {names}; see {failed[0].folder / LOG}; call again to go on")
+            # What a signal ended may go better another time: memory that was short, a lost node.
+            kind = PassingError if any(code < 0 for code in codes) else UserError
+            raise kind(f"failed: {names}; see {failed[0].folder / LOG}; call again to go on")
 
     def _in_slot(self, run: Run, slots: queue.SimpleQueue[str]) -> int:
         gpu = slots.get()
@@ -170,9 +173,10 @@ def command(run: Run, *, processes: int = 1) -> list[str]:
     write_atomically(path, dump_config(run.cfg))
     what = ["evaluate", "--weights", run.cfg.MODEL.WEIGHTS] if run.external else ["train"]
     resume = [] if run.external else ["--resume"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    starter = [*(torchrun if processes > 1 else []), "-m", "vidcsl.cli"]
-    return [sys.executable, *starter, *what, "--cfg", str(path), *resume]
+    words = (*what, "--cfg", str(path), *resume)
+    if processes > 1:
+        return TorchRun(words, processes, Resources().restarts).command()
+    return [sys.executable, "-m", "vidcsl.cli", *words]
 
 
 def visible_gpus() -> list[str]:
