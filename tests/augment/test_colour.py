@@ -151,6 +151,18 @@ def test_jitters_run_in_the_drawn_order_on_the_drawn_clips() -> None:
     assert torch.equal(found[~plan.jitter], clips[~plan.jitter])
 
 
+def test_each_choice_is_made_by_a_number_of_its_own() -> None:
+    draws = clip_draws(range(200))
+    names = ("jitter", "gray", "blur", "solarise", "motion")
+    chances = {f"{name}_probability": 0.2 + 0.1 * k for k, name in enumerate(names)}
+    plan = colour_plan(draws, **(NOTHING | chances))
+    for name in names:
+        assert torch.equal(
+            getattr(plan, name), getattr(draws, name) < chances[f"{name}_probability"]
+        )
+    torch.testing.assert_close(plan.sigma, 0.1 + 1.9 * draws.blur_sigma)
+
+
 def test_strengths_cover_their_ranges() -> None:
     plan = colour_plan(clip_draws(range(3000)), **(NOTHING | {"jitter": (0.4, 1.5, 0.0, 0.2)}))
     low, high = plan.strengths.amin(0), plan.strengths.amax(0)

@@ -77,6 +77,20 @@ def test_the_input_is_left_alone_and_the_output_repeats() -> None:
     assert torch.equal(first, augment(frames, full_sizes(frames), seeds))
 
 
+def test_every_view_is_corrupted_by_a_seed_of_its_own() -> None:
+    seen: list[int] = []
+
+    def corrupt(clips: Tensor, seeds: list[int]) -> Tensor:
+        seen.extend(seeds)
+        return clips
+
+    augment = TrainAugmentation(size=20, corrupt=corrupt)
+    frames = video(3)
+    augment(frames, full_sizes(frames), torch.tensor([4, 4, 7]))
+    assert seen[:2] == seen[2:4]
+    assert len({*seen}) == 4
+
+
 def test_views_and_seeds_differ() -> None:
     frames = video(1, views=1).expand(2, 2, -1, -1, -1, -1)
     clips = TrainAugmentation(size=20)(frames, full_sizes(frames), torch.tensor([0, 1]))

@@ -1,3 +1,5 @@
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 
 from vidcsl.data.sampling import (
     SHORT_VIDEO,
+    _ways_of_gaps,
     decreasing_interval_clips,
     dense_stride,
     fit_length,
@@ -177,6 +180,15 @@ def test_spaced_clips_take_every_choice_of_gaps_alike():
     firsts = [int(np.sort(s)[0]) for s, p in zip(drawn, pairs, strict=True) if p == (1, 1)]
     assert set(firsts) == set(range(5))
     assert len({tuple(s.argsort().tolist()) for s in drawn}) == 6  # any clip may come first
+
+
+@pytest.mark.parametrize(("count", "free", "widest"), [(2, 9, 2), (3, 7, 3), (3, 4, 4), (1, 6, 0)])
+def test_ways_of_gaps_against_a_list_of_all(count, free, widest):
+    ways = _ways_of_gaps(count, free=free, widest=widest)
+    for k in range(1, count + 1):
+        sums = [sum(gaps) for gaps in product(range(widest + 1), repeat=k)]
+        listed = np.array([sum(total <= room for total in sums) for room in range(free + 1)])
+        np.testing.assert_allclose(ways[k], listed / listed.max())
 
 
 @given(lengths, frames, views, seeds)

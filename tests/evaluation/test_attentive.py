@@ -2,8 +2,17 @@ import pytest
 import torch
 
 from tests.models.test_encoders import clips_for, slim
-from vidcsl.evaluation.attentive import PooledTokens, fit_attentive_probe
+from vidcsl.evaluation.attentive import (
+    DECAYS,
+    RATES,
+    AttentivePool,
+    AttentiveProbe,
+    PooledTokens,
+    _fit,
+    fit_attentive_probe,
+)
 from vidcsl.evaluation.features import Features
+from vidcsl.evaluation.linear import folds_of
 
 
 def tokens(videos=60, *, classes=3, seed=0, random_labels=False):
@@ -30,6 +39,31 @@ def test_it_finds_the_token_that_tells_and_nothing_in_random_labels(random, epoc
     probe = fit_attentive_probe(train, dim=16, classes=3, epochs=epochs, seed=0)
     right = (probe.logits(test.values).argmax(dim=2) == test.labels[:, None]).float().mean()
     assert low <= right <= high
+
+
+def test_the_best_on_a_held_out_fold_learns_again_from_all():
+    train = tokens(30, seed=4, random_labels=True)
+    held = folds_of(train.groups, seed=2) == 0
+    settings = [(rate, decay) for rate in RATES for decay in DECAYS]
+    options = {"dim": 16, "classes": 3, "epochs": 20, "seed": 2}
+    learnt = _fit(train.values[~held], train.labels[~held], settings, **options)
+    scores = [
+        (train.labels[held] == AttentiveProbe(pool, 0, 0, 0).logits(train.values[held]).argmax(2).T)
+        .float()
+        .mean()
+        for pool in learnt
+    ]
+    probe = fit_attentive_probe(train, **options)
+    assert probe.held_out_top1 == max(scores)
+    assert (probe.learning_rate, probe.weight_decay) == settings[scores.index(max(scores))]
+    (whole,) = _fit(train.values, train.labels, [settings[scores.index(max(scores))]], **options)
+    wanted = AttentiveProbe(whole, 0, 0, 0).logits(train.values)
+    torch.testing.assert_close(probe.logits(train.values), wanted)
+
+
+def test_tokens_are_normed():
+    pool, tokens_ = AttentivePool(16, 3), torch.randn(2, 5, 16)
+    torch.testing.assert_close(pool(3 * tokens_ + 1), pool(tokens_), atol=1e-4, rtol=1e-4)
 
 
 def test_the_seed_decides():

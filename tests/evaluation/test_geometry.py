@@ -1,3 +1,6 @@
+import math
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,6 +28,14 @@ def test_against_loops():
     assert sum(described["histogram"]["same_class"]) == len(same)
     assert sum(described["histogram"]["other_class"]) == len(other)
     assert described["margin"] == pytest.approx(float(class_margins(z[:, 0], labels).mean()))
+    potentials = [float((-2 * (z[i, 0] - z[j, 0]).square().sum()).exp()) for i, j in pairs]
+    wanted = math.log(sum(potentials) / len(potentials))
+    assert described["uniformity"] == pytest.approx(wanted, abs=1e-5)
+    assert described["effective_rank"] == pytest.approx(float(effective_rank(z[:, 0])))
+    edges = described["histogram"]["edges"]
+    for name, values in (("same_class", same), ("other_class", other)):
+        counts = [sum(a <= v < b for v in values) for a, b in pairwise(edges)]
+        assert described["histogram"][name] == counts
     wanted = float((z[:, 0] - z[:, 2]).square().sum(1).mean())
     assert described["alignment"] == pytest.approx(wanted, abs=1e-5)
 
@@ -69,6 +80,15 @@ def test_distances_on_the_map_are_angles_from_the_mean_direction():
     assert project(made(opposite[:, None], torch.zeros(4).long())).angles.norm(dim=1).tolist() == (
         pytest.approx([90.0] * 4)
     )
+
+
+def test_unlabelled_videos_are_of_no_class():
+    generator = torch.Generator().manual_seed(0)
+    values, labels = torch.randn(12, 2, 5, generator=generator), torch.arange(12) % 3
+    some = made(torch.cat([values, values[:4]]), torch.cat([labels, torch.full((4,), -1)]))
+    mixed, alone = describe_geometry(some), describe_geometry(made(values, labels))
+    for name in ("same_class_similarity", "other_class_similarity", "margin", "histogram"):
+        assert mixed[name] == alone[name]
 
 
 def test_unlabelled_videos_give_no_class_figures():

@@ -26,6 +26,20 @@ def test_against_a_loop():
     assert retrieval_recall(*arguments) == {f"R@{k}": found[k] / 17 for k in found}
 
 
+def test_a_vote_counts_by_its_temperature():
+    gallery = F.normalize(torch.tensor([[1.0, 0.1], [1.0, 1.0], [1.0, 1.1]]), dim=1)
+    arguments = torch.tensor([[1.0, 0.0]]), torch.tensor([0]), gallery, torch.tensor([0, 1, 1])
+    # One near voice against two farther ones.
+    assert knn_accuracy(*arguments, k=3, temperature=0.07) == 1
+    assert knn_accuracy(*arguments, k=3, temperature=10.0) == 0
+
+
+def test_the_last_rank_is_the_whole_gallery():
+    gallery, labels = unit(4, 0), torch.arange(4)
+    found = retrieval_recall(gallery, labels, gallery, labels, ranks=[1, 4, 5])
+    assert found == {"R@1": 1.0, "R@4": 1.0}
+
+
 def test_a_video_finds_itself():
     gallery, labels = unit(30, 2), torch.arange(30)
     assert knn_accuracy(gallery, labels, gallery, labels, k=1) == 1

@@ -241,3 +241,16 @@ def test_alignment_and_uniformity_closed_forms():
     assert uniformity(z[:1].expand(4, 3)) == 0
     two = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     torch.testing.assert_close(uniformity(two), torch.tensor(-8.0))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_weight_of_nothing_is_as_ignored_at_any_temperature(name):
+    # exp(2 / 0.02) times the smallest number of float32 would still be seen.
+    similarities = torch.tensor([[-0.9, -0.8, 1.0], [0.9, -0.5, 1.0]])
+    positives = torch.tensor([[True, False, False]] * 2)
+    nothing = torch.tensor([[False, False, True]] * 2)
+    weights = torch.tensor([[1.0, 1.0, 0.0]] * 2)
+    loss = bound(name, temperature=0.02)
+    kept, _ = loss(similarities, Pairs(positives, torch.zeros_like(nothing), weights))
+    gone, _ = loss(similarities, Pairs(positives, nothing))
+    torch.testing.assert_close(kept, gone)

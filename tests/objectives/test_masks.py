@@ -23,3 +23,7 @@ def test_limits():
     assert torch.equal(at_least(values, limits), values >= limits[:, None])
     assert torch.equal(above(values, 0.5), values > 0.5)
     assert torch.equal(above(values.T, 0.5), values.T > 0.5)
+
+
+def test_as_many_as_a_queue_holds_are_counted():
+    assert count(torch.ones(2, 70_000, dtype=torch.bool)).tolist() == [70_000] * 2

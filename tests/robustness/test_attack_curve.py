@@ -99,6 +99,21 @@ def test_each_budget_begins_at_what_the_smaller_one_found():
     assert torch.equal(seen[1][1], (seen[1][0] + 0.001).clamp(0, 1))
 
 
+def test_only_what_stands_is_attacked_and_what_stands_to_the_end_is_fooled_by_none():
+    model = Net().eval()
+    clips, seen = data(model), []
+
+    def weak(model, clips, labels, seeds, start=None):
+        seen.append((labels.tolist(), list(seeds)))
+        return (clips + 0.001).clamp(0, 1)
+
+    found = attack_batch(model, clips, {"1": weak, "2": weak})
+    right = [outcome for outcome in found if outcome.clean == outcome.label]
+    assert len(right) == 10
+    assert {(outcome.fooled_at, outcome.became) for outcome in found} == {(None, None)}
+    assert seen == [(clips.labels[2:].tolist(), clips.seeds[2:])] * 2
+
+
 def outcomes():
     return {
         4: Outcome(0, 0, "1", 1, [1.0, 1.0]),
@@ -126,6 +141,17 @@ def test_numbers_that_follow_from_outcomes():
     assert Curve(["1"], {6: Outcome(1, 2)}).survival() == {}
 
 
+def test_of_classes_taken_alike_often_the_smaller_one_is_named():
+    for order in ((1, 2), (2, 1)):
+        fell = {video: Outcome(0, 0, "1", became) for video, became in enumerate(order)}
+        assert Curve(["1"], fell).by_class(3)["mistaken_for"] == [1, -1, -1]
+
+
+def test_seconds_are_those_of_all_videos():
+    some = {video: replace(found, seconds=0.5) for video, found in outcomes().items()}
+    assert Curve(["1", "2"], some).seconds() == 2.5
+
+
 def test_a_perturbation_is_measured_frame_by_frame():
     clean = torch.rand(2, 3, 4, 5, 6, dtype=torch.float64)
     other = clean + torch.linspace(0, 1, 4).view(1, 1, 4, 1, 1) / 255
@@ -133,6 +159,12 @@ def test_a_perturbation_is_measured_frame_by_frame():
     expected = torch.linspace(0, 1, 4, dtype=torch.float64).repeat(2, 1)
     expected[0, 1] = 0
     torch.testing.assert_close(frame_rms(clean, other), expected, atol=1e-6, rtol=1e-6)
+    uneven = clean + torch.randn_like(clean)
+    naive = [
+        [float((u - c).square().mean().sqrt()) for u, c in zip(*both, strict=True)]
+        for both in zip(uneven.transpose(1, 2), clean.transpose(1, 2), strict=True)
+    ]
+    torch.testing.assert_close(frame_rms(clean, uneven), 255 * torch.tensor(naive).double())
     model = Net().eval()
     found = curve_of(model, data(model)).outcomes.values()
     assert all(0 < max(o.frame_rms) <= 16.001 for o in found if o.clean == o.label)

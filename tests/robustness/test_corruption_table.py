@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,15 @@ def test_a_stopped_run_asks_only_what_is_missing(tmp_path):
     assert model.seen == VIDEOS * conditions_each - BATCH * conditions_each - 2 * BATCH
 
 
+def test_a_batch_of_which_some_are_known_is_asked(tmp_path):
+    whole = corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE)
+    ledger = Ledger(tmp_path, settings={})
+    for key, answers in whole.answers.items():
+        ledger.record(key, [0], [answers[0]])
+    table = corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE, ledger=ledger)
+    assert table.answers == whole.answers
+
+
 def test_one_more_corruption_costs_only_itself(tmp_path):
     ledger = Ledger(tmp_path, settings={})
     corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE, ledger=ledger)
@@ -105,6 +116,13 @@ def test_videos_without_all_answers_are_left_out():
     table = corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE).over([0, 2, 99])
     assert table.videos == [0, 2]
     assert table.right(NAMES[0]).shape == (2, 5)
+
+
+def test_videos_that_lack_one_answer_are_left_out_of_all():
+    table = corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE)
+    last = condition(NAMES[0], 5)
+    some = {**table.answers, last: {v: a for v, a in table.answers[last].items() if v != 2}}
+    assert replace(table, answers=some).over([0, 2, 4]).videos == [0, 4]
 
 
 def test_conditions_tell_strengths_apart():

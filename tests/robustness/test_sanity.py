@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -134,3 +136,41 @@ def test_attacks_without_steps_are_not_compared():
 def test_a_few_frames_need_not_reach_chance():
     found = verdicts(Net(), threat=Linf(0.02, frames="first:1"))
     assert "a budget that allows everything leaves chance" not in found
+
+
+@pytest.mark.parametrize(("zeros", "passed"), [(0, True), (1, False)])
+def test_a_gradient_that_is_zero_at_few_clips_is_found(zeros, passed):
+    """One of twelve is more than a twentieth."""
+
+    def change(net, clips):
+        constant = torch.arange(len(clips)).view(-1, 1) < zeros
+        return torch.where(
+            constant & (len(clips) > 1), net(clips).detach() + 0 * net(clips), net(clips)
+        )
+
+    assert verdicts(Wrapped(change))["gradients are not zero"]["passed"] == passed
+
+
+@pytest.mark.parametrize(("left", "more", "passed"), [(6, 5, True), (6, 4, False), (4, 6, True)])
+def test_steps_are_enough_where_more_fool_a_tenth_at_most(monkeypatch, left, more, passed):
+    standing = {10: left, 40: more}
+    monkeypatch.setattr(
+        Trial, "standing", lambda _, solver, __=None: standing.get(getattr(solver, "steps", 0), 12)
+    )
+    assert verdicts(Net())["the steps are enough"]["passed"] == passed
+
+
+@pytest.mark.parametrize("quantise", [False, True])
+def test_a_trial_is_of_the_attack_that_is_checked(quantise):
+    seen = []
+
+    def solver(problem):
+        seen.append((problem.goal, problem.quantise, list(problem.seeds)))
+        return problem.zero()
+
+    asked = replace(trial(Net()), quantise=quantise, goal=GOALS["margin"])
+    other = replace(asked, goal=GOALS["cross_entropy"])
+    assert asked.standing(solver) <= 12
+    assert other.standing(solver) <= 12
+    wanted = [(GOALS[name], quantise, list(range(12))) for name in ("margin", "cross_entropy")]
+    assert seen == wanted

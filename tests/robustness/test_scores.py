@@ -30,6 +30,10 @@ def test_definitions_by_hand():
     assert relative_performance(0.8, P) == pytest.approx(0.34 / 0.8)
 
 
+def test_every_corruption_counts_alike_whatever_its_severities():
+    assert mean_performance({"jpeg": [0.2], "fog": [0.4, 0.6]}) == pytest.approx(0.35)
+
+
 def test_each_score_is_taken_over_its_own_suite():
     scores = robustness_scores(0.5, {"P": P, "C": C})
     assert scores["gamma_a"] == pytest.approx(1 - (0.5 - 0.34))
@@ -158,6 +162,14 @@ def test_bootstrap_intervals_cover_the_truth_as_often_as_they_say():
         assert low <= share.mean() <= high
         hits += low <= truth <= high
     assert hits >= 52
+
+
+@pytest.mark.parametrize(("confidence", "z"), [(0.95, 1.96), (0.5, 0.6745)])
+def test_bootstrap_intervals_against_the_binomial(confidence, z):
+    right = np.arange(400) < 100
+    found = bootstrap_intervals(right, {"all": right.astype(float)}, confidence=confidence)["all"]
+    reach = z * (0.25 * 0.75 / 400) ** 0.5
+    assert found["accuracy"] == pytest.approx([0.25 - reach, 0.25 + reach], abs=0.005)
 
 
 def test_bootstrap_draws_a_video_with_all_its_answers():

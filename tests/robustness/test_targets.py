@@ -12,8 +12,10 @@ from vidcsl.robustness.attacks import PGD, RandomNoise, attack
 from vidcsl.robustness.targets import (
     TRANSFORMS,
     Expectation,
+    GaussianNoise,
     NeighbourVote,
     OverViews,
+    RandomCrop,
     frames_used,
     mean_direction,
     mean_probability,
@@ -126,6 +128,21 @@ def test_neighbours_vote_as_knn_and_retrieval_do(k, temperature):
         assert right == pytest.approx(retrieval_recall(*sides)["R@1"])
 
 
+def test_a_vote_is_by_the_direction_of_features():
+    class Longer(nn.Module):
+        def forward(self, features):
+            return features * (2 + features.norm(dim=1, keepdim=True))
+
+    encoder = Net(out=8).eval()
+    longer = nn.Sequential(encoder, Longer()).eval()
+    shown, known = gallery(encoder)
+    clips = rand(20, 3, 4, 6, 6, seed=9)
+    one, other = (
+        NeighbourVote(each, shown, known, classes=CLASSES, k=7)(clips) for each in (encoder, longer)
+    )
+    torch.testing.assert_close(one, other)
+
+
 def test_votes_over_one_gallery_are_told_apart():
     """Else the answers of one, and deltas fitted to it, would be taken for those of another."""
     encoder = Net(out=8).eval()
@@ -205,3 +222,23 @@ def test_the_expectation_is_the_mean_over_its_draws(name):
     torch.testing.assert_close(logits.exp(), naive)
     with pytest.raises(UserError, match="draws"):
         Expectation(model, transform, draws=0)
+
+
+def test_noisy_clips_stay_pixels():
+    clips = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64).view(1, 3, 1, 1, 1)
+    clips = clips.expand(2, 3, 4, 6, 6)
+    found = GaussianNoise(0.1)(clips, torch.Generator().manual_seed(0))
+    noise = torch.randn((3, 4, 6, 6), generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(found, (clips + 0.1 * noise).clamp(0, 1))
+
+
+def test_random_crops_are_squares_of_every_size_and_place():
+    frames = torch.arange(8.0 * 12).view(1, 1, 1, 8, 12).expand(1, 3, 2, 8, 12).contiguous()
+    for seed in range(20):
+        share, down, right = torch.rand(3, generator=torch.Generator().manual_seed(seed)).tolist()
+        side = round((0.5 + 0.5 * share) * 8)
+        top, left = int(down * (9 - side)), int(right * (13 - side))
+        cut = frames[0, :, :, top : top + side, left : left + side]
+        wanted = nn.functional.interpolate(cut, size=(8, 12), mode="bilinear")
+        found = RandomCrop((0.5, 1.0))(frames, torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(found[0], wanted)

@@ -61,6 +61,13 @@ def test_settings_and_grids(write):
     assert len({run.folder for run in study.runs}) == len(study.runs)
 
 
+def test_a_setting_goes_before_what_all_have(write):
+    settings = {"short": {"TRAIN.EPOCHS": 2}, "whole": {}}
+    runs = read_study(write(SETTINGS=settings, SEEDS=[0], BY_SEED=[{}])).runs
+    epochs = {run.setting: run.cfg.TRAIN.EPOCHS for run in runs}
+    assert epochs == {"short": 2, "whole": 7}
+
+
 def test_arms_differ_in_what_makes_an_arm_alone(write):
     arms = {**STUDY["ARMS"], "longer": {"TRAIN.EPOCHS": 9}}
     with pytest.raises(UserError, match=r"ARMS.longer has TRAIN.EPOCHS 9, plain 7.*MAY_DIFFER"):

@@ -10,11 +10,12 @@ import pytest
 import yaml
 
 from vidcsl.cli import main
+from vidcsl.data.lists import read_list
 from vidcsl.data.synthetic import generate
 from vidcsl.engine.checkpoint import load_newest
 from vidcsl.errors import PassingError, UserError
 from vidcsl.study import runner
-from vidcsl.study.budget import scaled
+from vidcsl.study.budget import _few, _hours, scaled
 from vidcsl.study.plan import read_study
 from vidcsl.study.runner import FINISHED, LOG, Runner, is_finished, state
 
@@ -225,3 +226,17 @@ def test_every_stage_of_a_trial_is_scaled_by_what_it_walks_over():
         "features of train.csv": 5,
         "pgd_linf": 12,
     }
+
+
+def test_recorded_seconds_of_all_stages_are_hours():
+    assert _hours({"cost": {"seconds": {"a": 1800, "b": 5400, "c": None}}}) == 2
+    assert _hours({}) == 0
+
+
+def test_the_few_videos_of_a_trial_are_spread_over_the_list(tmp_path):
+    path = tmp_path / "ten.csv"
+    path.write_text("video,class,group\n" + "".join(f"{i}.mp4,{i // 5},\n" for i in range(10)))
+    few = _few(read_list(path, root=tmp_path), 4, tmp_path / "few.csv", str(tmp_path))
+    found = read_list(few, root=tmp_path)
+    assert [video.path.name for video in found.videos] == ["0.mp4", "2.mp4", "5.mp4", "7.mp4"]
+    assert [video.label for video in found.videos] == [0, 0, 1, 1]

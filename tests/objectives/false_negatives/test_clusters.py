@@ -57,6 +57,13 @@ def test_a_training_that_begins_with_anothers_memory_clusters_it_and_its_own():
     assert not torch.equal(flags(again, len(kind), 0.3), wanted)
 
 
+def test_the_memory_holds_the_direction_of_a_videos_mean_view():
+    views = torch.randn(5, 3, 6, generator=torch.Generator().manual_seed(0))
+    detector = Clusters(videos=5, dim=6, epochs=4)
+    detector.learn(Observation(torch.arange(5), views, 0.0))
+    torch.testing.assert_close(detector.memory, F.normalize(views.mean(dim=1), dim=1))
+
+
 def test_nothing_is_flagged_before_an_epoch_is_over():
     vectors, _ = blobs()
     detector = Clusters(videos=24, dim=6, clusters=(4,), epochs=4, start=0.0, ramp=0.0)
@@ -77,6 +84,49 @@ def test_the_surest_are_believed_first():
     confidence = (vectors @ centres.T / 0.1).softmax(1).amax(1)
     believed = detector.rank[0] < 0.5
     assert confidence[believed].min() > confidence[~believed].max() - 1e-3
+
+
+def test_the_accepted_share_of_the_surest_is_believed():
+    vectors, _ = blobs(spread=0.15)
+    detector = trained(vectors, clusters=(4,), accepted=0.375, start=0.0, ramp=0.0)
+    label = detector.labels[0]
+    centres = F.normalize(torch.stack([vectors[label == k].mean(0) for k in range(4)]), dim=1)
+    confidence = (vectors @ centres.T / 0.1).softmax(1).gather(1, label[:, None])[:, 0]
+    order = confidence.argsort(descending=True)
+    assert torch.equal(detector.rank[0].argsort(), order)
+    sure = torch.zeros(24, dtype=torch.bool)
+    sure[order[:9]] = True
+    wanted = (label[:, None] == label) & sure[:, None] & sure & ~torch.eye(24).bool()
+    assert wanted.any()
+    assert torch.equal(flags(detector, 24, 0.3), wanted)
+
+
+def test_keys_of_no_video_are_in_no_cluster():
+    vectors, _ = blobs()
+    detector = trained(vectors, clusters=(4,), start=0.0, ramp=0.0)
+    assert detector.labels[0, -1] >= 0  # the last video's, which is not theirs
+    rows = samples(videos=24, views=1)
+    keys = samples(videos=24, views=1)
+    keys.videos[:] = -1
+    every = torch.ones(24, 24, dtype=torch.bool)
+    assert not detector(torch.zeros(24, 24), every, rows, keys, 1.0).any()
+
+
+def test_the_seed_is_that_of_k_means():
+    vectors = F.normalize(torch.randn(60, 6, generator=torch.Generator().manual_seed(3)), dim=1)
+    one, again, other = (
+        trained(vectors, clusters=(8,), start=0.0, ramp=0.0, seed=seed).labels for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_a_centre_weighs_as_many_videos_as_it_has():
+    # The first two are nearer to each other, but the first stands for many: joining it costs more.
+    angles = torch.tensor([0.0] * 50 + [0.5] * 2 + [1.05] * 2)
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
+    _, (labels, _) = cluster_hierarchy(vectors.numpy(), (3, 2), seed=0)
+    assert labels[50] == labels[52] != labels[0]
 
 
 def test_a_hierarchy_joins_near_clusters():

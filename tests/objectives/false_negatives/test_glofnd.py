@@ -17,11 +17,12 @@ def step(detector, scores, rows, progress=0.0):
     return torch.cat(flagged)
 
 
-def test_a_threshold_follows_adam_of_each_video():
+@pytest.mark.parametrize("rate", [0.3, 2.5])  # the larger one leaves [-1, 1]
+def test_a_threshold_follows_adam_of_each_video(rate):
     rows, scores = samples(), cosines(16)
-    detector = LearntThresholds(videos=10, share=0.25, learning_rate=0.3)
+    detector = LearntThresholds(videos=10, share=0.25, learning_rate=rate)
     weights = [torch.nn.Parameter(torch.ones(())) for _ in range(8)]
-    adam = [torch.optim.Adam([w], lr=0.3, betas=(0.9, 0.98)) for w in weights]
+    adam = [torch.optim.Adam([w], lr=rate, betas=(0.9, 0.98)) for w in weights]
     for _ in range(6):
         step(detector, scores, rows)
         for video, (weight, optimiser) in enumerate(zip(weights, adam, strict=True)):
@@ -34,6 +35,9 @@ def test_a_threshold_follows_adam_of_each_video():
             weight.data.clamp_(-1, 1)
     wanted = torch.stack([w.detach() for w in weights])
     torch.testing.assert_close(detector.threshold[:8], wanted, atol=1e-5, rtol=1e-5)
+    states = [each.state[w] for each, w in zip(adam, weights, strict=True)]
+    for name, moment in (("exp_avg", detector.mean), ("exp_avg_sq", detector.square)):
+        torch.testing.assert_close(moment[:8], torch.stack([state[name] for state in states]))
     assert (detector.threshold[8:] == 1).all()  # never seen
     assert detector.updates.tolist() == [6] * 8 + [0] * 2
 

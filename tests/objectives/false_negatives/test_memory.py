@@ -91,6 +91,23 @@ def test_a_share_is_flagged_and_only_of_videos_that_came_by():
     assert not flagged[:, 12:].any()
 
 
+def test_what_all_videos_share_says_nothing():
+    """Against loops: the mean over the videos that came by is taken off."""
+    rows = rows_of(10)
+    negatives = foreign(rows, rows)
+    detector = RememberedViews(videos=10, dim=DIM, ceiling=0.3, start=0.0, ramp=0.0)
+    views = noisy_views(7, epoch=0) + 2 * F.normalize(torch.arange(DIM).float(), dim=0)
+    detector.learn(Observation(torch.arange(7), views, 0.0))
+    flagged = detector(cosines(20), negatives, rows, rows, 1.0)
+    means = views.mean(dim=1)
+    centred = F.normalize(means - means.mean(dim=0), dim=1)
+    for i in range(14):
+        others = [j for j in range(14) if j // 2 != i // 2]
+        likeness = {j: float(centred[i // 2] @ centred[j // 2]) for j in others}
+        top = sorted(others, key=lambda j, alike=likeness: -alike[j])[: int(0.3 * len(others))]
+        assert {j // 2 for j in top} == {j // 2 for j in flagged[i].nonzero().flatten().tolist()}
+
+
 def test_one_that_is_told_judges_by_the_one_before_from_its_first_step_on():
     rows = rows_of(10)
     negatives = foreign(rows, rows)
@@ -101,6 +118,7 @@ def test_one_that_is_told_judges_by_the_one_before_from_its_first_step_on():
     wanted = first(cosines(20), negatives, rows, rows, 1.0)
     assert wanted.any()
     second.learn_from(first.memory, first.visits)
+    assert torch.equal(second(cosines(20), negatives, rows, rows, 0.0), wanted)
     second.learn(Observation(torch.arange(10), noisy_views(10, epoch=7), 0.0))
     assert torch.equal(second(cosines(20), negatives, rows, rows, 0.0), wanted)
     resumed = RememberedViews(**options)

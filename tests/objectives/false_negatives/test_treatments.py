@@ -55,6 +55,17 @@ def test_weights_of_none_and_all():
     torch.testing.assert_close(loss[1.0], kept)
 
 
+def test_a_flag_changes_negatives_alone_and_weights_add_up():
+    kinds = torch.tensor([[0, 1, 2, 2]])  # a positive, an ignored, two negatives
+    pairs = Pairs(kinds == 0, kinds == 1)
+    flagged = torch.tensor([[True, True, True, False]])
+    treated = {name: TREATMENTS[name](weight=0.5)(pairs, flagged) for name in TREATMENTS}
+    assert treated["eliminate"].ignored.tolist() == [[False, True, True, False]]
+    assert treated["attract"].positives.tolist() == [[True, False, True, False]]
+    twice = TREATMENTS["weight"](weight=0.5)(treated["weight"], flagged)
+    assert twice.weights[0, [0, 2, 3]].tolist() == [1, 0.25, 1]
+
+
 def test_counts_by_class_against_loops():
     rows = samples()
     rows.labels[4] = rows.labels[5] = -1

@@ -13,9 +13,9 @@ from vidcsl.report.study.statistics import (
 )
 
 
-def outcomes(right, *, list_id="list"):
+def outcomes(right, *, list_id="list", condition="clean"):
     right = np.asarray(right, bool)
-    return Outcomes(list_id, tuple(range(len(right))), {"clean": right})
+    return Outcomes(list_id, tuple(range(len(right))), {condition: right})
 
 
 def drawn(seed, share, count):
@@ -68,6 +68,27 @@ def test_only_seeds_and_videos_that_both_have_are_paired():
     assert (found.difference, found.p, found.better, found.worse) == (0, 1, 0, 0)
 
 
+def test_only_seeds_that_have_the_condition_are_paired():
+    one = {0: outcomes([1, 0]), 1: outcomes([1, 0], condition="1/255")}
+    assert Paired({"one": one, "other": one}, condition="1/255").seeds == [1]
+
+
+def test_seeds_are_drawn_as_videos_are():
+    # Every seed is all right or all wrong: only the choice of seeds moves the mean.
+    right = {seed: outcomes(np.full(9, seed % 2)) for seed in range(4)}
+    drawn_means = Paired({"one": right}, condition="clean").draws()["one"]
+    assert set(drawn_means.round(6)) == {0, 0.25, 0.5, 0.75, 1}
+    assert drawn_means.std() == pytest.approx(0.25, abs=0.01)  # of 4 fair coins
+
+
+def test_videos_of_different_lists_are_different_videos():
+    one = {seed: outcomes([1, 1, 0], list_id=f"list {seed}") for seed in range(2)}
+    other = {seed: outcomes([0, 1, 0], list_id=f"list {seed}") for seed in range(2)}
+    paired = Paired({"one": one, "other": other}, condition="clean")
+    assert compare(paired, "one", "other", paired.draws()).videos == 6
+    assert paired.by_video("one").tolist() == [1, 1, 0] * 2
+
+
 def test_seeds_on_one_list_are_not_more_videos():
     right, wrong = np.ones(30, bool), np.arange(30) < 20
     paired = Paired(
@@ -91,6 +112,19 @@ def test_no_interval_where_the_gap_is_not_settled():
     low, high = gap_interval(generator.normal(0.3, 0.01, 2000), baseline, wide)
     assert low < 0.5 < high < 0.6
     assert gap_interval(wide, baseline, generator.normal(0.11, 0.01, 2000)) is None
+
+
+def test_an_interval_leaves_out_a_fortieth_at_either_end():
+    robust = np.linspace(0.2, 0.4, 2001)
+    found = gap_interval(robust, np.full(2001, 0.1), np.full(2001, 0.6))
+    assert found == pytest.approx((0.1 / 0.5 + 0.01, 0.3 / 0.5 - 0.01))
+
+
+@pytest.mark.parametrize(("without", "known"), [(50, True), (51, False)])
+def test_a_gap_may_lack_in_a_fortieth_of_the_draws(without, known):
+    reference = np.where(np.arange(2000) < without, 0.1, 0.5)
+    found = gap_interval(np.full(2000, 0.3), np.full(2000, 0.1), reference)
+    assert (found is not None) == known
 
 
 def test_p_values_are_adjusted():

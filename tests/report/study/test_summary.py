@@ -10,7 +10,9 @@ from vidcsl.cli import main
 from vidcsl.errors import UserError
 from vidcsl.report.study import markdown, read_arms, summarise
 from vidcsl.report.study.records import read_record
-from vidcsl.report.study.sentences import headline
+from vidcsl.report.study.sentences import headline, telling
+from vidcsl.report.study.statistics import adjusted
+from vidcsl.report.study.summary import FIGURES, mean_corrupted
 
 # Of ten videos: plain keeps 2 at 1/255, removal 5, supervised 8.
 PLAIN = [None] * 2 + ["1/255"] * 6 + ["clean"] * 2
@@ -70,6 +72,59 @@ def test_the_gap_closed_and_the_test_against_the_baseline(summary):
     assert against["1/255"]["p"] == pytest.approx(2 * 0.5**12)
 
 
+def test_the_gap_is_that_of_the_seeds_that_all_three_arms_have(tmp_path):
+    kept = {("plain", 0): 2, ("plain", 1): 0, ("removal", 0): 4, ("removal", 2): 6}
+    folders = [
+        write_run(tmp_path, name, seed, fooled=([None] * few + ["1/255"] * (10 - few)) * 4)
+        for (name, seed), few in {**kept, ("supervised", 0): 7, ("supervised", 2): 9}.items()
+    ]
+    arms = read_arms(folders)
+    found = summarise(arms, baseline="plain", references=["supervised"])["arms"]["removal"]
+    gap = found["attacks"]["pgd_linf"]["gap_closed"]["supervised"]["1/255"]
+    assert gap["value"] == pytest.approx(2 / 5)
+    assert gap["by_seed"] == {0: pytest.approx(2 / 5)}
+
+
+def test_a_gap_whose_seeds_have_not_all_their_outcomes_has_no_interval(tmp_path):
+    kept = {"plain": PLAIN, "removal": REMOVAL, "supervised": SUPERVISED}
+    folders = [
+        write_run(tmp_path, name, seed, fooled=fooled * 4)
+        for name, fooled in kept.items()
+        for seed in range(2)
+    ]
+    shutil.rmtree(folders[3] / "answers")
+    found = summarise(read_arms(folders), baseline="plain", references=["supervised"])
+    gap = found["arms"]["removal"]["attacks"]["pgd_linf"]["gap_closed"]["supervised"]["1/255"]
+    assert (sorted(gap["by_seed"]), gap["interval"]) == ([0, 1], None)
+
+
+def test_all_tests_of_a_study_are_adjusted_together(summary):
+    tests = [
+        test
+        for arm in summary["arms"].values()
+        for test in arm["attacks"]["pgd_linf"]["against_baseline"].values()
+    ]
+    assert len(tests) == 2 * 3
+    assert [test["p_adjusted"] for test in tests] == adjusted([test["p"] for test in tests])
+    assert [test["p_adjusted"] for test in tests] != [test["p"] for test in tests]
+
+
+def test_the_main_reference_closes_no_gap_and_another_does(arms):
+    found = summarise(arms, baseline="plain", references=["supervised", "removal"])["arms"]
+    towards = {name: set(arm["attacks"]["pgd_linf"]["gap_closed"]) for name, arm in found.items()}
+    assert towards == {"plain": set(), "removal": {"supervised"}, "supervised": set()}
+
+
+def test_corruptions_count_alike_whatever_their_severities_and_suite():
+    suites = {"P": {"jpeg": [0.2] * 5}, "C": {"fog": [0.5, None]}, "V": {"nal_loss": [0.8] * 2}}
+    assert mean_corrupted({"corruptions": {"clean": 0.9, **suites}}) == pytest.approx(0.5)
+    assert mean_corrupted({"corruptions": {"P": {"jpeg": [None]}}}) is None
+
+
+def test_hours_are_those_of_all_stages():
+    assert FIGURES["hours"]({"cost": {"seconds": {"a": 1800, "b": 5400, "c": None}}}) == 2
+
+
 def test_the_gap_is_undefined_where_the_reference_is_not_ahead(arms):
     swapped = summarise(arms, baseline="supervised", references=["plain"])
     gap = swapped["arms"]["removal"]["attacks"]["pgd_linf"]["gap_closed"]["plain"]["1/255"]
@@ -98,6 +153,39 @@ def test_a_gap_at_another_budget_than_the_telling_one_is_told(tmp_path):
     assert level[-1] == "There is no gap to close."
 
 
+def test_the_best_arm_is_named_with_what_it_costs(tmp_path):
+    kept = {"plain": 2, "weak": 3, "removal": 5, "supervised": 8, "other reference": 6}
+    clean = {"removal": 0.6}
+    folders = [
+        write_run(
+            *(tmp_path, name, seed),
+            fooled=([None] * few + ["1/255"] * (10 - few)) * 4,
+            clean=clean.get(name, 0.7),
+        )
+        for name, few in kept.items()
+        for seed in range(3)
+    ]
+    arms = read_arms(folders)
+    references = ["supervised", "other reference"]
+    told = headline(summarise(arms, baseline="plain", references=references))
+    assert len(told) == 2  # of three seeds enough is known
+    assert told[1].startswith("removal closes 50")
+    assert "the most of 2 arms, over 3 seeds" in told[1]
+    assert told[1].endswith("with \u221210.0 points of clean accuracy.")
+    few = {name: records[:2] for name, records in arms.items()}
+    told = headline(summarise(few, baseline="plain", references=references))
+    assert told[-1].startswith("With fewer than 3 seeds")
+
+
+def test_the_telling_budget_is_where_half_is_lost(tmp_path):
+    folders = [
+        write_run(tmp_path, name, 0, fooled=([None] * 4 + ["1/255"] * 4 + ["clean"] * 2) * 4)
+        for name in ("plain", "supervised")
+    ]
+    summary = summarise(read_arms(folders), baseline="plain", references=["supervised"])
+    assert telling(summary, "pgd_linf") == "1/255"
+
+
 def normal(text):
     return unicodedata.normalize("NFKC", text)
 
@@ -111,6 +199,28 @@ def test_outcomes_that_do_not_give_the_results_are_not_used(tmp_path):
     results["attacks"]["pgd_linf"]["1/255"] = 0.3
     (folder / "results.json").write_text(json.dumps(results))
     assert read_record(folder).outcomes == {}
+
+
+def test_answers_of_several_processes_are_joined_in_the_order_of_the_list(tmp_path):
+    folder = write_run(tmp_path, "plain", 0, fooled=PLAIN)
+    wanted = read_record(folder).outcomes["pgd_linf"]
+    (ledger,) = (folder / "answers").iterdir()
+    settings, answers = map(json.loads, ledger.read_text().splitlines()[:2])
+    for rank, mine in enumerate((slice(1, None, 2), slice(0, None, 2))):
+        part = {key: answers[key][mine] for key in ("videos", "answers")}
+        lines = (settings, {**answers, **part})
+        path = folder / "answers" / f"{0:016x}.rank{rank}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_record(folder).outcomes["pgd_linf"]
+    assert found.videos == wanted.videos == tuple(range(10))
+    assert {key: right.tolist() for key, right in found.right.items()} == {
+        key: right.tolist() for key, right in wanted.right.items()
+    }
+
+
+def test_the_seeds_of_an_arm_are_in_their_order(tmp_path):
+    folders = [write_run(tmp_path, "plain", seed, fooled=PLAIN) for seed in (2, 0, 1)]
+    assert [record.seed for record in read_arms(folders)["plain"]] == [0, 1, 2]
 
 
 def test_an_unknown_name_is_an_error(arms):

@@ -9,8 +9,9 @@ from tests.robustness.attacks.models import predict, random_clips, sharp
 from vidcsl.robustness.attacks import APGD, GOALS, Adam, MomentumPGD, Problem, Square, attack
 from vidcsl.robustness.attacks.adam import unevenness
 from vidcsl.robustness.attacks.apgd import checkpoints
+from vidcsl.robustness.attacks.fab import NEAREST, _nearest_l2, _step
 from vidcsl.robustness.attacks.problem import Verdict
-from vidcsl.robustness.attacks.square import _block, _reach, share_at
+from vidcsl.robustness.attacks.square import _block, _Dice, _move, _reach, share_at
 from vidcsl.robustness.threats import L2, Flicker, Linf, Threat
 
 
@@ -31,25 +32,30 @@ def verdicts(goals: list[float]) -> Verdict:
 
 
 def test_apgd_halves_the_step_where_progress_stalls_and_goes_back_to_the_best():
-    """Row 0 rises at each step, row 1 falls at each, row 2 rises at half of them."""
+    """Row 0 rises at each step, row 1 falls at each, row 2 rises at half of them, row 3 always
+    but at the second, which loses more than is won back."""
     problem, solver = problem_of(Linf(0.05)), APGD(steps=100)
     delta = problem.zero()
     state = solver.begin(problem, delta)
     torch.testing.assert_close(state["size"], torch.full((6,), 0.1, dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
-    deltas = []
+    deltas, gradients = [], []
     for step in range(23):
         gradient = torch.randn(delta.shape, generator=generator, dtype=torch.float64)
-        goals = [float(step), -float(step), float(step % 2), 0.0, 0.0, 0.0]
+        goals = [float(step), -float(step), float(step % 2), float(step or 100), 0.0, 0.0]
         deltas.append(delta)
+        gradients.append(gradient)
         delta = solver.advance(problem, step, delta, (verdicts(goals), gradient), state)
         if step == 21:
             assert (state["size"] == 0.1).all()
-    assert state["size"].tolist() == pytest.approx([0.1, 0.05, 0.05, 0.05, 0.05, 0.05])
+    assert state["size"].tolist() == pytest.approx([0.1, 0.05, 0.05, 0.1, 0.05, 0.05])
     best = state["best"]
     torch.testing.assert_close(best[0], deltas[22][0])
     torch.testing.assert_close(best[1], deltas[0][1])
     torch.testing.assert_close(state["previous"][1], deltas[0][1])  # where row 1 begins again
+    onward = problem.climb(deltas[0], 0.05, gradients[0]) - deltas[0]
+    mixed = problem.project(deltas[0] + 0.75 * onward + 0.25 * (deltas[0] - deltas[21]))
+    torch.testing.assert_close(delta[1], mixed[1])
 
 
 def test_apgd_mixes_its_step_with_the_last_one():
@@ -81,6 +87,28 @@ def test_mifgsm_divides_by_the_mean_over_all_of_a_clip():
             momentum[row] = momentum[row] + gradient[row] / gradient[row].abs().mean()
     torch.testing.assert_close(state["momentum"], momentum)
     assert solver.size_of_step(0.05) == pytest.approx(0.005)
+
+
+def test_mifgsm_forgets_by_its_decay():
+    problem, solver = problem_of(Linf(0.05)), MomentumPGD(steps=10, decay=0.5)
+    delta = problem.zero()
+    state, gradient = solver.begin(problem, delta), torch.full_like(delta, -3.0)
+    for wanted in (-1.0, -1.5, -1.75):
+        solver.advance(problem, 0, delta, (verdicts([0.0] * 6), gradient), state)
+        torch.testing.assert_close(state["momentum"], torch.full_like(delta, wanted))
+
+
+def test_square_blocks_reach_every_edge():
+    problem = problem_of(Linf(0.1))
+    clips = torch.rand(300, 3, 3, 6, 6)
+    mask = torch.ones(300, 1, 3, 6, 6, dtype=torch.bool)
+    problem = replace(problem, clips=clips, mask=mask)
+    numbers = torch.rand(300, 4, generator=torch.Generator().manual_seed(0))
+    blocks = _block(problem, clips, 0.1, numbers, _reach(problem, clips))[:, 0].float().mean(dim=0)
+    middle = blocks[1, 2, 2]
+    for corner in (blocks[0, 0, 0], blocks[-1, -1, -1]):
+        assert 0 < corner < middle
+    torch.testing.assert_close(blocks, blocks.flip(0, 1, 2), atol=0.1, rtol=0)
 
 
 def test_square_halves_its_share_when_the_paper_does():
@@ -138,3 +166,90 @@ def test_smoothness_makes_flicker_smoother():
         delta = (adversarial - clips).mean(dim=(3, 4), keepdim=True)
         found.append(unevenness(delta).mean())
     assert found[1] < 0.9 * found[0]
+
+
+def test_apgd_halves_where_fewer_than_its_share_of_the_steps_raised_the_goal():
+    state = {
+        "raised": torch.tensor([11.0, 12.0, 13.0]),  # of 16, of which three quarters are 12
+        "size": torch.ones(3),
+        "halved": torch.zeros(3, dtype=torch.bool),
+        "best_goal": torch.ones(3),
+        "best_at_look": torch.zeros(3),
+    }
+    assert APGD(steps=100)._look(state, 16).tolist() == [True, False, False]
+    assert state["size"].tolist() == [0.5, 1, 1]
+    assert state["raised"].tolist() == [0, 0, 0]
+    # The best goal has not risen since: all but the one halved just now begin again.
+    state["raised"] = torch.full((3,), 16.0)
+    assert APGD(steps=100)._look(state, 16).tolist() == [False, True, True]
+
+
+def test_fab_steps_to_the_plane_overshoots_and_draws_to_the_clean_clip():
+    """In L2, in the middle of the box: planes and their nearest points are arithmetic."""
+    problem = problem_of(L2(0.5))
+    problem = replace(problem, clips=torch.full_like(problem.clips, 0.5))
+    generator = torch.Generator().manual_seed(0)
+    shape = problem.clips.shape
+    delta, gradient = (
+        scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+        for scale in (0.01, 1.0)
+    )
+    goal = torch.tensor([-0.5, -2.0, -0.01, 0.5, 2.0, 0.0], dtype=torch.float64)
+    across = (goal > 0).view(-1, 1, 1, 1, 1)
+    found = _step(problem, delta, goal, gradient, across, NEAREST[L2])
+    for row in range(6):
+        normal, point = gradient[row], delta[row]
+        seen_at = point / 0.9 if goal[row] > 0 else point  # it has been drawn back since
+        level = goal[row] - (normal * seen_at).sum()
+        along = normal / normal.square().sum()
+        here = -(level + (normal * point).sum()) * along
+        clean = -level * along
+        bias = min(float(here.norm() / (here.norm() + clean.norm())), 0.1)
+        wanted = (1 - bias) * (point + 1.05 * here) + bias * 1.05 * clean
+        torch.testing.assert_close(found[row], wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_fab_bears_the_gradients_of_a_confident_model():
+    generator = torch.Generator().manual_seed(0)
+    weights, room = torch.rand(2, 3, 20, generator=generator).unbind(0)
+    gain = torch.tensor([0.1, 1.0, 2.0])
+    tiny = _nearest_l2(1e-30 * weights, room, 1e-30 * gain)
+    torch.testing.assert_close(tiny, _nearest_l2(weights, room, gain))
+
+
+def test_square_in_l2_moves_budget_from_one_block_to_another():
+    problem = problem_of(L2(0.3))
+    problem = replace(problem, clips=torch.full_like(problem.clips, 0.5))
+    throw = _Dice.throw(problem, 4).of(problem.rows, 2)
+    delta = torch.randn(problem.clips.shape, dtype=torch.float64)
+    delta *= 0.3 / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1, 1)
+    moved = _move(problem, delta, 0.1, throw)
+    block, other = (
+        _block(problem, delta, 0.1, each, throw.reach).expand_as(delta) for each in throw.blocks
+    )
+    assert (other & ~block).any()
+    assert (moved[other & ~block] == 0).all()
+    assert torch.equal(moved[~(block | other)], delta[~(block | other)])
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), torch.full((6,), 0.3).double())
+    # For half of its own change and half of the colour, as the sum of their unit vectors.
+    for row in range(6):
+        here = block[row]
+        colour = throw.colours[row].view(3, 1, 1, 1).expand_as(delta[row])[here]
+        own = delta[row][here] / delta[row][here].norm() + colour / colour.norm()
+        torch.testing.assert_close(moved[row][here] / moved[row][here].norm(), own / own.norm())
+    proposal = Square()._proposal(problem, delta, 15, throw)
+    torch.testing.assert_close(
+        proposal, problem.project(_move(problem, delta, share_at(15, 5000, 0.8), throw))
+    )
+
+
+def test_square_leaves_a_clip_alone_that_every_change_makes_surer():
+    clips = torch.full((2, 3, 2, 4, 4), 0.5)
+
+    def surer(clips):
+        sure = 1 + (clips - 0.5).abs().mean(dim=(1, 2, 3, 4))
+        return torch.stack([sure, torch.zeros_like(sure)], dim=1)
+
+    labels = torch.zeros(2, dtype=torch.long)
+    options = {"goal": "margin", "solver": Square(queries=5)}
+    assert torch.equal(attack(surer, clips, labels, threat=Linf(0.1), **options), clips)

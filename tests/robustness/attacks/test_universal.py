@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from tests.robustness.attacks.models import predict, random_clips, sharp
+from tests.robustness.attacks.models import Linear, predict, random_clips, seeded, sharp
 from vidcsl import builders
 from vidcsl.config import load_config
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import GOALS, PGD
-from vidcsl.robustness.attacks.universal import UniversalAttack, fit_universal
+from vidcsl.robustness.attacks.universal import UniversalAttack, _problem, fit_universal
 from vidcsl.robustness.clips import Clips
 from vidcsl.robustness.threats import L2, Flicker, Linf, Universal, to_levels
 
@@ -55,11 +55,55 @@ def test_it_is_fitted_once_for_a_model_and_the_same_for_every_batch():
     assert torch.equal(part, whole[5:9])
 
 
+def test_each_model_has_a_delta_of_its_own():
+    test, made = some(20, 24), attack_of(Universal(Linf(0.03)))
+    other = sharp()
+    other.head.weight.data *= -1
+    one, two = (made(model, test.clips, test.labels, test.seeds) for model in (sharp(), other))
+    options = {"goal": GOALS["cross_entropy"], "solver": PGD(steps=15)}
+    delta = fit_universal(other, made.training(), threat=Universal(Linf(0.03)), **options)
+    assert not torch.equal(one, two)
+    assert torch.equal(two, (test.clips + delta).clamp(0, 1))
+
+
+def test_steps_shrink_linearly_to_nothing():
+    model = seeded(Linear, 3 * 4 * 6 * 6)
+    clips = torch.full((1, 3, 4, 6, 6), 0.5, dtype=torch.float64)
+    batch = Clips(clips, torch.zeros(1, dtype=torch.long), [0], [0])
+    solver = PGD(steps=2, step_size=0.01, random_start=False)
+    options = {"goal": GOALS["cross_entropy"], "solver": solver}
+    delta = fit_universal(model, [batch] * 2, threat=Universal(Linf(0.4)), **options)
+    assert float(delta.abs().median()) == pytest.approx(0.01 * (1 + 0.75 + 0.5 + 0.25))
+
+
+def test_a_cyclic_delta_meets_a_clip_at_other_moments_in_other_passes():
+    threat = Universal(Linf(0.1), cyclic=True)
+    seeds = {
+        tuple(_problem(sharp(), some(0, 3), threat, GOALS["cross_entropy"], sweep).seeds)
+        for sweep in range(4)
+    }
+    assert len(seeds) == 4
+
+
 def test_quantised():
     test, made = some(20, 30), attack_of(Universal(Linf(3.5 / 255)), quantise=True)
     found = made(sharp(), test.clips, test.labels, test.seeds)
     assert torch.equal(found, to_levels(found))
     assert ((found - to_levels(test.clips)).abs() <= 3 / 255 + 1e-9).all()
+
+
+def test_a_shared_delta_is_judged_by_all_its_clips():
+    batch, model = some(0, 4), sharp()
+    batch.labels[1:] = (batch.labels[1:] + 1) % 4
+    problem = _problem(model, batch, Universal(Linf(0.1)), GOALS["cross_entropy"], 0)
+    verdict = problem.judge(problem.zero())
+    logits = model(batch.clips).detach()
+    losses = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+    torch.testing.assert_close(verdict.goal, losses.mean(0, keepdim=True))
+    assert verdict.fooled.tolist() == [False]  # the first is still right
+    batch.labels[0] = (batch.labels[0] + 1) % 4
+    problem = _problem(model, batch, Universal(Linf(0.1)), GOALS["cross_entropy"], 0)
+    assert problem.judge(problem.zero()).fooled.tolist() == [True]
 
 
 def test_nothing_to_fit_on():

@@ -254,3 +254,23 @@ def test_levels_are_uniform_and_of_the_clip_alone():
     assert 180 < chi_square < 345  # 255 degrees of freedom: 0.1 % to either side
     assert torch.equal(draw_levels(drawn[1:], generators(1, seed=1)), drawn[1:])
     assert not torch.equal(drawn[0], drawn[1])
+
+
+@pytest.mark.parametrize("levels", range(1, 17))
+def test_a_quantised_linf_budget_of_whole_levels_is_used_up(levels):
+    delta = torch.tensor([1.0, -1.0, 0.2]).view(1, 3, 1, 1, 1) * levels / 255
+    found = Linf(levels / 255).quantise(delta).flatten() * 255
+    torch.testing.assert_close(found[:2], torch.tensor([1.0, -1.0]) * levels)
+
+
+@pytest.mark.parametrize("frames", ["all", "first:1"])
+def test_starts_fill_the_ball_of_the_frames_that_may_change(frames):
+    clips, threat = torch.full((4000, 3, 4, 1, 1), 0.5), L2(0.1, frames=frames)
+    seeds = range(len(clips))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    norms = threat.size(threat.start(clips, threat.mask(clips, seeds), generators)) / 0.1
+    dimensions = 12 if frames == "all" else 3
+    for radius in (0.5, 0.8, 0.95):
+        assert float((norms < radius).float().mean()) == pytest.approx(
+            radius**dimensions, abs=0.025
+        )

@@ -118,3 +118,34 @@ def test_what_does_not_go_together():
         Universal(Linf(0.1, frames="first:1"), cyclic=True)
     with pytest.raises(UserError, match="whole frames"):
         Flicker(0.1, region="patch:0.1")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_pixel_held_by_the_box_bounds_the_offset_of_its_frame(sign):
+    """Held at white it would have risen by 0.2 or more, so others may not rise by 0.1."""
+    threat, clean = Flicker(0.3), torch.full((1, 3, 2, 2, 2), 0.5)
+    clean[..., 0, 0] = 0.5 + 0.3 * sign
+    mask = threat.mask(clean, [0])
+    for offset, fine in ((0.25, True), (0.1, False)):
+        moved = clean + sign * offset
+        moved[..., 0, 0] = 0.5 + 0.5 * sign
+        if fine:
+            threat.verify(clean, moved, mask)
+        else:
+            with pytest.raises(BudgetExceeded, match="different amounts"):
+                threat.verify(clean, moved, mask)
+
+
+@pytest.mark.parametrize("ball", [Linf(0.3), L2(0.5), L1(0.5)], ids=["linf", "l2", "l1"])
+def test_a_universal_delta_starts_and_steps_as_those_of_its_ball(ball):
+    threat, grey = Universal(ball), torch.full((2, 3, 4, 5, 5), 0.5)
+    mask = threat.mask(grey, SEEDS[:2])
+    drawn = [
+        float(threat.size(threat.start(grey, mask, [torch.Generator().manual_seed(seed)])))
+        for seed in range(20)
+    ]
+    assert 0.75 * ball.eps < max(drawn) <= ball.eps * (1 + 1e-5)
+    zero = threat.zero(grey)
+    gradient = torch.randn(zero.shape, generator=torch.Generator().manual_seed(0))
+    found = threat.steepest_step(grey, zero, gradient, 0.1, mask)
+    assert float(threat.size(found)) == pytest.approx(0.1, rel=1e-4)

@@ -173,3 +173,36 @@ def test_quantised_deltas_are_levels_within_the_budget(kind, seed, eps):
     assert (size(kind, found) <= eps * (1 + 1e-4)).all()
     alone = threat.quantise(delta[1:2])
     torch.testing.assert_close(alone, found[1:2])
+
+
+@EACH
+def test_no_much_larger_share_of_a_delta_could_be_quantised(kind):
+    threat, clips = KINDS[kind](0.3), torch.full(SHAPE, 0.5)
+    delta = threat.project(clips, noise(3), threat.mask(clips, range(3)))
+    found = threat.quantise(delta)
+    for row in range(3):
+        fits = [
+            share / 128
+            for share in range(129)
+            if size(kind, (share / 128 * delta[[row]] * 255).round() / 255) <= 0.3
+        ]
+        smaller = ((max(fits) - 2 / 128) * delta[[row]] * 255).round() / 255
+        assert size(kind, found[[row]]) >= size(kind, smaller) > 0
+
+
+def test_a_budget_a_frame_counts_the_frames_that_may_change():
+    threat, clips = L2(0.3, over="frame", frames="first:2"), torch.full(SHAPE, 0.5)
+    mask = threat.mask(clips, range(3))
+    assert threat.dimensions(clips, mask).flatten().tolist() == [3 * 2 * 5] * 3
+
+
+def test_l1_starts_are_uniform_in_the_ball():
+    clips, threat = torch.full((4000, 3, 1, 1, 1), 0.5), L1(0.1)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(len(clips))]
+    mask = threat.mask(clips, range(len(clips)))
+    changes = threat.start(clips, mask, generators).flatten(1) / 0.1
+    assert changes.mean(dim=0).tolist() == pytest.approx([0] * 3, abs=0.02)
+    for part in (0.3, 0.5, 0.7):  # beyond a face at such a distance lies so much of the ball
+        assert (changes.abs() > part).double().mean(dim=0).tolist() == pytest.approx(
+            [(1 - part) ** 3] * 3, abs=0.025
+        )

@@ -7,6 +7,7 @@ from torch import Tensor
 from vidcsl.errors import UserError
 from vidcsl.robustness.threats import L2, Linf
 from vidcsl.robustness.threats.regions import choose_region
+from vidcsl.seeding import torch_generator
 
 
 class Weighted:
@@ -36,6 +37,44 @@ def test_salient_and_searched_frames_are_those_that_count():
             assert frames_of(threat.mask(clips, [0, 1], Weighted(weights))) == [[3], [4]]
         both = Linf(0.1, frames=f"{rule}:2").mask(clips, [0, 1], Weighted(weights))
         assert frames_of(both) == [[1, 3], [0, 4]]
+
+
+class Bent:
+    """A goal whose gradient turns as clips move: a step too far in one more frame may lower it."""
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.pairs = torch.randn(6, 6, generator=generator) - 4 * torch.eye(6)
+        self.offset = torch.rand(6, generator=generator)
+
+    def goal_at(self, clips: Tensor) -> Tensor:
+        means = clips.mean(dim=(1, 3, 4)) - self.offset
+        return ((means @ self.pairs) * means).sum(dim=1)
+
+    def gradient_at(self, clips: Tensor) -> Tensor:
+        clips = clips.detach().requires_grad_()
+        return torch.autograd.grad(self.goal_at(clips).sum(), clips)[0]
+
+
+def test_the_greedy_search_against_a_loop():
+    for seed in range(20):
+        probe, clip = Bent(seed), torch.full((1, 3, 6, 2, 2), 0.5)
+        chosen: list[int] = []
+        moved = clip
+        for _ in range(3):
+            gradient = probe.gradient_at(moved)
+            goals = {}
+            for frame in set(range(6)) - set(chosen):
+                trial = clip.clone()
+                for each in (*chosen, frame):
+                    trial[:, :, each] += 0.3 * gradient[:, :, each].sign()
+                goals[frame] = float(probe.goal_at(trial))
+            chosen.append(max(goals, key=lambda frame, goals=goals: goals[frame]))
+            moved = clip.clone()
+            for each in chosen:
+                moved[:, :, each] += 0.3 * gradient[:, :, each].sign()
+        mask = Linf(0.3, frames="greedy:3").mask(clip, [0], probe)
+        assert frames_of(mask) == [sorted(chosen)]
 
 
 def test_search_sees_what_saliency_cannot():
@@ -99,3 +138,14 @@ def test_regions_of_images():
 def test_regions_that_mean_nothing(region):
     with pytest.raises(UserError, match="region"):
         Linf(0.1, region=region)
+
+
+def test_a_moving_patch_glides_from_one_place_to_another():
+    for seed in range(10):
+        mask = choose_region("moving_patch:0.25", (5, 12, 12), [seed])[0, 0]
+        begin, end = torch.rand(2, 2, generator=torch_generator(seed, "attacked region"))
+        for frame, image in enumerate(mask):
+            place = begin + frame / 4 * (end - begin)
+            corner = (place * (12 - 6)).round().long().tolist()
+            assert image.nonzero()[0].tolist() == corner
+            assert int(image.sum()) == 36
