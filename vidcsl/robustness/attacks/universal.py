@@ -91,5 +91,5 @@ class UniversalAttack:
             adversarial = to_levels(self.threat.perturb(clips, self.threat.quantise(delta), seeds))
         else:
             adversarial = self.threat.perturb(clips, delta, seeds)
-        self.threat.verify(clips, adversarial, torch.ones_like(clips[:1], dtype=torch.bool))
+        self.threat.verify(clips, adversarial, self.threat.mask(clips, seeds))
         return adversarial
