@@ -250,5 +250,5 @@ def _submitit() -> Any:
     try:
         import submitit
     except ImportError:
-        raise UserError("--launcher needs submitit: pip install 'vidcsl[slurm]'") from None
+        raise UserError("--launcher slurm needs submitit: pip install 'vidcsl[slurm]'") from None
     return submitit
