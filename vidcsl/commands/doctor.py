@@ -56,6 +56,7 @@ def _shared_bytes(cfg: CfgNode) -> int:
     fed = cfg.MODEL.FRAME_SIZE**2 if cfg.AUGMENT.CROP_BY == "decoder" else whole
     trained = -(-cfg.TRAIN.BATCH // processes) * (cfg.DATA.CLIPS + cfg.FALSE_NEGATIVES.VOTERS) * fed
     views = max(cfg.EVALUATE.TRAIN_VIEWS, cfg.EVALUATE.TEST_VIEWS)
-    judged = cfg.EVALUATE.BATCH * views * whole if cfg.DATA.TEST_LIST else 0
+    tested = cfg.DATA.TEST_LIST or cfg.SYNTHETIC.ENABLED
+    judged = cfg.EVALUATE.BATCH * views * whole if tested else 0
     batches = processes * cfg.DATA.WORKERS * PREFETCHED
     return int(batches * max(trained, judged) * 3 * cfg.DATA.FRAMES)

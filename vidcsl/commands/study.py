@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
         if args.launcher:
             _launch(study, chosen, path, args, processes=processes)
         else:
-            Runner(jobs=jobs, gpus=gpus, processes=processes).run(chosen)
+            # A part is a job's: it has ended well only when its runs are finished.
+            patient = bool(args.part)
+            Runner(jobs=jobs, gpus=gpus, processes=processes, patient=patient).run(chosen)
     finally:  # also where runs failed or were stopped: of what is there
         if args.wait or not (args.part or args.launcher):
             _write(study)

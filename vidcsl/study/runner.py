@@ -78,11 +78,13 @@ class Runner:
         jobs: how many at a time.
         gpus: ids, one for each job; empty: the processes see what this one sees.
         processes: of each run; of several, torchrun starts them.
+        patient: wait for runs that are in other hands, and see them finished; else leave them.
     """
 
     jobs: int = 1
     gpus: Sequence[str] = ()
     processes: int = 1
+    patient: bool = False
     _children: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _signal: int = 0  # the one that asked to stop
 
@@ -120,7 +122,7 @@ class Runner:
         """The exit code; 0 also where another runner has the run in hand or has finished it."""
         run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / _LOCK).open("w") as lock, (run.folder / LOG).open("ab") as log:
-            if not _locked(lock):
+            if not self._has(lock):
                 _say(f"{run.title}: in the hands of another process")
                 return 0
             if is_finished(run):
@@ -145,6 +147,13 @@ class Runner:
                 write_atomically(run.folder / FINISHED, json.dumps({"config": _digest(run)}) + "\n")
             _say(f"{run.title}: {'finished' if code == 0 else f'ended with {code}'} after {spent}")
             return code
+
+    def _has(self, lock: TextIO) -> bool:
+        while not _locked(lock):
+            if not self.patient or self._signal:
+                return False
+            time.sleep(1)
+        return True
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
