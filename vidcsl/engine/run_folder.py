@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -69,7 +69,12 @@ class RunFolder:
         """
         self.create()
         with (self.path / ".held").open("a+") as file:
-            if not _locked(file):
+            end = time.monotonic() + PATIENCE
+            try:
+                had = locked(file, waits=lambda: time.monotonic() < end)
+            except OSError:  # a file system that has no locks
+                had = True
+            if not had:
                 file.seek(0)
                 raise UserError(
                     f"{self.path} is in the hands of another training ({file.read()}): wait for "
@@ -106,18 +111,19 @@ class RunFolder:
         write_atomically(self.results, json.dumps(merged, indent=2) + "\n")
 
 
-def _locked(file: TextIO) -> bool:
-    """Whether the lock of a file, which ends with its process, could be had."""
-    end = time.monotonic() + PATIENCE
+def locked(file: TextIO, *, waits: Callable[[], bool]) -> bool:
+    """Whether the lock of a file, which ends with its process, could be had; tried while `waits`.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > end:
+            if not waits():
                 return False
             time.sleep(0.2)
-        except OSError:  # a file system that has no locks
-            return True
         else:
             return True
 

@@ -1,6 +1,5 @@
 """Runs what a study lacks: in parallel, in processes of their own, through kills."""
 
-import fcntl
 import json
 import os
 import queue
@@ -14,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import TextIO
 
 import torch
 
@@ -22,7 +20,7 @@ from vidcsl import builders
 from vidcsl.config import dump_config
 from vidcsl.engine.distributed import World
 from vidcsl.engine.ledger import digest
-from vidcsl.engine.run_folder import write_atomically
+from vidcsl.engine.run_folder import locked, write_atomically
 from vidcsl.errors import PassingError, UserError
 from vidcsl.launch import Resources, TorchRun
 from vidcsl.report.summary import duration
@@ -122,7 +120,7 @@ class Runner:
         """The exit code; 0 also where another runner has the run in hand or has finished it."""
         run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / _LOCK).open("w") as lock, (run.folder / LOG).open("ab") as log:
-            if not self._has(lock):
+            if not locked(lock, waits=lambda: self.patient and not self._signal):
                 _say(f"{run.title}: in the hands of another process")
                 return 0
             if is_finished(run):
@@ -147,13 +145,6 @@ class Runner:
                 write_atomically(run.folder / FINISHED, json.dumps({"config": _digest(run)}) + "\n")
             _say(f"{run.title}: {'finished' if code == 0 else f'ended with {code}'} after {spent}")
             return code
-
-    def _has(self, lock: TextIO) -> bool:
-        while not _locked(lock):
-            if not self.patient or self._signal:
-                return False
-            time.sleep(1)
-        return True
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -208,14 +199,6 @@ def environment(gpu: str = "", *, jobs: int = 1) -> dict[str, str]:
     kept = {k: value for k, value in os.environ.items() if not k.startswith(_OF_TORCHRUN)}
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     return threads | kept | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
-
-
-def _locked(lock: TextIO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _digest(run: Run) -> str:

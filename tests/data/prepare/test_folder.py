@@ -17,10 +17,14 @@ def rows_of(groups):
     ]
 
 
+def class_groups(least, most):
+    """Classes by name, of `least` to `most` groups each, as the numbers of their clips."""
+    sizes = st.lists(st.integers(1, 4), min_size=least, max_size=most)
+    return st.dictionaries(st.sampled_from("abc"), sizes, min_size=1)
+
+
 @given(
-    groups=st.dictionaries(
-        st.sampled_from("abc"), st.lists(st.integers(1, 4), min_size=4, max_size=12), min_size=1
-    ),
+    groups=class_groups(4, 12),
     share=st.floats(0.1, 0.5),
     seed=st.integers(0, 99),
 )
@@ -35,9 +39,7 @@ def test_held_out_groups_come_near_the_share(groups, share, seed):
 
 
 @given(
-    groups=st.dictionaries(
-        st.sampled_from("abc"), st.lists(st.integers(1, 4), min_size=1, max_size=4), min_size=1
-    ),
+    groups=class_groups(1, 4),
     share=st.floats(0.1, 0.99),
     seed=st.integers(0, 99),
 )
