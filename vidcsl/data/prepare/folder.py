@@ -42,7 +42,8 @@ def prepare(
     root = Path(root)
     if not 0 <= test_share < 1:
         raise UserError(f"folder: the test share must be in [0, 1), not {test_share}")
-    rows = _find(root, pattern=compile_pattern(group_pattern))
+    paths = sorted([*root.glob("*"), *root.glob("*/*")])
+    rows = _find(root, paths, pattern=compile_pattern(group_pattern))
     if classes:
         known = sorted({row.class_name for row in rows} - {""})
         kept = choose_classes(known, classes=classes, subset=False, root=root)
@@ -59,7 +60,7 @@ def prepare(
     splits = {"train": train} | ({"test": test} if test else {})
     absent = sorted({row.class_name for row in train} - {row.class_name for row in test})
     notes = [f"no test video of {shorten(absent)}: too few groups"] if test and absent else []
-    notes += _left_out(root)
+    notes += _left_out(root, paths)
     return write_splits("folder", splits, root=root, out=out, allow_missing=False, notes=notes)
 
 
@@ -86,21 +87,21 @@ def hold_out(rows: Sequence[Row], *, share: float, seed: int) -> set[str]:
     return held_out
 
 
-def _left_out(root: Path) -> list[str]:
+def _left_out(root: Path, paths: Sequence[Path]) -> list[str]:
     """Notes on what a user may take for videos of the lists."""
     deeper = sum(path.suffix.lower() in VIDEO_SUFFIXES for path in root.glob("*/*/*"))
     notes = [f"left out: {deeper} videos in folders of the class folders"] if deeper else []
-    suffixes = Counter(path.suffix.lower() for path in (*root.glob("*"), *root.glob("*/*")))
+    suffixes = Counter(path.suffix.lower() for path in paths)
     other = [f"{suffixes[each]} {each}" for each in OTHER_SUFFIXES if suffixes[each]]
     return notes + ([f"left out, kinds that are not read: {', '.join(other)}"] if other else [])
 
 
-def _find(root: Path, *, pattern: re.Pattern[str]) -> list[Row]:
+def _find(root: Path, paths: Sequence[Path], *, pattern: re.Pattern[str]) -> list[Row]:
     if not root.is_dir():
         raise UserError(f"folder: {root} does not exist")
     files = (
         path.relative_to(root)
-        for path in sorted([*root.glob("*"), *root.glob("*/*")])
+        for path in paths
         if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
     )
     rows = [
