@@ -94,7 +94,7 @@ class Worker:
         self.reader = reader
         self.process: Any = None
 
-    def ask(self, job: tuple[str, str]) -> str:
+    def ask(self, context: tuple[str, str]) -> str:
         """What came of (mutant, original)."""
         if self.process is None:
             self.pipe, theirs = multiprocessing.Pipe()
@@ -103,7 +103,7 @@ class Worker:
             )
             self.process.start()
             theirs.close()
-        self.pipe.send(job)
+        self.pipe.send(context)
         try:
             if self.pipe.poll(SECONDS):
                 return self.pipe.recv()

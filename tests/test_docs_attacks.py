@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from vidcsl.builders import check
 from vidcsl.cli import _parser
 from vidcsl.config import load_config
+from vidcsl.pipelines.training import check
 
 ATTACKS = (Path(__file__).parents[1] / "docs" / "attacks.md").read_text()
 

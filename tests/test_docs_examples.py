@@ -9,9 +9,9 @@ from unittest.mock import patch
 import pytest
 
 from vidcsl.cli import _parser
+from vidcsl.methods import METHODS
+from vidcsl.methods.false_negatives import DETECTORS
 from vidcsl.models import ENCODERS
-from vidcsl.objectives import METHODS
-from vidcsl.objectives.false_negatives import DETECTORS
 from vidcsl.robustness.attacks import SOLVERS
 from vidcsl.robustness.corruptions.suites import SUITES
 

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from vidcsl.cli import main
-from vidcsl.engine.checkpoint import load_newest
-from vidcsl.engine.train import Trainer
+from vidcsl.training.checkpoint import load_newest
+from vidcsl.training.train import Trainer
 
 CONFIG = """
 SYNTHETIC: {ENABLED: false}

@@ -124,8 +124,8 @@ plans = st.tuples(st.integers(1, 60), st.integers(1, 4), st.integers(1, 5), st.i
 
 @given(plans, st.booleans(), st.booleans())
 def test_ranks_share_each_global_batch_in_order(plan, shuffle, drop_last):
-    length, share, world, epoch = plan
-    batch_size = share * world
+    length, share, distributed, epoch = plan
+    batch_size = share * distributed
     if drop_last and length < batch_size:
         return
     options = {
@@ -136,7 +136,9 @@ def test_ranks_share_each_global_batch_in_order(plan, shuffle, drop_last):
         "drop_last": drop_last,
     }
     alone = keys(**options)
-    ranks = [EpochSampler(seed=1, rank=r, world_size=world, **options) for r in range(world)]
+    ranks = [
+        EpochSampler(seed=1, rank=r, world_size=distributed, **options) for r in range(distributed)
+    ]
     shares = [list(rank) for rank in ranks]
     assert [len(rank) for rank in ranks] == [len(share) for share in shares]
     for step, whole in enumerate(alone):

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from vidcsl.data.lists import read_list, read_rows
-from vidcsl.data.motions import MOTIONS, draw_source, render
-from vidcsl.data.synthetic import CLASSES, generate, write_video
+from vidcsl.data.synthetic import CLASSES, MOTIONS, draw_source, generate, render, write_video
 from vidcsl.errors import UserError
 from vidcsl.seeding import numpy_generator
 

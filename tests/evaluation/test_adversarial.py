@@ -1,8 +1,8 @@
 import torch
 from torch import nn
 
-from tests.objectives.made import batch, inner
-from vidcsl.evaluation.adversarial import AdversarialLinear
+from tests.methods.made import batch, inner
+from vidcsl.evaluation.finetune import AdversarialLinear
 
 
 class Normed(nn.Module):

@@ -3,8 +3,7 @@ import torch
 
 from tests.evaluation.test_linear import features
 from vidcsl.evaluation.features import Features
-from vidcsl.evaluation.linear import fit_linear_probe, video_accuracy
-from vidcsl.evaluation.low_shot import _choice, low_shot_accuracy
+from vidcsl.evaluation.probes import _choice, fit_linear_probe, low_shot_accuracy, video_accuracy
 
 
 def test_a_share_of_every_class_and_at_least_one():

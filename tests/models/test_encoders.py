@@ -5,13 +5,12 @@ import torch
 import torchvision.models.video as torchvision_video
 from torch import nn
 
-from vidcsl import builders
 from vidcsl.config import default_config
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS
-from vidcsl.models.cost import cost_of
-from vidcsl.models.encoder import NORMALISATIONS
-from vidcsl.options.models import NAMES
+from vidcsl.models.encoder import NORMALISATIONS, cost_of
+from vidcsl.options import NAMES
+from vidcsl.pipelines.model import build_encoder
 
 # The smallest network of each family: clips (frames, size) and its slim options.
 SLIM = {
@@ -36,7 +35,7 @@ def slim(name, **options):
     cfg.MODEL.NAME, cfg.DATA.FRAMES, cfg.MODEL.FRAME_SIZE = name, frames, size
     for key, value in {**shape, **options}.items():
         setattr(cfg.MODEL, key, value)
-    return builders.build_encoder(cfg).eval()
+    return build_encoder(cfg).eval()
 
 
 def clips_for(encoder, count=2, seed=0):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from tests.report.run_folder import write_run
-from vidcsl.report.html import write_report
+from vidcsl.report.page import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")

@@ -18,7 +18,7 @@ from tests.report.run_folder import (
     results,
     write_run,
 )
-from vidcsl.report import html
+from vidcsl.report import page as html
 
 VOID = {"meta", "link", "img", "input", "br"}
 HEADINGS = {
@@ -286,7 +286,7 @@ def test_damaged_videos_and_notes_are_listed_once(run: Path) -> None:
 
 
 def test_a_report_needs_no_torch() -> None:
-    check = "import sys, vidcsl.report.html; raise SystemExit('torch' in sys.modules)"
+    check = "import sys, vidcsl.report.page; raise SystemExit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
@@ -298,7 +298,7 @@ def _luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1])
 def test_texts_stand_out_from_what_is_behind_them(theme: int) -> None:
-    style = (Path(html.__file__).parent / "templates" / "report.css").read_text()
+    style = (TEMPLATES / "templates" / "report.css").read_text()
     palettes = [
         dict(re.findall(r"--(\w+): (#\w{6})", p))
         for p in re.findall(r":root \{(.*?)\}", style, re.S)

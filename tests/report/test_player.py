@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from vidcsl.report.player import encode_mp4, player
+from vidcsl.report.pictures import encode_mp4, player
 
 
 def moving_square(frames=9, height=48, width=64):

@@ -8,7 +8,7 @@ import torch
 from vidcsl.errors import UserError
 from vidcsl.robustness.corruptions import SCORED, SEVERITIES, SUITES, corrupt, find, names
 from vidcsl.robustness.corruptions.codec import transcode
-from vidcsl.robustness.corruptions.tables import markdown
+from vidcsl.robustness.corruptions.suites import markdown
 
 MINI = Path(__file__).parents[3] / "shared" / "data" / "ucf101_10_mini" / "videos"
 

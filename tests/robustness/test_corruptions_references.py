@@ -12,17 +12,10 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from vidcsl.robustness.corruptions import (
-    blur,
-    camera,
-    digital,
-    draws,
-    noise,
-    photometric,
-    temporal,
-    weather,
-)
-from vidcsl.robustness.corruptions.layout import to_bytes, to_clips, to_frames
+from vidcsl.robustness.corruptions import blur, camera, draws, photometric, temporal, weather
+from vidcsl.robustness.corruptions import codec as digital
+from vidcsl.robustness.corruptions import photometric as noise
+from vidcsl.robustness.corruptions.draws import to_bytes, to_clips, to_frames
 
 
 def generators(count: int = 1, seed: int = 0) -> list[np.random.Generator]:

@@ -2,11 +2,10 @@ import pytest
 import torch
 
 from vidcsl.augment.pipeline import TrainAugmentation
-from vidcsl.builders import build_augmentation
 from vidcsl.config import default_config
 from vidcsl.errors import UserError
-from vidcsl.robustness.corruptions import corrupt
-from vidcsl.robustness.corruptions.training import RandomCorruption
+from vidcsl.pipelines.data import build_augmentation
+from vidcsl.robustness.corruptions import RandomCorruption, corrupt
 from vidcsl.seeding import seed_of
 
 

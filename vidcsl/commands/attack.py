@@ -5,8 +5,8 @@ from pathlib import Path
 
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
-from vidcsl.engine import distributed
-from vidcsl.stages.save_attacks import save_attacks
+from vidcsl.distributed import distributed_context
+from vidcsl.pipelines.attack import save_attacks
 
 HELP = "attack a model, and keep the attacked clips without loss"
 
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the clips, and print where they are."""
     cfg = load_config(args.cfg, with_weights(args))
-    with distributed.start(cfg.DEVICE) as world:
+    with distributed_context(cfg.DEVICE) as distributed:
         model = {"checkpoint": args.checkpoint, "foreign": bool(args.weights)}
-        places = save_attacks(cfg, world, folder=args.out, **model)
-        if world.is_main:
+        places = save_attacks(cfg, distributed, folder=args.out, **model)
+        if distributed.is_main:
             print("\n".join(str(place) for place in places))

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from vidcsl.report.study import markdown, read_arms, summarise, write_study
+from vidcsl.studies.analysis import read_arms, summarise
+from vidcsl.studies.page import markdown, write_study
 
 HELP = "tables of several runs, and the gap closed"
 

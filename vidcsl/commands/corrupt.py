@@ -5,11 +5,10 @@ from pathlib import Path
 
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
-from vidcsl.engine import distributed
+from vidcsl.distributed import distributed_context
 from vidcsl.errors import UserError
-from vidcsl.report.corruption_table import compare_corruptions
-from vidcsl.stages.corrupt import corrupt_checkpoints
-from vidcsl.stages.export import export_corrupted
+from vidcsl.pipelines.corrupt import corrupt_checkpoints, export_corrupted
+from vidcsl.report.page import compare_corruptions
 
 HELP = "models under corruption side by side, or the corrupted test set as files"
 
@@ -35,12 +34,12 @@ def run(args: argparse.Namespace) -> None:
     if args.export and (args.checkpoint or args.weights):
         raise UserError("--export writes videos, which no --checkpoint or --weights changes")
     cfg = load_config(args.cfg, with_weights(args))
-    with distributed.start(cfg.DEVICE) as world:
+    with distributed_context(cfg.DEVICE) as distributed:
         if args.export:
-            lists = export_corrupted(cfg, world, folder=args.export)
+            lists = export_corrupted(cfg, distributed, folder=args.export)
             text = f"{len(lists)} lists of videos in {args.export}, the first {lists[0]}"
         else:
             models = {"checkpoints": args.checkpoint, "foreign": bool(args.weights)}
-            text = compare_corruptions(corrupt_checkpoints(cfg, world, **models))
-        if world.is_main:
+            text = compare_corruptions(corrupt_checkpoints(cfg, distributed, **models))
+        if distributed.is_main:
             print(text)

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from vidcsl import builders
 from vidcsl.commands.arguments import add_config
 from vidcsl.config import load_config
 from vidcsl.doctor import Finding, examine, examine_lists, examine_storage, report
 from vidcsl.errors import UserError
+from vidcsl.pipelines.training import output_dir
 
 HELP = "list versions, readers, codecs, devices and storage, and check the lists of a config"
 PREFETCHED = 2  # batches that a worker holds
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _of_config(cfg: CfgNode) -> list[Finding]:
-    storage = examine_storage(builders.output_dir(cfg), batches=_shared_bytes(cfg))
+    storage = examine_storage(output_dir(cfg), batches=_shared_bytes(cfg))
     if cfg.SYNTHETIC.ENABLED:
         return list(storage)  # what is not rendered yet cannot be looked at
     lists = examine_lists(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
-from vidcsl.engine import distributed
-from vidcsl.stages.run import evaluate_model, headline
+from vidcsl.distributed import distributed_context
+from vidcsl.pipelines.train import evaluate_model, headline
 
 HELP = "evaluate and report, from a checkpoint or foreign weights"
 
@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate, and print the main numbers."""
     cfg = load_config(args.cfg, with_weights(args))
-    with distributed.start(cfg.DEVICE) as world:
-        folder = evaluate_model(cfg, world, checkpoint=args.checkpoint, foreign=bool(args.weights))
-        if world.is_main:
+    with distributed_context(cfg.DEVICE) as distributed:
+        folder = evaluate_model(
+            cfg, distributed, checkpoint=args.checkpoint, foreign=bool(args.weights)
+        )
+        if distributed.is_main:
             print(headline(folder))

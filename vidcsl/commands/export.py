@@ -5,13 +5,14 @@ from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
-from vidcsl import builders
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.config import load_config
-from vidcsl.engine.checkpoint import list_checkpoints
-from vidcsl.engine.run_folder import RunFolder
 from vidcsl.errors import UserError
 from vidcsl.hub import PROGRAMS, export_encoder, push
+from vidcsl.pipelines.model import build_encoder, load_weights_of
+from vidcsl.pipelines.training import output_dir
+from vidcsl.run_folder import RunFolder
+from vidcsl.training.checkpoint import list_checkpoints
 
 HELP = "write an encoder as safetensors and config, also as a torch.export or TorchScript program"
 
@@ -32,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the files and print their names."""
     cfg = load_config(args.cfg, with_weights(args))
-    encoder = builders.build_encoder(cfg)
+    encoder = build_encoder(cfg)
     source = args.weights or f"vidcsl:{args.checkpoint or _newest(cfg)}"
-    for note in builders.load_weights_of(cfg, encoder, source=source):
+    for note in load_weights_of(cfg, encoder, source=source):
         print(note)
     for path in export_encoder(encoder, cfg, args.out, programs=args.program):
         print(path)
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _newest(cfg: CfgNode) -> Path:
-    folder = RunFolder(builders.output_dir(cfg)).checkpoints
+    folder = RunFolder(output_dir(cfg)).checkpoints
     found = list_checkpoints(folder)
     if not found:
         raise UserError(

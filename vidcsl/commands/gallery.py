@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vidcsl.stages.gallery import show_corruptions
+from vidcsl.pipelines.preview import show_corruptions
 
 HELP = "a page that shows corruptions on a video, moving, each at each severity"
 

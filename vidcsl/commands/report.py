@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vidcsl.report.html import write_report
+from vidcsl.report.page import write_report
 
 HELP = "write report.html of a run's folder anew"
 

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vidcsl import shipped
 from vidcsl.commands.arguments import at_least
 from vidcsl.commands.launching import add_launcher, launch, refuse_unlaunched
+from vidcsl.config import find_config
 from vidcsl.errors import UserError
-from vidcsl.report.study import Arms, write_study
-from vidcsl.report.study.records import read_record
-from vidcsl.report.study.summary import summarise
-from vidcsl.study.budget import estimate
-from vidcsl.study.plan import Run, Study, read_study
-from vidcsl.study.runner import Runner, check_runs, state, visible_gpus
+from vidcsl.studies.analysis import Arms, read_record, summarise
+from vidcsl.studies.page import write_study
+from vidcsl.studies.plan import Run, Study, read_study
+from vidcsl.studies.runner import Runner, check_runs, estimate, state, visible_gpus
 
 HELP = "run a study: arms x seeds, then tables, tests and a page"
 
@@ -44,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     """Say, run what is missing, write the tables."""
     if not args.launcher:
         refuse_unlaunched(args, used=["processes"])
-    path = shipped.find(args.study)
+    path = find_config(args.study)
     study = read_study(path, args.overrides)
     chosen = _part(_of_arms(study.runs, args.arms), args.part)
     processes = max(1, args.processes or (args.gpus if args.launcher else 1))

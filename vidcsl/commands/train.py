@@ -5,15 +5,15 @@ import sys
 
 from fvcore.common.config import CfgNode
 
-from vidcsl import builders, shipped
 from vidcsl.commands.arguments import add_config, add_weights, with_weights
 from vidcsl.commands.launching import add_launcher, launch, refuse_unlaunched
-from vidcsl.config import load_config
-from vidcsl.engine import distributed
-from vidcsl.engine.run_folder import RunFolder
-from vidcsl.engine.signals import Interrupted
-from vidcsl.stages.run import headline, train_and_evaluate
-from vidcsl.stages.starting import refuse_overwriting
+from vidcsl.config import find_config, load_config
+from vidcsl.distributed import distributed_context
+from vidcsl.pipelines.context import refuse_overwriting
+from vidcsl.pipelines.train import headline, train_and_evaluate
+from vidcsl.pipelines.training import check, output_dir
+from vidcsl.run_folder import RunFolder
+from vidcsl.training.monitor import Interrupted
 
 HELP = "pretrain, evaluate and report"
 
@@ -33,25 +33,25 @@ def run(args: argparse.Namespace) -> None:
         _launch(cfg, args)
         return
     refuse_unlaunched(args)
-    with distributed.start(cfg.DEVICE) as world:
+    with distributed_context(cfg.DEVICE) as distributed:
         try:
-            folder = train_and_evaluate(cfg, world, resume=args.resume)
+            folder = train_and_evaluate(cfg, distributed, resume=args.resume)
         except Interrupted as interruption:
-            if world.is_main:
+            if distributed.is_main:
                 print(f"vidcsl: {interruption}", file=sys.stderr)
             raise SystemExit(128 + interruption.number) from None
-        if world.is_main:
+        if distributed.is_main:
             print(headline(folder))
 
 
 def _launch(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Submit the same command; a wrong config is found here and not in the queue."""
-    builders.check(cfg)
-    folder = RunFolder(builders.output_dir(cfg))
+    check(cfg)
+    folder = RunFolder(output_dir(cfg))
     if not args.resume:
         refuse_overwriting(folder)
     with folder.held():
         pass  # nobody trains there
-    config = str(shipped.find(args.cfg).resolve())
+    config = str(find_config(args.cfg).resolve())
     words = ["train", "--cfg", config, *with_weights(args), "--resume"]
     launch([words], args, folder=folder.path / "jobs", name=cfg.NAME)

@@ -4,9 +4,9 @@ import argparse
 import json
 from pathlib import Path
 
-from vidcsl.engine import distributed
-from vidcsl.engine.run_folder import write_atomically
-from vidcsl.stages.transfer import transfer, transfer_table
+from vidcsl.distributed import distributed_context
+from vidcsl.io import write_atomically
+from vidcsl.pipelines.attack import transfer, transfer_table
 
 HELP = "try attacked clips on other models: the transfer matrix"
 
@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print the matrix."""
-    with distributed.start(args.device) as world:
-        found = transfer(args.clips, args.runs, world)
-        if world.is_main:
+    with distributed_context(args.device) as distributed:
+        found = transfer(args.clips, args.runs, distributed)
+        if distributed.is_main:
             print(transfer_table(found))  # first: where the file cannot be written, it is not lost
             if args.json:
                 write_atomically(args.json, json.dumps(found, indent=2) + "\n")

@@ -16,9 +16,8 @@ from tests.robustness.attacks.models import (
 )
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import PGD, SOLVERS, RandomNoise, attack
-from vidcsl.robustness.attacks.ascent import default_step_size
 from vidcsl.robustness.attacks.goals import cross_entropy, margin
-from vidcsl.robustness.attacks.problem import Verdict, Worst
+from vidcsl.robustness.attacks.problem import Verdict, Worst, default_step_size
 from vidcsl.robustness.threats import L2, BudgetExceeded, Linf
 
 VIDEOS = Path(__file__).parents[4] / "shared" / "data" / "ucf101_10_mini"

@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 
 from vidcsl.commands.prepare.kind import Kind, add_allow_missing, add_classes, add_places
-from vidcsl.data.prepare import convert, folder, kinetics, ssv2
-from vidcsl.data.prepare.common import Report
-from vidcsl.data.prepare.groups import GROUP_PATTERN
+from vidcsl.data.prepare import convert
+from vidcsl.data.prepare import datasets as kinetics
+from vidcsl.data.prepare import datasets as ssv2
+from vidcsl.data.prepare import lists as folder
+from vidcsl.data.prepare.lists import GROUP_PATTERN, ListReport
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +29,8 @@ def _add_group_pattern(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _folder(args: argparse.Namespace) -> Report:
-    return folder.prepare(
+def _folder(args: argparse.Namespace) -> ListReport:
+    return folder.prepare_folder(
         root=args.root,
         out=args.out,
         test_share=args.test_share,
@@ -51,8 +53,8 @@ def _add_kinetics(parser: argparse.ArgumentParser) -> None:
     _add_annotated(parser, name="kinetics")
 
 
-def _kinetics(args: argparse.Namespace) -> Report:
-    return kinetics.prepare(
+def _kinetics(args: argparse.Namespace) -> ListReport:
+    return kinetics.prepare_kinetics(
         root=args.root,
         annotations=args.annotations,
         out=args.out,
@@ -66,8 +68,8 @@ def _add_ssv2(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=Path, required=True, help="labels.json")
 
 
-def _ssv2(args: argparse.Namespace) -> Report:
-    return ssv2.prepare(
+def _ssv2(args: argparse.Namespace) -> ListReport:
+    return ssv2.prepare_ssv2(
         root=args.root,
         labels=args.labels,
         annotations=args.annotations,
@@ -89,7 +91,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     add_allow_missing(parser)
 
 
-def _convert(args: argparse.Namespace) -> Report:
+def _convert(args: argparse.Namespace) -> ListReport:
     return convert.prepare(
         root=args.root,
         lists=args.lists,

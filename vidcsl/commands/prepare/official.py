@@ -11,10 +11,10 @@ from vidcsl.commands.prepare.kind import (
     add_places,
     add_workers,
 )
-from vidcsl.data.prepare import archives, official
-from vidcsl.data.prepare.common import Report
-from vidcsl.data.prepare.hmdb51 import HMDB51
-from vidcsl.data.prepare.ucf101 import UCF101
+from vidcsl.data.prepare import archives
+from vidcsl.data.prepare import datasets as official
+from vidcsl.data.prepare.datasets import HMDB51, UCF101
+from vidcsl.data.prepare.lists import ListReport
 
 
 def _add_arguments(parser: argparse.ArgumentParser, *, dataset: official.Dataset) -> None:
@@ -40,13 +40,13 @@ def _add_arguments(parser: argparse.ArgumentParser, *, dataset: official.Dataset
     add_workers(parser)
 
 
-def _run(args: argparse.Namespace, *, dataset: official.Dataset) -> Report:
+def _run(args: argparse.Namespace, *, dataset: official.Dataset) -> ListReport:
     unpack = partial(archives.unpack, workers=args.workers)
     if args.split_archive:
         unpack([args.split_archive], args.splits, selection=archives.SPLIT_FILES)
     if args.archives:
         unpack(args.archives, args.root, selection=archives.VIDEOS)
-    return official.prepare(
+    return official.prepare_official(
         dataset,
         root=args.root,
         splits=args.splits,

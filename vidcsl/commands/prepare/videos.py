@@ -28,7 +28,7 @@ def _add_scan(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _scan(args: argparse.Namespace) -> scan.Report:
+def _scan(args: argparse.Namespace) -> scan.ScanReport:
     return scan.scan(
         root=args.root,
         lists=args.lists,
@@ -62,7 +62,7 @@ def _add_transcode(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _transcode(args: argparse.Namespace) -> transcode.Report:
+def _transcode(args: argparse.Namespace) -> transcode.TranscodeReport:
     return transcode.transcode(
         root=args.root,
         lists=args.lists,
@@ -84,7 +84,7 @@ def _add_shard(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _shard(args: argparse.Namespace) -> shard.Report:
+def _shard(args: argparse.Namespace) -> shard.ShardReport:
     return shard.shard(
         root=args.root,
         lists=args.lists,

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from vidcsl import builders
 from vidcsl.commands.arguments import add_config
 from vidcsl.config import load_config
-from vidcsl.engine import distributed
-from vidcsl.stages.show import PARTS, show
+from vidcsl.distributed import distributed_context
+from vidcsl.pipelines.preview import PARTS, show
+from vidcsl.pipelines.training import output_dir
 
 HELP = "pictures of the clips that a config feeds, before and after augmentation"
 
@@ -24,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the contact sheet and print where it is."""
     cfg = load_config(args.cfg, args.overrides)
-    with distributed.start("cpu") as world:
+    with distributed_context("cpu") as distributed:
         paths = show(
             cfg,
-            world,
+            distributed,
             part=args.part,
             epoch=args.epoch,
             samples=args.samples,
-            folder=args.out or builders.output_dir(cfg) / "clips",
+            folder=args.out or output_dir(cfg) / "clips",
         )
     print("\n".join(str(path) for path in paths))

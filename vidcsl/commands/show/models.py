@@ -2,11 +2,11 @@
 
 import argparse
 
-from vidcsl import builders
 from vidcsl.config import default_config, load_config
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS, Encoder
-from vidcsl.models.cost import cost_of
+from vidcsl.models.encoder import cost_of
+from vidcsl.pipelines.model import build_encoder
 
 HELP = "encoders, their parameters and the FLOPs of one clip"
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     print(f"{'encoder':24} {'clip':>12} {'features':>8} {'parameters':>11} {'FLOPs':>9}")
     if args.cfg:
         cfg = load_config(args.cfg)
-        print(_line(cfg.MODEL.NAME, builders.build_encoder(cfg)), flush=True)
+        print(_line(cfg.MODEL.NAME, build_encoder(cfg)), flush=True)
     for name in args.names or ([] if args.cfg else ENCODERS):
         print(_line(name, published(name)), flush=True)
 
@@ -46,7 +46,7 @@ def published(name: str) -> Encoder:
     cfg = default_config()
     cfg.MODEL.NAME = name
     cfg.DATA.FRAMES, cfg.MODEL.FRAME_SIZE = CLIPS.get(name, (16, 112))
-    return builders.build_encoder(cfg)
+    return build_encoder(cfg)
 
 
 def _line(name: str, encoder: Encoder) -> str:

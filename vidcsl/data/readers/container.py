@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 
-from vidcsl.data.readers.source import Source
+from vidcsl.data.readers.reader import Source
 from vidcsl.errors import VideoError
 
 _STILL_IMAGE_FORMATS = ("image2", "_pipe")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vidcsl.data.readers import mpeg4
-from vidcsl.data.readers.source import Source
+from vidcsl.data.readers.reader import Source
 
 _FRAMELESS_BYTES = 16
 _KEY, _DISCARD = 1, 2  # FFmpeg's flags of an entry

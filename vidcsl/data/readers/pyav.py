@@ -24,9 +24,7 @@ from vidcsl.data.readers.numbered import (
     in_order,
     past_between,
 )
-from vidcsl.data.readers.reader import Pixels, Reader, scaled_size
-from vidcsl.data.readers.scaling import Cutter, Scaler
-from vidcsl.data.readers.source import Source
+from vidcsl.data.readers.reader import Cutter, Pixels, Reader, Scaler, Source, scaled_size
 from vidcsl.errors import VideoError
 
 # Frames that had to be decoded to be counted are kept up to this size, and not decoded again.
