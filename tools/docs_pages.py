@@ -14,7 +14,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from vidcsl.cli import _parser
-from vidcsl.options import OPTIONS, Option
+from vidcsl.options import OPTIONS
+from vidcsl.registry import Option
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {  # where it stands: the page that it becomes

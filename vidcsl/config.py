@@ -9,7 +9,8 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from vidcsl.errors import UserError
-from vidcsl.options import OPTIONS, Option
+from vidcsl.options import OPTIONS
+from vidcsl.registry import Option
 
 # ----------------------------------------------------------------------
 # The configs that come with vidcsl, found by name: `--cfg demo`.

@@ -1,22 +1,6 @@
 """Every option: its default, one line of meaning, and the values it may take."""
 
-from dataclasses import dataclass
-from typing import Any
-
-# ----------------------------------------------------------------------
-# What is declared of a config key.
-
-
-@dataclass(frozen=True)
-class Option:
-    """One config key: the default (its type is the key's type), meaning and allowed values."""
-
-    default: Any
-    meaning: str
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-
+from vidcsl.registry import Option
 
 # ----------------------------------------------------------------------
 # The run itself.
