@@ -298,7 +298,7 @@ def _luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1])
 def test_texts_stand_out_from_what_is_behind_them(theme: int) -> None:
-    style = (TEMPLATES / "templates" / "report.css").read_text()
+    style = (html.TEMPLATES / "report.css").read_text()
     palettes = [
         dict(re.findall(r"--(\w+): (#\w{6})", p))
         for p in re.findall(r":root \{(.*?)\}", style, re.S)
