@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torchvision.models.video.mvit import MViT
 from torchvision.ops import StochasticDepth
 
-from vidcsl.commands.show.models import CLIPS
+from vidcsl.commands.show import PUBLISHED_CLIPS
 from vidcsl.config import default_config
 from vidcsl.models import ENCODERS, Encoder
 from vidcsl.models.encoder import cost_of
@@ -179,7 +179,7 @@ def made(
     gpu = torch.cuda.is_available()
     cfg = default_config()
     cfg.MODEL.NAME = name
-    published = CLIPS.get(name, (16, 112))
+    published = PUBLISHED_CLIPS.get(name, (16, 112))
     cfg.DATA.FRAMES = frames or (published[0] if gpu else FRAMES)
     cfg.MODEL.FRAME_SIZE = size or (published[1] if gpu else SIZE)
     if slim and not gpu:

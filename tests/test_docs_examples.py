@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
-from vidcsl.cli import _parser
+from vidcsl.cli import command_parser
 from vidcsl.methods import METHODS
 from vidcsl.methods.false_negatives import DETECTORS
 from vidcsl.models import ENCODERS
@@ -45,4 +45,4 @@ def test_the_commands_of_a_page_are_understood(page):
     for block in blocks(page, ""):
         for command in re.findall(r"^vidcsl ((?:.*\\\n)*.*)$", block, re.M):
             words = shlex.split(command.replace("\\\n", " "), comments=True)
-            assert callable(_parser().parse_args(words).run)
+            assert callable(command_parser(words[0]).parse_args(words).run)
