@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from vidcsl import doctor
-from vidcsl import doctor as installation
 from vidcsl.cli import main
 from vidcsl.data.readers import READERS
 from vidcsl.robustness.corruptions import codec, corrupt, names
@@ -30,7 +29,7 @@ def test_a_missing_encoder_is_listed_with_who_needs_it(monkeypatch):
             raise ValueError(name)
         return real(name, mode)
 
-    monkeypatch.setattr(installation.av, "Codec", lacking)
+    monkeypatch.setattr(doctor.av, "Codec", lacking)
     missing = [each for each in doctor.examine() if "codecs" in each.topic and not each.there]
     assert [each.name for each in missing] == ["encoder libx265"]
     assert "C/h265" in missing[0].words

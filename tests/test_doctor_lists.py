@@ -62,14 +62,14 @@ def test_test_videos_without_a_label(videos):
     write_list(videos / "bare.csv", [("c.mp4", "x", "g3"), ("d.mp4", "", "g4")])
     (found,) = examined(videos, "train.csv", "bare.csv").values()
     assert (found.name, found.broken) == ("labels of the test list", True)
-    assert "1 videos have none" in found.words
+    assert "1 videos have no label" in found.words
 
 
 def test_videos_that_cannot_be_read(videos):
     found = examined(videos, "damaged.csv", "test.csv")
     (one,) = (each for each in found.values() if "videos of" in each.name)
     assert one.broken
-    assert "1 of 2 tried can be read; first: cannot read video" in one.words
+    assert "1 of 2 samples can be decoded; first: cannot read video" in one.words
     tolerant = examined(videos, "damaged.csv", "test.csv", tolerated=0.5)
     assert not tolerant["videos of the training list"].broken
 
@@ -94,7 +94,7 @@ def test_shared_memory_that_the_loaders_need(
     tested = ["DATA.TEST_LIST", f"{videos}/test.csv"] if "EVALUATE" in options else []
     assert main(["doctor", "--cfg", str(config), "DATA.FRAMES", "16", *tested]) == 0
     needed = 2 * 2 * 3 * 16 * pixels / 2**30  # two batches of each of two workers
-    assert f"loaders hold up to {needed:.2f} GiB" in capsys.readouterr().out
+    assert f"hold up to {needed:.2f} GiB" in capsys.readouterr().out
 
 
 def test_the_command_fails_where_something_is_broken(videos, tmp_path, capsys):
