@@ -161,15 +161,16 @@ def test_an_interrupted_folder_is_completed(tmp_path):
     after = times(tmp_path / "videos")
     assert set(after) - set(before) == {lost}
     assert before.items() <= after.items()
-    assert (decode(lost)[0] == frames).all()
+    assert np.abs(decode(lost)[0].astype(float) - frames).mean() < 3
     assert json.loads((tmp_path / "synthetic.json").read_text())["finished"] is True
 
 
 def test_other_arguments_replace_the_videos(tmp_path):
     generate(tmp_path, **SMALL)
-    old = (tmp_path / "videos/sway/sway_g01_c01.mp4").read_bytes()
+    old, *_ = decode(tmp_path / "videos/sway/sway_g01_c01.mp4")
     lists = generate(tmp_path, **SMALL | {"clips_per_source": 1, "seed": 1})
-    assert (tmp_path / "videos/sway/sway_g01_c01.mp4").read_bytes() != old
+    new, *_ = decode(tmp_path / "videos/sway/sway_g01_c01.mp4")
+    assert np.abs(new.astype(float) - old).mean() > 10
     listed = {tmp_path / row.video for path in lists for row in read_rows(path)}
     assert listed == set(tmp_path.glob("videos/*/*"))
 
