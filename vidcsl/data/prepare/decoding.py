@@ -10,7 +10,7 @@ from typing import Any
 import av
 
 from vidcsl.data.readers import Source, open_reader
-from vidcsl.data.readers.container import frames_of, open_stream
+from vidcsl.data.readers.pyav import frames_of, open_stream
 from vidcsl.errors import VideoError
 
 
