@@ -50,7 +50,7 @@ def estimate(runs: Sequence[Run], *, jobs: int = 1) -> dict[tuple[str, str], Est
         if kind in found:
             continue
         done = [each for each in runs if (each.setting, each.arm) == kind and is_finished(each)]
-        recorded = [_hours(RunFolder(each.folder).read_results()) for each in done]
+        recorded = [total_hours(RunFolder(each.folder).read_results()) for each in done]
         if recorded:
             found[kind] = Estimate(fmean(recorded), "recorded")
         else:
@@ -58,7 +58,8 @@ def estimate(runs: Sequence[Run], *, jobs: int = 1) -> dict[tuple[str, str], Est
     return found
 
 
-def _hours(results: Tree) -> float:
+def total_hours(results: Tree) -> float:
+    """What all stages of a run took, in hours."""
     seconds = results.get("cost", {}).get("seconds", {})
     return sum(value for each in seconds.values() if (value := number(each)) is not None) / 3600
 
@@ -96,8 +97,10 @@ def _measured(run: Run, *, jobs: int) -> float:
 def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder: Path) -> CfgNode:
     """The same run on so few videos that it takes steps, not epochs."""
     batch, root = cfg.TRAIN.BATCH, cfg.DATA.ROOT
-    few = _few(train, _STEPS * batch, folder / "train.csv", root)
-    few_test = _few(test, cfg.EVALUATE.BATCH, folder / "test.csv", root) if test is not None else ""
+    few = write_few(train, _STEPS * batch, folder / "train.csv", root)
+    few_test = (
+        write_few(test, cfg.EVALUATE.BATCH, folder / "test.csv", root) if test is not None else ""
+    )
     values = {
         "SYNTHETIC.ENABLED": False,
         "DATA.TRAIN_LIST": few,
@@ -127,8 +130,8 @@ def scaled(
     return {stage: spent * factors.get(stage, test) for stage, spent in seconds.items()}
 
 
-def _few(videos: VideoList, count: int, path: Path, root: str) -> str:
-    """A list of evenly chosen videos."""
+def write_few(videos: VideoList, count: int, path: Path, root: str) -> str:
+    """Write a list of `count` evenly chosen videos to `path`; returns that path."""
     count = min(count, len(videos))
     chosen = [videos.videos[i * len(videos) // count] for i in range(count)]
     rows = [

@@ -37,7 +37,7 @@ def is_finished(run: Run) -> bool:
         marker = json.loads((run.folder / FINISHED).read_text())
     except (OSError, ValueError):
         return False
-    return bool(marker.get("config") == _digest(run))
+    return bool(marker.get("config") == config_digest(run))
 
 
 def state(run: Run) -> str:
@@ -142,7 +142,9 @@ class Runner:
             self._children.discard(child)
             spent = duration(time.monotonic() - started)
             if code == 0:
-                write_atomically(run.folder / FINISHED, json.dumps({"config": _digest(run)}) + "\n")
+                write_atomically(
+                    run.folder / FINISHED, json.dumps({"config": config_digest(run)}) + "\n"
+                )
             _say(f"{run.title}: {'finished' if code == 0 else f'ended with {code}'} after {spent}")
             return code
 
@@ -201,7 +203,8 @@ def environment(gpu: str = "", *, jobs: int = 1) -> dict[str, str]:
     return threads | kept | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
 
 
-def _digest(run: Run) -> str:
+def config_digest(run: Run) -> str:
+    """Names the config of a run: another one has another."""
     return digest({"config": dump_config(run.cfg)})
 
 
