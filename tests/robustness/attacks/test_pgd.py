@@ -1,6 +1,7 @@
 from itertools import islice
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from torch import Tensor, nn
@@ -334,7 +335,6 @@ def test_agrees_with_torchattacks(model, clips, labels):
 
 
 def test_real_video_keeps_its_budget(model):
-    av = pytest.importorskip("av")
     path = next(iter(sorted(VIDEOS.rglob("*.mp4"))), None)
     if path is None:
         pytest.skip("the folder of real videos is not here")
