@@ -193,7 +193,7 @@ def test_foreign_files_are_not_touched(tmp_path):
         ({"size": 33}, "size must be even"),
     ],
 )
-def test_wrong_arguments(tmp_path, options, message):
+def test_wrong_arguments_are_refused(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         generate(tmp_path / "x", **SMALL | options)
     assert not (tmp_path / "x").exists()

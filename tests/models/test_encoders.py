@@ -186,7 +186,7 @@ def test_published_costs():
         ("video_vit_s", {"DUAL_NORM": True}, "MODEL.DUAL_NORM"),
     ],
 )
-def test_mistakes(name, options, words):
+def test_wrong_options_are_refused(name, options, words):
     with pytest.raises(UserError, match=words):
         slim(name, **options)
 

@@ -92,7 +92,7 @@ def test_test_views_are_shown_in_order(arguments, captured):
     assert all(view.fed.shape == (4, 24, 24, 3) for view in samples[0].views)
 
 
-def test_files(arguments, tmp_path, capsys):
+def test_a_picture_and_a_page_are_written(arguments, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["show", "clips", *arguments, "--samples", "2", "--out", str(out)]) == 0
     assert capsys.readouterr().out.split() == [str(out / "clips.png"), str(out / "clips.html")]
@@ -121,7 +121,7 @@ def test_the_same_clips_are_shown_again(arguments, tmp_path):
     assert_films_alike(films, films_again)
 
 
-def test_faults(arguments, data, capsys):
+def test_user_errors_are_one_line(arguments, data, capsys):
     def error(*words):
         assert main(["show", "clips", *words]) == 2
         return capsys.readouterr().err

@@ -292,7 +292,7 @@ def test_float32_clips_and_a_model_under_autocast(model, clips, labels):
     assert found.dtype == torch.float32
 
 
-def test_empty_batch(model, clips, labels):
+def test_an_empty_batch_stays_empty(model, clips, labels):
     for solver in (PGD(steps=2), RandomNoise()):
         found = attack(model, clips[:0], labels[:0], threat=L2(eps=1.0), solver=solver)
         assert found.shape == (0, 3, 4, 6, 6)
