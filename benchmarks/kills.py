@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import vidcsl.stages.run  # so that processes that are forked have imported everything
 from common import Report, arguments
 
 import vidcsl.commands
+import vidcsl.pipelines.train  # so that processes that are forked have imported everything
 from vidcsl.cli import main as vidcsl
 from vidcsl.data.synthetic import generate
 from vidcsl.training.checkpoint import load_newest

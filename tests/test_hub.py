@@ -129,7 +129,7 @@ def test_the_command_takes_a_checkpoint(tmp_path, capsys):
     assert "no checkpoint in" in capsys.readouterr().err
 
 
-def test_mistakes(tmp_path):
+def test_user_errors_say_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match=r"lacks encoder\.yaml"):
         load_encoder(tmp_path)
     cfg, encoder = made()

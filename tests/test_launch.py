@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import submitit
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tests.processes import run_in_processes
@@ -20,7 +21,6 @@ from vidcsl.errors import UserError
 from vidcsl.launch import Resources, TorchRun, submit
 from vidcsl.pipelines.train import train_and_evaluate
 
-submitit = pytest.importorskip("submitit", reason="the extra vidcsl[slurm]")
 ROOT = Path(__file__).parents[1]
 PRETRAINING = ("DATA.TEST_LIST", "", "REPORT.ENABLED", "false", "TRAIN.EPOCHS", "2")
 
@@ -195,7 +195,7 @@ def test_nodes_meet_at_the_first(monkeypatch):
         "SLURM_JOB_NODELIST": "gpu[07-08]",
     }.items():
         monkeypatch.setenv(name, value)
-    command = TorchRun(("train",), 8, 3)._command()
+    command = TorchRun(("train",), 8, 3).node_command()
     expected = ("--nnodes=2", "--rdzv-endpoint=gpu07:23456", "--rdzv-conf=is_host=0")
     assert {*expected, "--nproc-per-node=8", "--max-restarts=3"} <= set(command)
 

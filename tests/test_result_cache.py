@@ -87,8 +87,8 @@ def test_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
 WRITER = """
 import sys
 from pathlib import Path
-from vidcsl.engine.ledger import Ledger
-ledger = Ledger(Path(sys.argv[1]), settings={})
+from vidcsl.run_folder import ResultCache
+ledger = ResultCache(Path(sys.argv[1]), settings={})
 start = len(ledger.answers("square"))
 for video in range(start, 10**6):
     ledger.record("square", [video], [video * video])

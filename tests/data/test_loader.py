@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -208,12 +209,13 @@ def test_workers_persist_and_change_nothing(paths, reference, workers):
 
 
 def test_the_same_processes_serve_every_epoch(paths):
-    loader = loader_of(paths, workers=2)
-    pids = []
+    loader, others = loader_of(paths, workers=2), set(multiprocessing.active_children())
+    workers = []
     for epoch in (0, 1):
         list(loader.epoch(epoch))
-        pids.append([worker.pid for worker in loader._loader._iterator._workers])
-    assert pids[0] == pids[1]
+        workers.append({child.pid for child in set(multiprocessing.active_children()) - others})
+    assert workers[0] == workers[1]
+    assert len(workers[0]) == 2
 
 
 def test_ranks_together_see_what_one_process_sees(paths, reference):

@@ -15,7 +15,7 @@ def made(values, labels):
     return Features(values, labels, ids, ids)
 
 
-def test_against_loops():
+def test_measures_agree_with_loops():
     generator = torch.Generator().manual_seed(0)
     values, labels = torch.randn(12, 3, 5, generator=generator), torch.arange(12) % 3
     described = describe_geometry(made(values, labels))

@@ -120,7 +120,7 @@ def test_agrees_with_a_double_loop(name, weighted, temperature, shape):
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_gradients(name, weighted):
+def test_gradients_agree_with_finite_differences(name, weighted):
     similarities = (
         unit(4, 3, dtype=torch.float64) @ unit(9, 3, seed=2, dtype=torch.float64).T
     ).detach()
@@ -171,7 +171,7 @@ OPPOSED = {  # perfect pairs, all others opposite: e^5 against twice e^-5
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_closed_forms(name):
+def test_losses_agree_with_closed_forms(name):
     pairs = partners(4)
     same = torch.ones(4, 4, dtype=torch.float64)
     loss, _ = bound(name)(same, pairs)

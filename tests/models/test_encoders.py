@@ -185,7 +185,7 @@ def test_published_costs():
         ("video_vit_s", {"DUAL_NORM": True}, "MODEL.DUAL_NORM"),
     ],
 )
-def test_mistakes(name, options, words):
+def test_wrong_options_are_refused(name, options, words):
     with pytest.raises(UserError, match=words):
         slim(name, **options)
 
@@ -193,9 +193,9 @@ def test_mistakes(name, options, words):
 def test_normalisation_is_chosen_by_name():
     encoder, plain = slim("r3d_18"), slim("r3d_18", NORMALISE="none")
     clips = clips_for(encoder)
-    assert torch.equal(plain._normalised(clips), clips)
+    assert torch.equal(plain.normalised(clips), clips)
     mean, std = (torch.tensor(each).view(3, 1, 1, 1) for each in NORMALISATIONS["kinetics"])
-    torch.testing.assert_close(encoder._normalised(clips), (clips - mean) / std)
+    torch.testing.assert_close(encoder.normalised(clips), (clips - mean) / std)
 
 
 def test_chunks_pass_through_every_encoder():

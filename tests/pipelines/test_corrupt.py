@@ -99,7 +99,7 @@ def test_mistakes_are_told_in_one_line(finished, data, config, capsys, words, me
     assert message in fails(capsys, "corrupt", *arguments(data, config, finished, *words))
 
 
-def test_no_checkpoint(data, config, capsys, tmp_path):
+def test_a_run_without_a_checkpoint_is_refused(data, config, capsys, tmp_path):
     assert "no checkpoint" in fails(capsys, "corrupt", *arguments(data, config, tmp_path))
 
 

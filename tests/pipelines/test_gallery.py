@@ -58,5 +58,5 @@ def test_mistakes_are_told_in_one_line(video, tmp_path, capsys, words, message):
     assert message in fails(capsys, *command)
 
 
-def test_no_video(tmp_path, capsys):
+def test_a_missing_video_is_named(tmp_path, capsys):
     assert "no.mp4" in fails(capsys, "gallery", str(tmp_path / "no.mp4"))

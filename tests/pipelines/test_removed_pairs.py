@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny_job import arguments, results_of
+from tests.tiny_job import arguments, results_of, show_again
 from vidcsl.cli import main
 from vidcsl.data.lists import read_list
 from vidcsl.data.synthetic import generate
@@ -52,6 +52,7 @@ def finished(config, tmp_path_factory):
     generate(
         root, classes=("sway", "bob"), sources_per_class=8, clips_per_source=1, frames=12, size=32
     )
+    show_again(root)
     assert main(["train", *arguments(root, config, root / "run", *WORDS)]) == 0
     return root
 

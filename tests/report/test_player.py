@@ -23,6 +23,21 @@ def decode(film):
         return np.stack(frames), stream
 
 
+def films_of(page):
+    """The page without its films, and the frames of each: H.264 encoders may differ in bytes."""
+    data = r"data:video/mp4;base64,([^\"]+)"
+    films = [decode(base64.b64decode(film))[0] for film in re.findall(data, page)]
+    assert films
+    return re.sub(data, "", page), films
+
+
+def assert_films_alike(films, others):
+    """Hold the frames of films against those of others, as far as lossy encoders agree."""
+    for film, other in zip(films, others, strict=True):
+        assert film.shape == other.shape
+        assert np.abs(film.astype(int) - other).mean() < 3
+
+
 def test_film_shows_the_frames():
     frames = moving_square()
     decoded, stream = decode(encode_mp4(frames, fps=12.5))

@@ -65,7 +65,7 @@ def real_clip() -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "severity"), CASES)
-def test_contract(name, severity):
+def test_every_corruption_keeps_shape_range_and_seeds(name, severity):
     clips = moving_clips()
     before = clips.clone()
     corrupted = corrupt(clips, name, severity=severity, seeds=[7, 8])

@@ -69,7 +69,7 @@ def test_a_config_switches_it_on():
         ("CORRUPTION_SEVERITIES", [6], "not \\[6\\]"),
     ],
 )
-def test_wrong_options(key, value, message):
+def test_wrong_options_are_refused(key, value, message):
     cfg = default_config()
     cfg.AUGMENT.CORRUPTION_PROBABILITY = 0.5
     cfg.AUGMENT[key] = value

@@ -15,7 +15,16 @@ from vidcsl.data.synthetic import generate
 from vidcsl.errors import PassingError, UserError
 from vidcsl.studies import runner
 from vidcsl.studies.plan import read_study
-from vidcsl.studies.runner import FINISHED, LOG, Runner, _few, _hours, is_finished, scaled, state
+from vidcsl.studies.runner import (
+    FINISHED,
+    LOG,
+    Runner,
+    is_finished,
+    scaled,
+    state,
+    total_hours,
+    write_few,
+)
 from vidcsl.training.checkpoint import load_newest
 
 EPOCHS = 60
@@ -184,7 +193,7 @@ def test_another_config_is_not_finished(written):
     (run.folder / FINISHED).write_text("{")
     assert not is_finished(run)
     (other,) = read_study(written, ["TRAIN.EPOCHS", "2"]).runs
-    (run.folder / FINISHED).write_text(json.dumps({"config": runner._digest(run)}))
+    (run.folder / FINISHED).write_text(json.dumps({"config": runner.config_digest(run)}))
     assert (is_finished(run), is_finished(other)) == (True, False)
 
 
@@ -229,14 +238,14 @@ def test_every_stage_of_a_trial_is_scaled_by_what_it_walks_over():
 
 
 def test_recorded_seconds_of_all_stages_are_hours():
-    assert _hours({"cost": {"seconds": {"a": 1800, "b": 5400, "c": None}}}) == 2
-    assert _hours({}) == 0
+    assert total_hours({"cost": {"seconds": {"a": 1800, "b": 5400, "c": None}}}) == 2
+    assert total_hours({}) == 0
 
 
 def test_the_few_videos_of_a_trial_are_spread_over_the_list(tmp_path):
     path = tmp_path / "ten.csv"
     path.write_text("video,class,group\n" + "".join(f"{i}.mp4,{i // 5},\n" for i in range(10)))
-    few = _few(read_list(path, root=tmp_path), 4, tmp_path / "few.csv", str(tmp_path))
+    few = write_few(read_list(path, root=tmp_path), 4, tmp_path / "few.csv", str(tmp_path))
     found = read_list(few, root=tmp_path)
     assert [video.path.name for video in found.videos] == ["0.mp4", "2.mp4", "5.mp4", "7.mp4"]
     assert [video.label for video in found.videos] == [0, 0, 1, 1]

@@ -23,11 +23,11 @@ def test_scaling_rule():
 @pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "lamb"])
 def test_every_optimiser_lowers_a_loss_and_spares_biases_and_norms(name):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)).double()
     optimiser = build_optimiser(model, name=name, lr=0.05, weight_decay=0.1, momentum=0.9)
     decayed = {id(p) for g in optimiser.param_groups if g["weight_decay"] > 0 for p in g["params"]}
     assert decayed == {id(model[0].weight), id(model[2].weight)}
-    inputs = torch.randn(32, 4)
+    inputs = torch.randn(32, 4, dtype=torch.float64)
     target = inputs.sum(dim=1, keepdim=True)
     losses = []
     for _ in range(30):

@@ -139,7 +139,7 @@ def test_chunks_are_the_whole_batch(tmp_path, name):
     assert_close(run(tmp_path / "in", encoder=partial(encoder, 3), method=name, epochs=1), whole)
 
 
-def test_compiled(tmp_path, monkeypatch):
+def test_a_compiled_encoder_trains_as_a_plain_one(tmp_path, monkeypatch):
     """Traced, and differentiated ahead; the last part, code for a GPU, is tried where there is one.
 
     On a CPU that part, Inductor's C++, takes a minute.

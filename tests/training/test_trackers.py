@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from vidcsl.errors import UserError
@@ -81,9 +83,7 @@ def test_one_that_fails_is_left_and_the_log_goes_on(run, capsys):
 
 
 def test_a_missing_library_and_a_refusal(run, monkeypatch):
-    monkeypatch.setitem(
-        trackers.TRACKERS, "wandb", lambda run: trackers._import("nosuch", extra="wandb")
-    )
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"wandb is missing: pip install 'vidcsl\[wandb\]'"):
         open_trackers(["wandb"], run)
 

@@ -43,8 +43,9 @@ def test_stacks_of_this_process_and_of_its_workers(tmp_path, capsys):
         loader = DataLoader(
             Stuck(), num_workers=1, worker_init_fn=lambda worker: _begin(worker, stacks=path)
         )
-        for batch in (batches := iter(loader)):
-            pids[:] = [worker.pid for worker in batches._workers]
+        others = set(multiprocessing.active_children())
+        for batch in loader:
+            pids[:] = [child.pid for child in set(multiprocessing.active_children()) - others]
             dog.beat()
             assert len(batch) == 1
     text = path.read_text()

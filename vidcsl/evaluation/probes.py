@@ -258,7 +258,7 @@ def low_shot_accuracy(
         `{"videos": how many were used, "top1", "clip_top1": means, "draws": top-1 of each draw,
         "intervals": {"top1": (low, high), "clip_top1"}}`, by bootstrap over the test videos.
     """
-    chosen = [_choice(train.labels, share, seed=seed, draw=draw) for draw in range(draws)]
+    chosen = [draw_videos(train.labels, share, seed=seed, draw=draw) for draw in range(draws)]
     answers = []
     for rows in chosen:
         few = Features(*(part[rows] for part in train.parts))
@@ -277,7 +277,18 @@ def low_shot_accuracy(
     }
 
 
-def _choice(labels: Tensor, share: float, *, seed: int, draw: int) -> Tensor:
+def draw_videos(labels: Tensor, share: float, *, seed: int, draw: int) -> Tensor:
+    """The rows of a draw: `share` of the labelled videos of every class, and at least one of each.
+
+    Args:
+        labels: int64 `[V]`; -1 is unlabelled.
+        share: in (0, 1].
+        seed: the run's.
+        draw: the number of the draw.
+
+    Returns:
+        int64, ascending.
+    """
     rng = numpy_generator(seed, draw, "low shot")
     kept = []
     for label in labels[labels >= 0].unique().tolist():

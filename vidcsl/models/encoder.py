@@ -199,14 +199,15 @@ class Encoder(nn.Module):
         """
         if not hasattr(self.backbone, "tokens"):
             raise UserError(f"{type(self.backbone).__name__} gives no tokens, only pooled features")
-        tokens: Tensor = self.backbone.tokens(self._normalised(clips))  # type: ignore[operator]
+        tokens: Tensor = self.backbone.tokens(self.normalised(clips))  # type: ignore[operator]
         return tokens
 
     def _features(self, clips: Tensor) -> Tensor:
-        features: Tensor = self.backbone(self._normalised(clips))
+        features: Tensor = self.backbone(self.normalised(clips))
         return features
 
-    def _normalised(self, clips: Tensor) -> Tensor:
+    def normalised(self, clips: Tensor) -> Tensor:
+        """The clips `[N, 3, T, H, W]` in [0, 1], as the backbone takes them."""
         normalised = (clips - self.mean) / self.std
         layout = torch.channels_last_3d if self.channels_last else torch.contiguous_format
         return normalised.contiguous(memory_format=layout)

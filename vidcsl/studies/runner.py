@@ -46,7 +46,7 @@ def is_finished(run: Run) -> bool:
         marker = json.loads((run.folder / FINISHED).read_text())
     except (OSError, ValueError):
         return False
-    return bool(marker.get("config") == _digest(run))
+    return bool(marker.get("config") == config_digest(run))
 
 
 def state(run: Run) -> str:
@@ -151,7 +151,9 @@ class Runner:
             self._children.discard(child)
             spent = duration(time.monotonic() - started)
             if code == 0:
-                write_atomically(run.folder / FINISHED, json.dumps({"config": _digest(run)}) + "\n")
+                write_atomically(
+                    run.folder / FINISHED, json.dumps({"config": config_digest(run)}) + "\n"
+                )
             _say(f"{run.title}: {'finished' if code == 0 else f'ended with {code}'} after {spent}")
             return code
 
@@ -210,7 +212,8 @@ def environment(gpu: str = "", *, jobs: int = 1) -> dict[str, str]:
     return threads | kept | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
 
 
-def _digest(run: Run) -> str:
+def config_digest(run: Run) -> str:
+    """Names the config of a run: another one has another."""
     return digest({"config": dump_config(run.cfg)})
 
 
@@ -249,7 +252,7 @@ def estimate(runs: Sequence[Run], *, jobs: int = 1) -> dict[tuple[str, str], Est
         if kind in found:
             continue
         done = [each for each in runs if (each.setting, each.arm) == kind and is_finished(each)]
-        recorded = [_hours(RunFolder(each.folder).read_results()) for each in done]
+        recorded = [total_hours(RunFolder(each.folder).read_results()) for each in done]
         if recorded:
             found[kind] = Estimate(fmean(recorded), "recorded")
         else:
@@ -257,7 +260,8 @@ def estimate(runs: Sequence[Run], *, jobs: int = 1) -> dict[tuple[str, str], Est
     return found
 
 
-def _hours(results: Tree) -> float:
+def total_hours(results: Tree) -> float:
+    """What all stages of a run took, in hours."""
     seconds = results.get("cost", {}).get("seconds", {})
     return sum(value for each in seconds.values() if (value := number(each)) is not None) / 3600
 
@@ -295,8 +299,10 @@ def _measured(run: Run, *, jobs: int) -> float:
 def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder: Path) -> CfgNode:
     """The same run on so few videos that it takes steps, not epochs."""
     batch, root = cfg.TRAIN.BATCH, cfg.DATA.ROOT
-    few = _few(train, _STEPS * batch, folder / "train.csv", root)
-    few_test = _few(test, cfg.EVALUATE.BATCH, folder / "test.csv", root) if test is not None else ""
+    few = write_few(train, _STEPS * batch, folder / "train.csv", root)
+    few_test = (
+        write_few(test, cfg.EVALUATE.BATCH, folder / "test.csv", root) if test is not None else ""
+    )
     values = {
         "SYNTHETIC.ENABLED": False,
         "DATA.TRAIN_LIST": few,
@@ -326,8 +332,8 @@ def scaled(
     return {stage: spent * factors.get(stage, test) for stage, spent in seconds.items()}
 
 
-def _few(videos: VideoList, count: int, path: Path, root: str) -> str:
-    """A list of evenly chosen videos."""
+def write_few(videos: VideoList, count: int, path: Path, root: str) -> str:
+    """Write a list of `count` evenly chosen videos to `path`; returns that path."""
     count = min(count, len(videos))
     chosen = [videos.videos[i * len(videos) // count] for i in range(count)]
     rows = [

@@ -1,6 +1,7 @@
 from itertools import islice
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from torch import Tensor, nn
@@ -290,7 +291,7 @@ def test_float32_clips_and_a_model_under_autocast(model, clips, labels):
     assert found.dtype == torch.float32
 
 
-def test_empty_batch(model, clips, labels):
+def test_an_empty_batch_stays_empty(model, clips, labels):
     for solver in (PGD(steps=2), RandomNoise()):
         found = attack(model, clips[:0], labels[:0], threat=L2(eps=1.0), solver=solver)
         assert found.shape == (0, 3, 4, 6, 6)
@@ -333,7 +334,6 @@ def test_agrees_with_torchattacks(model, clips, labels):
 
 
 def test_real_video_keeps_its_budget(model):
-    av = pytest.importorskip("av")
     path = next(iter(sorted(VIDEOS.rglob("*.mp4"))), None)
     if path is None:
         pytest.skip("the folder of real videos is not here")

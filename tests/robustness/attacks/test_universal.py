@@ -85,7 +85,7 @@ def test_a_cyclic_delta_meets_a_clip_at_other_moments_in_other_passes():
     assert len(seeds) == 4
 
 
-def test_quantised():
+def test_a_quantised_perturbation_has_whole_levels():
     test, made = some(20, 30), attack_of(Universal(Linf(3.5 / 255)), quantise=True)
     found = made(sharp(), test.clips, test.labels, test.seeds)
     assert torch.equal(found, to_levels(found))

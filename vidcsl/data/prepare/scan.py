@@ -16,7 +16,7 @@ from vidcsl.data.prepare import jobs
 from vidcsl.data.prepare import lists as common
 from vidcsl.data.prepare import lists as relist
 from vidcsl.data.readers import Source, open_reader
-from vidcsl.data.readers.container import frames_of, open_stream
+from vidcsl.data.readers.pyav import frames_of, open_stream
 from vidcsl.errors import VideoError
 
 # ----------------------------------------------------------------------

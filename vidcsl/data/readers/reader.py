@@ -50,6 +50,14 @@ class Source:
         """All bytes of the file."""
         return Path(self.name).read_bytes() if self.data is None else self.data
 
+    def read_at(self, place: int, size: int) -> bytes:
+        """`size` bytes from byte `place` on."""
+        if self.data is not None:
+            return self.data[place : place + size]
+        with Path(self.name).open("rb") as file:
+            file.seek(place)
+            return file.read(size)
+
     def as_argument(self) -> str | io.BytesIO:
         """What the decoding libraries take: a path, or a file object over the bytes."""
         return self.name if self.data is None else io.BytesIO(self.data)

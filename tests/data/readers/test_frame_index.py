@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vidcsl.data.readers.mpeg4 import pictures, shown
+from vidcsl.data.readers.frame_index import mpeg4_pictures
 
 KEY, P, B = (b"\x00\x00\x01\xb6" + bytes([kind << 6]) + bytes(40) for kind in range(3))
 STAND_IN, BYTE = P[:7], b"\x7f"
@@ -19,16 +19,16 @@ def stream(*, packed=True, has_b_frames=True):
 @pytest.mark.parametrize(
     ("packets", "made"),
     [
-        ([KEY, P, P], [(0, False), (1, False), (2, False)]),
-        ([KEY, BYTE, P + B, STAND_IN], [(0, False), (2, False), (3, True)]),
-        ([KEY, P + B, B, STAND_IN], [(0, False), (1, False), (2, True), (3, True)]),
-        ([KEY, P + B], [(0, False), (1, False)]),  # what waits in the end is never decoded
-        ([KEY, STAND_IN, P], [(0, False), (2, False)]),
-        ([KEY, P, B, B], [(0, False), (1, False), (2, True), (3, True)]),
+        ([KEY, P, P], [0, 1, 2]),
+        ([KEY, BYTE, P + B, STAND_IN], [0, 2, 3]),
+        ([KEY, P + B, B, STAND_IN], [0, 1, 2, 3]),
+        ([KEY, P + B], [0, 1]),  # what waits in the end is never decoded
+        ([KEY, STAND_IN, P], [0, 2]),
+        ([KEY, P, B, B], [0, 1, 2, 3]),
     ],
 )
 def test_pictures_of_packets(packets, made):
-    assert pictures(packets, stream()) == made
+    assert mpeg4_pictures(packets, stream()) == made
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,9 @@ def test_pictures_of_packets(packets, made):
     ],
 )
 def test_doubtful_packets_have_to_be_decoded(packets):
-    assert pictures(packets, stream()) is None
+    assert mpeg4_pictures(packets, stream()) is None
 
 
 def test_doubtful_streams_have_to_be_decoded():
-    assert pictures([KEY, P + B, STAND_IN], stream(packed=False)) is None
-    assert pictures([KEY, P, B], stream(has_b_frames=False)) is None
-
-
-def test_b_pictures_are_shown_before_the_one_they_refer_to():
-    made = pictures([KEY, P + B, B, STAND_IN, P], stream())
-    assert shown(made) == [0, 3, 1, 2, 4]
+    assert mpeg4_pictures([KEY, P + B, STAND_IN], stream(packed=False)) is None
+    assert mpeg4_pictures([KEY, P, B], stream(has_b_frames=False)) is None
