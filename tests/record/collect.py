@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vidcsl import builders
 from vidcsl.cli import main
 from vidcsl.config import flat_values, load_config
 from vidcsl.data.lists import Video, VideoList
-from vidcsl.engine.distributed import World
+from vidcsl.distributed import DistributedContext
 from vidcsl.options import OPTIONS
+from vidcsl.pipelines.method import build_method
+from vidcsl.pipelines.model import build_encoder
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("record.json")
@@ -182,7 +183,7 @@ def states(folder: Path) -> dict[str, dict[str, str]]:
     found = {}
     for name in OPTIONS["MODEL.NAME"].choices:
         slim = next((words for start, words in SLIM.items() if name.startswith(start)), ())
-        encoder = builders.build_encoder(_config(folder, "MODEL.NAME", name, *slim))
+        encoder = build_encoder(_config(folder, "MODEL.NAME", name, *slim))
         found[f"encoder {name}"] = _summary(encoder.state_dict(), depth=2)
         if name == OPTIONS["MODEL.NAME"].default:
             torch.save(encoder.state_dict(), folder / "teacher.pt")
@@ -199,9 +200,9 @@ def states(folder: Path) -> dict[str, dict[str, str]]:
 
 def _method_state(folder: Path, *overrides: str) -> dict[str, str]:
     videos = tuple(Video(Path(f"{i}.mp4"), i % 2, i // 2) for i in range(20))
-    alone = World(rank=0, size=1, device=torch.device("cpu"))
+    alone = DistributedContext()
     cfg = _config(folder, *overrides)
-    method = builders.build_method(cfg, VideoList(videos, ("a", "b"), "list.csv"), alone)
+    method = build_method(cfg, VideoList(videos, ("a", "b"), "list.csv"), alone)
     return _summary(method.state_dict(), depth=1)
 
 
