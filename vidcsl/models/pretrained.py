@@ -32,7 +32,7 @@ from vidcsl.models.encoder import Encoder
 from vidcsl.models.layouts import Layout, State, renamed
 from vidcsl.models.vit import interpolated
 from vidcsl.seeding import torch_generator
-from vidcsl.state import read_pieces
+from vidcsl.state import read_sharded
 
 __all__ = ["LAYOUTS", "Layout", "Weights", "load_pretrained", "parse_weights"]
 
@@ -96,7 +96,7 @@ def _single(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _unpickled(path: Path) -> Any:
     try:
         if path.is_dir():
-            return read_pieces(path)
+            return read_sharded(path)
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
