@@ -58,7 +58,12 @@ def test_a_module_that_stands_twice_in_a_chain_is_not_overlooked():
         (lambda: r3d_18(clip_frames=4, frame_size=24, width=4, depth=1), 0),
         (lambda: s3d(clip_frames=8, frame_size=32, width=8), 0),
         (lambda: slow_r50(clip_frames=4, frame_size=32, width=4, depth=1), 12),
-        (lambda: synchronise_batchnorm(r3d_18(clip_frames=4, frame_size=24, width=4, depth=1), TWO), 0),
+        (
+            lambda: synchronise_batchnorm(
+                r3d_18(clip_frames=4, frame_size=24, width=4, depth=1), TWO
+            ),
+            0,
+        ),
     ],
     ids=["r2plus1d", "mmaction2", "r3d", "s3d", "slow", "synchronised"],
 )
