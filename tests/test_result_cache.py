@@ -12,25 +12,25 @@ from vidcsl.errors import UserError
 from vidcsl.run_folder import ResultCache, digest
 
 
-def test_answers_come_back_in_a_new_process(tmp_path):
+def test_results_come_back_in_a_new_process(tmp_path):
     first = ResultCache(tmp_path, settings={"eps": 1})
     first.record("clean", [3, 5], [True, False])
     first.record("pgd/1", [3], [0.25])
     again = ResultCache(tmp_path, settings={"eps": 1})
-    assert again.answers("clean") == {3: True, 5: False}
+    assert again.results("clean") == {3: True, 5: False}
     assert again.get("pgd/1", 3) == 0.25
     assert again.get("pgd/1", 5) is None
-    assert again.answers("unheard of") == {}
+    assert again.results("unheard of") == {}
 
 
-def test_later_answer_counts(tmp_path):
+def test_the_later_result_counts(tmp_path):
     result_cache = ResultCache(tmp_path, settings={})
     result_cache.record("clean", [1], [False])
     result_cache.record("clean", [1], [True])
     assert ResultCache(tmp_path, settings={}).get("clean", 1) is True
 
 
-def test_other_settings_have_other_answers(tmp_path):
+def test_other_settings_have_other_results(tmp_path):
     ResultCache(tmp_path, settings={"steps": 10}).record("clean", [1], [True])
     assert ResultCache(tmp_path, settings={"steps": 20}).get("clean", 1) is None
     assert ResultCache(tmp_path, settings={"steps": 10}).get("clean", 1) is True
@@ -41,28 +41,28 @@ def test_digest_ignores_the_order_of_keys():
     assert digest({"a": 1}) != digest({"a": 2})
 
 
-def test_processes_share_what_they_answered(tmp_path):
+def test_processes_share_their_results(tmp_path):
     here, there = (ResultCache(tmp_path, settings={}, rank=rank) for rank in (0, 1))
     here.record("clean", [0], [True])
     there.record("clean", [1], [False])
     here.reload()
-    assert here.answers("clean") == {0: True, 1: False}
+    assert here.results("clean") == {0: True, 1: False}
     # One process goes on alone after two.
-    assert ResultCache(tmp_path, settings={}).answers("clean") == {0: True, 1: False}
+    assert ResultCache(tmp_path, settings={}).results("clean") == {0: True, 1: False}
 
 
-def test_unfinished_line_is_dropped_and_written_over(tmp_path):
+def test_an_unfinished_line_is_dropped_and_written_over(tmp_path):
     result_cache = ResultCache(tmp_path, settings={})
     result_cache.record("clean", [0], [True])
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text() + '{"condition": "clean", "vid')
     again = ResultCache(tmp_path, settings={})
     again.record("clean", [1], [True])
-    assert ResultCache(tmp_path, settings={}).answers("clean") == {0: True, 1: True}
+    assert ResultCache(tmp_path, settings={}).results("clean") == {0: True, 1: True}
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_damaged_line_is_named(tmp_path):
+def test_a_damaged_line_is_named(tmp_path):
     ResultCache(tmp_path, settings={}).record("clean", [0], [True])
     (path,) = tmp_path.iterdir()
     path.write_text("oh no\n" + path.read_text())
@@ -70,7 +70,7 @@ def test_damaged_line_is_named(tmp_path):
         ResultCache(tmp_path, settings={})
 
 
-def test_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_in_one_line(tmp_path, monkeypatch):
     result_cache = ResultCache(tmp_path, settings={})
     result_cache.record("clean", [0], [True])
 
@@ -88,10 +88,10 @@ WRITER = """
 import sys
 from pathlib import Path
 from vidcsl.run_folder import ResultCache
-ledger = ResultCache(Path(sys.argv[1]), settings={})
-start = len(ledger.answers("square"))
+cache = ResultCache(Path(sys.argv[1]), settings={})
+start = len(cache.results("square"))
 for video in range(start, 10**6):
-    ledger.record("square", [video], [video * video])
+    cache.record("square", [video], [video * video])
 """
 
 
@@ -103,10 +103,10 @@ def test_kill_at_any_moment_loses_nothing_that_was_recorded(tmp_path):
         time.sleep(pause)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        answers = ResultCache(tmp_path, settings={}).answers("square")
-        assert len(answers) > known
-        assert answers == {video: video * video for video in range(len(answers))}
-        known = len(answers)
+        results = ResultCache(tmp_path, settings={}).results("square")
+        assert len(results) > known
+        assert results == {video: video * video for video in range(len(results))}
+        known = len(results)
 
 
 def _wait_for_more(folder, known):
