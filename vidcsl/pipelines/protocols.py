@@ -209,7 +209,8 @@ def train_with_labels(context: EvaluationContext, recipe: FinetuneRecipe) -> Sup
         folder.create()
         folder.write_config(dump_config(cfg))
     distributed.barrier()
-    method = recipe.build(deepcopy(context.method.encoder), context.train, distributed)
+    encoder = deepcopy(context.method.encoder)
+    method = recipe.build(encoder, context.train, distributed)  # type: ignore[arg-type]
     loader = build_train_loader(cfg, context.train, distributed, batch=recipe.batch)
     trainer = Trainer(
         learner=build_learner(cfg, method, distributed, optimiser=recipe.optimiser),
