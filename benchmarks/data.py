@@ -30,6 +30,7 @@ from common import Report, Times, arguments, interleaved, peer
 from torchvision.transforms import v2
 
 from vidcsl.augment.pipeline import EvalCrop, TrainAugmentation
+from vidcsl.augment.transforms import RandomColour, RandomCrop
 from vidcsl.data import sampling
 from vidcsl.data.dataset import ClipDataset
 from vidcsl.data.lists import Video, VideoList
@@ -173,10 +174,8 @@ def augmentation() -> TrainAugmentation:
     return TrainAugmentation(
         size=SIZE,
         cropped=True,
-        crop_area=AREA,
-        crop_aspect=ASPECT,
-        jitter_probability=0.0,
-        gray_probability=0.0,
+        crop=RandomCrop(area=AREA, aspect=ASPECT),
+        colour=RandomColour(jitter_probability=0.0, gray_probability=0.0),
     )
 
 

@@ -6,6 +6,7 @@ import torch
 
 from tests.data.made_videos import numbers, video_list, write_numbered
 from vidcsl.augment.pipeline import TrainAugmentation
+from vidcsl.augment.transforms import RandomColour
 from vidcsl.data import dataset as dataset_module
 from vidcsl.data.dataset import MAX_ATTEMPTS, ClipDataset
 from vidcsl.data.sampling import fit_length, random_clips
@@ -134,7 +135,7 @@ def test_short_videos(paths):
 @pytest.mark.parametrize("cache", [False, True])
 def test_crops_by_the_decoder_are_those_of_the_device(tmp_path, paths, cache):
     """The same boxes: augmentation draws them from the seed of the sample."""
-    augment = {"size": 24, "jitter_probability": 0.0, "gray_probability": 0.0}
+    augment = {"size": 24, "colour": RandomColour(jitter_probability=0.0, gray_probability=0.0)}
     cut = TrainAugmentation(**augment, cropped=True)
     options = {"cropper": cut, "short_side": 64}
     sample = make(paths, **options, cache=tmp_path if cache else None)[(5, 2)]

@@ -1,29 +1,34 @@
-"""Geometry and colour of augmentation, on batches of clips, one row of random numbers a clip."""
+"""Geometric and colour transforms for batches of clips, and the random numbers that drive them.
+
+In the order in which a training clip meets them: its random numbers (`clip_draws`), its crop box
+(`random_resized_boxes`), crop, resize and flip (`crop_resize`), and its colours (`colour_plan`,
+`apply_colour_`). `vidcsl.augment.pipeline` puts them together.
+"""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resized_crop
 
+from vidcsl.errors import UserError
 from vidcsl.seeding import numpy_generator
 
-# ----------------------------------------------------------------------
-# One row of uniform numbers for each clip: the only source of chance in augmentation.
+# Random numbers ----------------------------------------------------------------------------------
 #
-# Every parameter of an augmentation is a pure function of its clip's row. So a sample is augmented
-# the same way whatever its batch, worker, rank or device, and changing one probability leaves all
-# other choices as they were.
+# One row of uniform numbers per clip is the only source of randomness. Every parameter is a pure
+# function of its clip's row, so a sample gets the same augmentation in any batch, worker, rank and
+# device, and changing one probability leaves all other choices as they were.
 
-CROP_TRIES = 10
+CROP_TRIES = 10  # as torchvision's RandomResizedCrop
 
 
 class ClipDraws(NamedTuple):
-    """Uniform numbers in [0, 1), named by what they decide; float32, `[N]` unless said."""
+    """Uniform numbers in [0, 1), named after what they decide; float32, `[N]` if not noted."""
 
     area: Tensor  # [N, CROP_TRIES]
     aspect: Tensor  # [N, CROP_TRIES]
@@ -40,8 +45,8 @@ class ClipDraws(NamedTuple):
     motion: Tensor
 
 
-# Columns of each field in the row; a field not named here has one. A new field goes to the end,
-# where it leaves the numbers of the others alone.
+# Numbers per field; a field that is not listed takes one. Append new fields at the end of
+# `ClipDraws`: anywhere else they would shift the numbers of the fields behind them.
 _WIDTHS = {"area": CROP_TRIES, "aspect": CROP_TRIES, "jitter_strengths": 4, "jitter_order": 4}
 
 
@@ -54,42 +59,73 @@ def uniform_draws(seeds: Sequence[int], count: int) -> Tensor:
 
 
 def clip_draws(seeds: Sequence[int]) -> ClipDraws:
-    """The named uniform numbers of N clips, one seed each, on the CPU."""
+    """Named uniform numbers for N clips, one seed per clip, on the CPU."""
     widths = [_WIDTHS.get(name, 1) for name in ClipDraws._fields]
     columns = uniform_draws(seeds, sum(widths)).split(widths, dim=1)
     return ClipDraws(*(part.squeeze(1) if part.shape[1] == 1 else part for part in columns))
 
 
 def between(low: float | Tensor, high: float | Tensor, uniform: Tensor) -> Tensor:
-    """Spread uniform numbers in [0, 1) over `low` to `high`."""
+    """Map uniform numbers from [0, 1) to [`low`, `high`)."""
     return low + (high - low) * uniform
 
 
-# ----------------------------------------------------------------------
-# Crop boxes, and the crop, resize and flip that every clip goes through.
+# Geometry ----------------------------------------------------------------------------------------
 #
-# A box is (top, left, height, width) in whole pixels. Boxes are few numbers and stay on the CPU, so
-# that slicing by them never waits for the device.
+# A box is (top, left, height, width) in whole pixels. Boxes are few numbers and stay on the CPU:
+# slicing by numbers on a GPU would wait for the device each time.
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCrop:
+    """Options of the random crop and flip. The defaults crop less than SimCLR (area from 0.08).
+
+    Args:
+        area: smallest and largest fraction of the frame's area, in (0, 1].
+        aspect: smallest and largest width / height of the crop, above 0.
+        flip: probability of a left-right flip, in [0, 1].
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    area: tuple[float, float] = (0.3, 1.0)
+    aspect: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_interval("crop_area", self.area, most=1.0)
+        _check_interval("crop_aspect", self.aspect)
+        _check_probability("flip", self.flip)
+
+    def weakened(self, strength: float) -> "RandomCrop":
+        """The crop at `strength` in [0, 1]: 0 is the largest central square, 1 this crop."""
+        least, most = self.area
+        return replace(
+            self,
+            area=(1 - strength * (1 - least), 1 - strength * (1 - most)),
+            aspect=(self.aspect[0] ** strength, self.aspect[1] ** strength),
+        )
 
 
 def random_resized_boxes(
     draws: ClipDraws, sizes: Tensor, *, area: tuple[float, float], aspect: tuple[float, float]
 ) -> Tensor:
-    """Boxes of a random area and aspect ratio at a random place (Szegedy et al. 2015).
+    """Boxes with a random area, aspect ratio and position (Szegedy et al. 2015).
 
-    The same law as torchvision's `RandomResizedCrop`: area uniform, aspect log-uniform, the first
-    of ten tries that fits, otherwise the largest central box with an allowed aspect ratio.
+    The distribution of torchvision's `RandomResizedCrop`: uniform area, log-uniform aspect ratio,
+    the first of ten tries that fits, otherwise the largest central box with an allowed aspect.
 
     Args:
-        draws: one row for each clip.
-        sizes: the clips' true (height, width), int `[N, 2]`.
-        area: smallest and largest share of the frame's area.
-        aspect: smallest and largest width / height.
+        draws: one row per clip.
+        sizes: true (height, width) of the clips, int `[N, 2]`.
+        area, aspect: as in `RandomCrop`.
 
     Returns:
         int64 `[N, 4]` on the CPU.
     """
-    # float64: a float32 draw just below 1 times a length may round up, to one pixel too far.
+    # float64, because a float32 draw just below 1, times a length, may round up to the length
+    # itself and put the box one pixel outside the frame.
     full = sizes.cpu().double()
     full_height, full_width = full[:, :1], full[:, 1:]  # [N, 1]
     pixels = full_height * full_width * between(*area, draws.area.double())
@@ -98,7 +134,7 @@ def random_resized_boxes(
     widths = (pixels * ratios).sqrt().round()
 
     fits = (heights >= 1) & (heights <= full_height) & (widths >= 1) & (widths <= full_width)
-    first = fits.long().argmax(1, keepdim=True)
+    first = fits.long().argmax(1, keepdim=True)  # 0 where no try fits; `central` replaces it below
     height, width = heights.gather(1, first), widths.gather(1, first)  # [N, 1]
     top = ((full_height - height + 1) * draws.top[:, None]).floor()
     left = ((full_width - width + 1) * draws.left[:, None]).floor()
@@ -118,11 +154,11 @@ def random_resized_boxes(
 def centre_boxes(sizes: Tensor, *, ratio: float = 1.0) -> Tensor:
     """The central square of each frame; its side is `ratio` times the short side.
 
-    Resized to S pixels this is the usual "short side to S / ratio, then a central crop of S".
+    Resized to S pixels, it equals the usual "resize the short side to S / ratio, crop the centre".
 
     Args:
         sizes: true (height, width), int `[N, 2]`.
-        ratio: share of the short side that is kept, in (0, 1].
+        ratio: fraction of the short side, in (0, 1].
 
     Returns:
         int64 `[N, 4]` on the CPU.
@@ -133,16 +169,15 @@ def centre_boxes(sizes: Tensor, *, ratio: float = 1.0) -> Tensor:
 def three_boxes(sizes: Tensor, *, ratio: float = 1.0) -> Tensor:
     """Three squares along the longer side: at its start, centre and end.
 
-    The spatial views of test-time averaging (Feichtenhofer et al. 2019); arguments as for
-    `centre_boxes`. On square frames the three lie side by side.
+    The spatial views of three-crop testing (Feichtenhofer et al. 2019). Arguments as for
+    `centre_boxes`. In a square frame with `ratio` below 1 they lie along the width.
 
     Returns:
         int64 `[N, 3, 4]` on the CPU.
     """
     sizes = sizes.cpu()
-    side = (
-        (sizes.min(1, keepdim=True).values.double() * ratio).round().long().clamp_min(1)
-    )  # [N, 1]
+    shorter = sizes.min(1, keepdim=True).values
+    side = (shorter.double() * ratio).round().long().clamp_min(1)  # [N, 1]
     spare = sizes - side  # [N, 2]
     is_tall = sizes[:, :1] > sizes[:, 1:]
     is_longer = torch.cat([is_tall, ~is_tall], dim=1)
@@ -155,26 +190,22 @@ def three_boxes(sizes: Tensor, *, ratio: float = 1.0) -> Tensor:
 def crop_resize(
     clips: Tensor | Sequence[Tensor], boxes: Tensor, *, size: int, flip: Tensor | None = None
 ) -> Tensor:
-    """Cut one box out of each clip and resize it with antialiased bilinear weights.
+    """Crop one box from each clip and resize it, bilinear with antialiasing.
 
-    Float clips are resized linearly, so gradients pass through. uint8 clips are rounded to 8 bit,
-    as by every image library, which allows integer arithmetic on the CPU; that is fastest for
-    frames whose memory is in the decoder's order, `[T, H, W, 3]`.
-
-    One pass for each clip over the pixels inside its box took half the time of resampling the
-    batch at once by two dense matrix products.
+    Float clips pass gradients. uint8 clips are rounded to 8 bits, as in every image library, which
+    allows integer arithmetic on the CPU; the decoder's memory order `[T, H, W, 3]` is fastest.
 
     Args:
-        clips: uint8 or float `[N, 3, T, H, W]`, or N clips, of which some may be the same.
-        boxes: (top, left, height, width) of each clip, int `[N, 4]`, inside the frames.
-        size: side S of the result.
-        flip: which clips to mirror left to right, bool `[N]`; none by default.
+        clips: uint8 or float `[N, 3, T, H, W]`, or a sequence of N clips `[3, T, H, W]`.
+        boxes: (top, left, height, width) inside the frame, int `[N, 4]`.
+        size: side S of the output, pixels.
+        flip: clips to mirror left to right, bool `[N]`; None mirrors none.
 
     Returns:
         `[N, 3, T, S, S]`: float32 in [0, 1] from uint8, the input's dtype and range from float.
 
     Raises:
-        ValueError: a box is empty or leaves the frame.
+        ValueError: a box is empty or reaches outside the frame.
     """
     corners, extents = boxes.cpu().split(2, dim=1)
     frame = torch.tensor(clips[0].shape[-2:])
@@ -185,41 +216,102 @@ def crop_resize(
             f"leaves its frame of {frame.tolist()} pixels"
         )
     flips = [False] * len(clips) if flip is None else flip.tolist()
+    # Clip by clip, which reads only the pixels inside the boxes: half the time of two dense matrix
+    # products for the whole batch.
     resized = []
     for clip, box, mirrored in zip(clips, boxes.tolist(), flips, strict=True):
         frames = resized_crop(clip.transpose(0, 1), *box, size=[size, size], antialias=True)
         resized.append((frames.flip(-1) if mirrored else frames).transpose(0, 1))
-    return torch.stack(resized) if resized[0].is_floating_point() else _in_unit_range(resized)
-
-
-def _in_unit_range(clips: Sequence[Tensor]) -> Tensor:
-    """uint8 clips joined as float32 in [0, 1], at once where they stay: fresh memory costs most."""
-    shape = (len(clips), *clips[0].shape)
-    joined = torch.empty(shape, dtype=torch.float32, device=clips[0].device)
-    for row, clip in zip(joined, clips, strict=True):
+    if resized[0].is_floating_point():
+        return torch.stack(resized)
+    # Converted straight into the batch: allocating memory costs more than the arithmetic.
+    shape = (len(resized), *resized[0].shape)
+    joined = torch.empty(shape, dtype=torch.float32, device=resized[0].device)
+    for row, clip in zip(joined, resized, strict=True):
         row.copy_(clip).div_(255)
     return joined
 
 
-# ----------------------------------------------------------------------
-# Colour jitter, grayscale, blur, solarise and motion alone on batches of clips, in place.
+# Colour ------------------------------------------------------------------------------------------
 #
-# Each operation takes clips in [0, 1], float `[N, 3, T, H, W]`, and one number a clip, which all
-# frames of the clip share. All but motion alone give what torchvision gives for the frames
-# `[T, 3, H, W]` of that clip, so contrast moves each frame towards its own mean gray.
+# Each operation takes clips in [0, 1], float `[N, 3, T, H, W]`, and one number per clip, which all
+# its frames share: a flicker between frames would look like motion. Except for `motion_alone_`, the
+# results are torchvision's for the frames `[T, 3, H, W]` of a clip, so contrast moves each frame
+# towards its own mean gray.
 #
-# The operations overwrite their input: a clip is a few megabytes, and a fresh copy for each of
-# seven operations would cost more than the arithmetic.
+# The operations overwrite their input: a clip is a few megabytes, and a new copy for each of seven
+# operations would cost more than the arithmetic.
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601
+# Options that may differ between views, as in BYOL.
+_BY_VIEW = ("blur_probability", "solarise_probability", "motion_probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomColour:
+    """Options of the random colour changes. The defaults are SimCLR's without blur (Chen 2020).
+
+    All probabilities lie in [0, 1]. Those of blur, solarise and motion alone may be a sequence with
+    one value per view, for asymmetric views as in BYOL (Grill et al. 2020): blur (1.0, 0.1),
+    solarise (0.0, 0.2).
+
+    Args:
+        jitter: strengths b, c, s, h of brightness, contrast, saturation and hue, from 0 on. The
+            factors lie in [max(0, 1 - b), 1 + b] and so on, the hue shift in [-h, h] turns of the
+            colour circle; h is at most 0.5.
+        jitter_probability: of all four together, in random order.
+        gray_probability: of grayscale.
+        blur_probability: of a Gaussian blur.
+        blur_sigma: smallest and largest standard deviation of the blur, pixels, above 0.
+        solarise_probability: of inverting the bright pixels.
+        motion_probability: of `motion_alone_`, which removes the static scene, so that two views
+            of a video agree in their motion only.
+
+    Raises:
+        UserError: an option is out of range.
+    """
+
+    jitter: tuple[float, float, float, float] = (0.8, 0.8, 0.8, 0.2)
+    jitter_probability: float = 0.8
+    gray_probability: float = 0.2
+    blur_probability: float | Sequence[float] = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarise_probability: float | Sequence[float] = 0.0
+    motion_probability: float | Sequence[float] = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.jitter) != 4 or min(self.jitter) < 0 or self.jitter[3] > 0.5:
+            raise UserError(
+                "jitter must be four numbers (brightness, contrast, saturation, hue), none below 0 "
+                f"and hue at most 0.5, got {self.jitter}"
+            )
+        _check_interval("blur_sigma", self.blur_sigma)
+        for name in ("jitter_probability", "gray_probability", *_BY_VIEW):
+            _check_probability(name, getattr(self, name))
+
+    def weakened(self, strength: float) -> "RandomColour":
+        """The colour changes at `strength` in [0, 1]: 0 changes nothing, 1 is this."""
+        brightness, contrast, saturation, hue = (strength * each for each in self.jitter)
+        by_view: dict[str, Any] = {}
+        for name in _BY_VIEW:
+            given = getattr(self, name)
+            single = isinstance(given, int | float)
+            by_view[name] = strength * given if single else [strength * each for each in given]
+        return replace(
+            self,
+            jitter=(brightness, contrast, saturation, hue),
+            jitter_probability=strength * self.jitter_probability,
+            gray_probability=strength * self.gray_probability,
+            **by_view,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColourPlan:
-    """What happens to the colours of N clips; all tensors on the CPU."""
+    """The drawn colour changes of N clips; all tensors on the CPU."""
 
     jitter: Tensor  # bool [N]
-    strengths: Tensor  # [N, 4]: factors of brightness, contrast and saturation, and the hue's shift
+    strengths: Tensor  # [N, 4]: factors of brightness, contrast and saturation; shift of the hue
     order: Tensor  # int64 [N, 4]: which of the four comes first, second, ...
     gray: Tensor  # bool [N]
     blur: Tensor  # bool [N]
@@ -232,51 +324,51 @@ class ColourPlan:
         return ColourPlan(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
 
 
-def colour_plan(
-    draws: ClipDraws,
-    *,
-    jitter: Sequence[float],
-    jitter_probability: float,
-    gray_probability: float,
-    blur_probability: float | Tensor,
-    blur_sigma: tuple[float, float],
-    solarise_probability: float | Tensor,
-    motion_probability: float | Tensor,
-) -> ColourPlan:
-    """Turn uniform numbers into a plan.
+def colour_plan(draws: ClipDraws, options: RandomColour, *, views: int = 1) -> ColourPlan:
+    """Turn uniform numbers into colour changes.
 
     Args:
-        draws: one row for each of N clips.
-        jitter: strengths b, c, s, h: factors in [max(0, 1 - b), 1 + b] and so on, hue in [-h, h]
-            turns of the colour circle.
-        jitter_probability: of the four jitters together, in random order.
-        gray_probability: of losing all colour.
-        blur_probability: one number, or one for each clip `[N]`.
-        blur_sigma: smallest and largest standard deviation, in pixels.
-        solarise_probability: one number, or one for each clip `[N]`.
-        motion_probability: of losing all that stands still; one number, or one for each clip.
+        draws: one row per clip, N = samples * views, the views of a sample next to each other.
+        options: ranges and probabilities.
+        views: views per sample.
+
+    Raises:
+        UserError: a sequence of probabilities has another length than `views`.
     """
-    *spreads, turn = jitter
+    by_view = {}
+    for name in _BY_VIEW:
+        given = getattr(options, name)
+        values = [given] * views if isinstance(given, int | float) else given
+        if len(values) != views:
+            raise UserError(
+                f"{name} holds {len(values)} values for {views} views: "
+                "give one number, or one for each view"
+            )
+        by_view[name] = torch.tensor(values, dtype=torch.float32).repeat(len(draws.blur) // views)
+    *spreads, turn = options.jitter
     low = torch.tensor([max(0.0, 1 - spread) for spread in spreads] + [-turn])
     high = torch.tensor([1 + spread for spread in spreads] + [turn])
     return ColourPlan(
-        jitter=draws.jitter < jitter_probability,
+        jitter=draws.jitter < options.jitter_probability,
         strengths=between(low, high, draws.jitter_strengths),
         order=draws.jitter_order.argsort(1),
-        gray=draws.gray < gray_probability,
-        blur=draws.blur < blur_probability,
-        sigma=between(*blur_sigma, draws.blur_sigma),
-        solarise=draws.solarise < solarise_probability,
-        motion=draws.motion < motion_probability,
+        gray=draws.gray < options.gray_probability,
+        blur=draws.blur < by_view["blur_probability"],
+        sigma=between(*options.blur_sigma, draws.blur_sigma),
+        solarise=draws.solarise < by_view["solarise_probability"],
+        motion=draws.motion < by_view["motion_probability"],
     )
 
 
 def apply_colour_(clips: Tensor, plan: ColourPlan) -> Tensor:
-    """Jitter, grayscale, blur, solarise (Chen et al. 2020, Grill et al. 2020), motion alone."""
+    """Apply a plan in place: jitter, grayscale, blur, solarise, motion alone.
+
+    The order is that of SimCLR and BYOL (Chen et al. 2020, Grill et al. 2020).
+    """
     if not (plan.jitter | plan.gray | plan.blur | plan.solarise | plan.motion).any():
         return clips
     jitters = (brightness_, contrast_, saturation_, hue_)
-    # Lists, because comparing single tensor elements costs more than a small clip's arithmetic.
+    # Lists: comparing single tensor elements costs more than the arithmetic on a small clip.
     orders = {row: plan.order[row].tolist() for row in _rows(plan.jitter)}
     for place in range(len(jitters)):
         for kind, operation in enumerate(jitters):
@@ -286,37 +378,38 @@ def apply_colour_(clips: Tensor, plan: ColourPlan) -> Tensor:
     _on_rows(clips, _rows(plan.blur), gaussian_blur_, plan.sigma)
     _on_rows(clips, _rows(plan.solarise), solarise_)
     _on_rows(clips, _rows(plan.motion), motion_alone_)
-    return clips.clamp_(0, 1)  # rounding may have left it by a hair
+    return clips.clamp_(0, 1)  # rounding may exceed the range by an ulp
 
 
 def brightness_(clips: Tensor, factors: Tensor) -> Tensor:
-    """Multiply by one factor a clip, `[N]`."""
+    """Multiply each clip by its factor, `[N]`."""
     return clips.mul_(_per_clip(factors, clips)).clamp_(0, 1)
 
 
 def contrast_(clips: Tensor, factors: Tensor) -> Tensor:
-    """Scale the distance to each frame's mean gray by one factor a clip, `[N]`."""
-    # The mean of the gray image is the gray of the mean colour: no gray image is needed.
+    """Scale the distance to each frame's mean gray by the clip's factor, `[N]`."""
+    # The mean of the gray image is the gray of the mean colour, so no gray image is computed.
     return _blend_(clips, _gray(clips.mean((-2, -1), keepdim=True)), factors)
 
 
 def saturation_(clips: Tensor, factors: Tensor) -> Tensor:
-    """Scale the distance to the gray image by one factor a clip, `[N]`."""
+    """Scale the distance to the gray image by the clip's factor, `[N]`."""
     return _blend_(clips, _gray(clips), factors)
 
 
 def hue_(clips: Tensor, shifts: Tensor) -> Tensor:
-    """Turn the hue by one shift a clip, `[N]`, in [-0.5, 0.5] turns of the colour circle.
+    """Shift the hue of each clip, `[N]`, in [-0.5, 0.5] turns of the colour circle.
 
-    The turn of HSV space (Smith 1978), without the branches of its usual conversion: angles are in
-    sixths of a turn from red, and `distance` runs around the circle. A channel whose own angle is
-    `c` has the value `high - chroma * clamp(distance(hue, c) - 1, 0, 1)`, and turning the hue one
-    way is turning the three `c` the other way.
+    The rotation of HSV space (Smith 1978) without the branches of the usual conversion, which a
+    batch would have to compute for every pixel. Angles are in sixths of a turn from red, and
+    `distance` runs around the circle. A channel at angle `c` has the value
+    `high - chroma * clamp(distance(hue, c) - 1, 0, 1)`, and rotating the hue one way equals
+    rotating the three `c` the other way.
     """
     red, green, blue = clips.unbind(1)
     high = torch.maximum(red, green).maximum(blue)
     chroma = high - torch.minimum(red, green).minimum(blue)
-    scale = chroma.clamp_min(torch.finfo(chroma.dtype).tiny).reciprocal_()  # gray pixels: hue 0
+    scale = chroma.clamp_min(torch.finfo(chroma.dtype).tiny).reciprocal_()  # no 0 / 0 on gray
     # side = (green - blue) / chroma, lack = (high - red) / chroma. The distance from red is |side|
     # where red is the highest channel (lack 0), 1 + lack where it is the middle one (|side| 1) and
     # 3 - |side| where it is the lowest (lack 1): in one formula, |side| + lack * (3 - 2 |side|).
@@ -336,35 +429,37 @@ def hue_(clips: Tensor, shifts: Tensor) -> Tensor:
 
 
 def grayscale_(clips: Tensor) -> Tensor:
-    """Replace all three channels by their luma."""
+    """Replace all three channels with their luma."""
     return clips.copy_(_gray(clips))
 
 
 def gaussian_blur_(clips: Tensor, sigmas: Tensor) -> Tensor:
-    """Blur each frame; one standard deviation a clip, `[N]`, in pixels.
+    """Blur each frame with the clip's standard deviation, `[N]`, in pixels.
 
-    The kernel's side is a tenth of the frame's, as in SimCLR (Chen et al. 2020), odd and at least
-    3; borders are reflected.
+    The kernel is a tenth of the frame wide, as in SimCLR (Chen et al. 2020), odd and at least 3
+    pixels. Borders are reflected.
     """
     height, width = clips.shape[-2:]
     radius = max(1, min(height, width) // 20)
+    # A blur is separable: one banded matrix for the rows, one for the columns. As a batched product
+    # it takes a different kernel for each clip in one launch.
     rows = _blur_matrices(sigmas, height, radius).to(clips)[:, None, None]
     columns = _blur_matrices(sigmas, width, radius).to(clips)[:, None, None].mT
-    # Under a caller's autocast the products would drop to 16 bit.
+    # Under a caller's autocast the products would run in 16 bits.
     with torch.autocast(clips.device.type, enabled=False):
         return clips.copy_(rows @ (clips @ columns))
 
 
 def solarise_(clips: Tensor) -> Tensor:
-    """Invert the pixels that are brighter than one half."""
+    """Invert the pixels brighter than 0.5."""
     return torch.minimum(clips, 1 - clips, out=clips)
 
 
 def motion_alone_(clips: Tensor) -> Tensor:
-    """Each pixel less its mean over the clip's frames, around mid gray: what stands still is gone.
+    """Subtract each pixel's mean over time and add 0.5, which removes the static scene.
 
-    Ours; views without their scene are in the spirit of the residual frames of Tao et al.
-    ("Self-supervised Video Representation Learning Using Inter-intra Contrastive Framework", 2020).
+    Our own transform, similar in aim to the residual frames of Tao et al. ("Self-supervised Video
+    Representation Learning Using Inter-intra Contrastive Framework", 2020).
     """
     return clips.sub_(clips.mean(dim=2, keepdim=True)).add_(0.5).clamp_(0, 1)
 
@@ -376,7 +471,7 @@ def _rows(chosen: Tensor) -> list[int]:
 def _on_rows(
     clips: Tensor, rows: list[int], operation: Callable[..., Tensor], *numbers: Tensor
 ) -> None:
-    """Apply an operation in place to these clips alone; all or none cost no copy."""
+    """Apply an operation in place to the clips of `rows`, without a copy if these are all."""
     if len(rows) == len(clips):
         operation(clips, *numbers)
     elif rows:
@@ -402,7 +497,7 @@ def _blend_(clips: Tensor, reference: Tensor, factors: Tensor) -> Tensor:
 
 
 def _blur_matrices(sigmas: Tensor, length: int, radius: int) -> Tensor:
-    """`[N, length, length]`: row i holds the kernel's weights around pixel i, borders reflected."""
+    """`[N, length, length]`: row i holds the kernel weights around pixel i, borders reflected."""
     offsets = torch.arange(-radius, radius + 1)
     kernels = torch.softmax(-0.5 * (offsets / sigmas[:, None]) ** 2, dim=1)  # [N, K]
     sources = (torch.arange(length)[:, None] + offsets).abs()  # [length, K]
@@ -411,3 +506,18 @@ def _blur_matrices(sigmas: Tensor, length: int, radius: int) -> Tensor:
     return matrices.scatter_add_(
         2, sources.expand(len(sigmas), -1, -1), kernels[:, None].expand(-1, length, -1)
     )
+
+
+# Checks ------------------------------------------------------------------------------------------
+
+
+def _check_interval(name: str, interval: Sequence[float], most: float = float("inf")) -> None:
+    if len(interval) != 2 or not 0 < interval[0] <= interval[1] <= most:
+        limit = "" if most == float("inf") else f" <= {most:g}"
+        raise UserError(f"{name} must be two numbers, 0 < low <= high{limit}, got {interval}")
+
+
+def _check_probability(name: str, probability: float | Sequence[float]) -> None:
+    values = [probability] if isinstance(probability, int | float) else probability
+    if not all(0 <= value <= 1 for value in values):
+        raise UserError(f"{name} must lie in [0, 1], got {probability}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from vidcsl.augment.pipeline import EvalCrop, TrainAugmentation
+from vidcsl.augment.transforms import RandomColour, RandomCrop
 from vidcsl.config import value_of
 from vidcsl.data import synthetic
 from vidcsl.data.dataset import ClipDataset
@@ -213,7 +214,11 @@ def _view_sampler(cfg: CfgNode, draws: Sequence[Draw]) -> ViewSampler:
 
 
 def build_augmentation(cfg: CfgNode) -> TrainAugmentation:
-    """Random views of training clips."""
+    """Augmentation of training clips by AUGMENT.
+
+    Raises:
+        UserError: an option has the wrong number of values or is out of range.
+    """
     options = cfg.AUGMENT
     for key, count in (("CROP_AREA", 2), ("CROP_ASPECT", 2), ("JITTER", 4), ("BLUR_SIGMA", 2)):
         if len(options[key]) != count:
@@ -222,23 +227,25 @@ def build_augmentation(cfg: CfgNode) -> TrainAugmentation:
     return TrainAugmentation(
         size=cfg.MODEL.FRAME_SIZE,
         cropped=options.CROP_BY == "decoder",
-        crop_area=tuple(options.CROP_AREA),
-        crop_aspect=tuple(options.CROP_ASPECT),
-        flip=options.FLIP,
-        jitter=tuple(options.JITTER),
-        jitter_probability=options.JITTER_PROBABILITY,
-        gray_probability=options.GRAY_PROBABILITY,
-        blur_probability=_per_view("AUGMENT.BLUR_PROBABILITY", cfg),
-        blur_sigma=tuple(options.BLUR_SIGMA),
-        solarise_probability=_per_view("AUGMENT.SOLARISE_PROBABILITY", cfg),
-        motion_probability=_per_view("AUGMENT.MOTION_PROBABILITY", cfg),
+        crop=RandomCrop(
+            area=tuple(options.CROP_AREA), aspect=tuple(options.CROP_ASPECT), flip=options.FLIP
+        ),
+        colour=RandomColour(
+            jitter=tuple(options.JITTER),
+            jitter_probability=options.JITTER_PROBABILITY,
+            gray_probability=options.GRAY_PROBABILITY,
+            blur_probability=_per_view("AUGMENT.BLUR_PROBABILITY", cfg),
+            blur_sigma=tuple(options.BLUR_SIGMA),
+            solarise_probability=_per_view("AUGMENT.SOLARISE_PROBABILITY", cfg),
+            motion_probability=_per_view("AUGMENT.MOTION_PROBABILITY", cfg),
+        ),
         corrupt=build_random_corruption(cfg),
         strengths=tuple(options.STRENGTHS),
     )
 
 
 def _per_view(key: str, cfg: CfgNode) -> float | Sequence[float]:
-    """One for all views, or one for each; support views are treated like the last view."""
+    """One value for all views, or one per view; support views use the last view's value."""
     values: Sequence[float] = value_of(cfg, key)
     if not values:
         raise UserError(f"{key} is empty: it needs one value, or one for each view")
@@ -248,7 +255,7 @@ def _per_view(key: str, cfg: CfgNode) -> float | Sequence[float]:
 
 
 def build_crop(cfg: CfgNode, *, crops: int = 1) -> EvalCrop:
-    """Fixed crops of test clips."""
+    """Fixed crops of test clips: the central square, or three squares for `crops` 3."""
     return EvalCrop(size=cfg.MODEL.FRAME_SIZE, crops=crops)
 
 
