@@ -1,6 +1,7 @@
 """The motion descriptor against plain loops, and what it must not depend on."""
 
 import math
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ def moving_square(dx: int, dy: int, *, frames: int = 17, size: int = 48) -> np.n
 def naive_descriptor(frames: np.ndarray) -> np.ndarray:
     """The definition, number by number; cells divide the frame here."""
     fields = []
-    for before, after in zip(frames[:-1], frames[1:], strict=True):
+    for before, after in pairwise(frames):
         flow = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 9, 3, 5, 1.1, 0)
         u, v = flow[..., 0] - np.median(flow[..., 0]), flow[..., 1] - np.median(flow[..., 1])
         fields.append((u, v))
@@ -33,7 +34,7 @@ def naive_descriptor(frames: np.ndarray) -> np.ndarray:
     for segment in range(SEGMENTS):
         bounds.append(bounds[-1] + pairs // SEGMENTS + (segment < pairs % SEGMENTS))
     numbers = []
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds):
         for row in range(CELLS):
             for column in range(CELLS):
                 for sign, axis in ((1, 0), (1, 1), (-1, 0), (-1, 1)):

@@ -6,6 +6,8 @@ are the histograms of oriented flow of Laptev et al. (CVPR 2008) and Wang & Schm
 choice of frames, cells and normalisation is ours.
 """
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +45,7 @@ def motion_descriptor(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
         float16 `[MOTION_DIM]`: for each segment and cell the mean flow to the right, down, left and
         up, in square roots of pixels a frame; all zero where nothing moves.
     """
-    flow = np.stack(
-        [_flow(before, after) for before, after in zip(frames, frames[1:], strict=False)]
-    )
+    flow = np.stack([_flow(before, after) for before, after in pairwise(frames)])
     flow -= np.median(flow.reshape(len(flow), -1, 2), axis=1)[:, None, None]
     directions = np.concatenate([np.maximum(flow, 0), np.maximum(-flow, 0)], axis=-1)
     # INTER_AREA is the exact mean over each cell, whether or not the cells divide the frame.
