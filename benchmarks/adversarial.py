@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from common import Report, Times, arguments, interleaved
 
-from vidcsl import builders
-from vidcsl.builders.engine import build_precision
 from vidcsl.config import load_config
 from vidcsl.data.lists import Video, VideoList
-from vidcsl.data.motions import draw_source, render
-from vidcsl.engine.distributed import World
-from vidcsl.objectives import ClipBatch, Method
+from vidcsl.data.synthetic import draw_source, render
+from vidcsl.distributed import DistributedContext
+from vidcsl.methods import ClipBatch, Method
+from vidcsl.pipelines.method import build_method
+from vidcsl.pipelines.training import build_precision, build_strategy
 from vidcsl.seeding import numpy_generator
 
 CONFIG = Path(__file__).parents[1] / "configs" / "ucf101_10_acl.yaml"
@@ -95,9 +95,9 @@ def _ratio(times: dict[str, Times], name: str) -> dict[str, float]:
 def _method(device: torch.device, *words: Any) -> Method:
     cfg = load_config(CONFIG, [str(word) for word in words])
     videos = tuple(Video(Path(f"{i}.avi"), i % len(MOTIONS), i) for i in range(256))
-    world = World(rank=0, size=1, device=device)
-    method = builders.build_method(cfg, VideoList(videos, MOTIONS, "rendered"), world).train()
-    builders.build_strategy(cfg).prepare(method, world)
+    distributed = DistributedContext(rank=0, size=1, device=device)
+    method = build_method(cfg, VideoList(videos, MOTIONS, "rendered"), distributed).train()
+    build_strategy(cfg).prepare(method, distributed)
     return method
 
 

@@ -8,15 +8,16 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from vidcsl import builders
 from vidcsl.config import load_config
-from vidcsl.engine.checkpoint import load_newest
-from vidcsl.engine.distributed import World
-from vidcsl.engine.run_folder import RunFolder
-from vidcsl.engine.weights import load_weights, weights_digest
-from vidcsl.models.heads import Classifier
+from vidcsl.distributed import DistributedContext
+from vidcsl.models.encoder import Classifier
 from vidcsl.options import OPTIONS
-from vidcsl.stages.job import Job
+from vidcsl.pipelines.context import EvaluationContext
+from vidcsl.pipelines.data import build_lists
+from vidcsl.pipelines.method import build_method
+from vidcsl.run_folder import RunFolder
+from vidcsl.state import load_weights, weights_digest
+from vidcsl.training.checkpoint import load_newest
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,18 @@ def load_case(path: Path, keep: Path, device: torch.device) -> Case:
     """
     folder = RunFolder(keep / path.parent.name / path.name)
     folder.create()
-    world = World(rank=0, size=1, device=device)
+    distributed = DistributedContext(rank=0, size=1, device=device)
     cfg = _config(path, folder.path)
-    train, test = builders.build_lists(cfg, world)
-    method = builders.build_method(cfg, train, world).eval()
+    train, test = build_lists(cfg, distributed)
+    method = build_method(cfg, train, distributed).eval()
     load_weights(method, load_newest(path / "checkpoints")["method"], source=str(path))
     stored = folder.path / f"case_{weights_digest(method.encoder)}.pt"
     if not stored.exists():
-        job = Job(cfg, method, train, world, folder)
-        probe = job.linear_probe(job.features(train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1))
-        batches = list(job.clips(test, range(len(test))))
+        context = EvaluationContext(cfg, method, train, distributed, folder)
+        probe = context.linear_probe(
+            context.features(train, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=1)
+        )
+        batches = list(context.clips(test, range(len(test))))
         parts = ([batch.clips for batch in batches], [batch.labels for batch in batches])
         torch.save([*(torch.cat(part).cpu() for part in parts), probe.weight, probe.bias], stored)
     clips, labels, weight, bias = torch.load(stored, weights_only=True)

@@ -17,16 +17,17 @@ import torch
 from common import Report, arguments
 from fvcore.common.config import CfgNode
 
-from vidcsl import builders
-from vidcsl.builders.adversarial import build_attack
 from vidcsl.config import overridden, parse_config
 from vidcsl.data.lists import VideoList
-from vidcsl.engine.checkpoint import load_newest
-from vidcsl.engine.distributed import World
-from vidcsl.engine.run_folder import RunFolder
-from vidcsl.engine.step import augmented
-from vidcsl.engine.weights import load_weights
-from vidcsl.objectives import ClipBatch, Method
+from vidcsl.distributed import DistributedContext
+from vidcsl.methods import ClipBatch, Method
+from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_loader
+from vidcsl.pipelines.method import build_attack, build_method
+from vidcsl.pipelines.training import build_strategy
+from vidcsl.run_folder import RunFolder
+from vidcsl.state import load_weights
+from vidcsl.training.checkpoint import load_newest
+from vidcsl.training.train import augmented
 
 WHOLE = "10 steps"
 VARIANTS: dict[str, tuple[int, int, float]] = {  # steps, every so many frames, share of the side
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def _table(report: Report, run: Path, args: Any) -> None:
-    world = World(
+    distributed = DistributedContext(
         rank=0, size=1, device=torch.device("cuda" if torch.cuda.is_available() else "cpu")
     )
     checkpoint = load_newest(RunFolder(run).checkpoints)
@@ -64,10 +65,10 @@ def _table(report: Report, run: Path, args: Any) -> None:
     cfg = parse_config(checkpoint["config"], where=str(run))
     if args.eps:
         cfg = overridden(cfg, {"ADVERSARIAL.EPS": args.eps})
-    train, _ = builders.build_lists(cfg, world)
-    method = builders.build_method(cfg, train, world).train()
-    builders.build_strategy(cfg).prepare(method, world)
-    batches = _batches(cfg, train, world, count=args.batches)
+    train, _ = build_lists(cfg, distributed)
+    method = build_method(cfg, train, distributed).train()
+    build_strategy(cfg).prepare(method, distributed)
+    batches = _batches(cfg, train, distributed, count=args.batches)
 
     def loss(attack: Callable[..., Any]) -> float:
         method.attack = attack  # type: ignore[assignment]
@@ -91,10 +92,12 @@ def _with(cfg: CfgNode, steps: int, every: int, scale: float) -> CfgNode:
     return overridden(cfg, {f"ADVERSARIAL.{key}": value for key, value in values.items()})
 
 
-def _batches(cfg: CfgNode, train: VideoList, world: World, *, count: int) -> list[ClipBatch]:
+def _batches(
+    cfg: CfgNode, train: VideoList, distributed: DistributedContext, *, count: int
+) -> list[ClipBatch]:
     """The first ones of an epoch near the end of the training."""
-    loader = builders.build_train_loader(cfg, train, world)
-    augment = builders.build_augmentation(cfg)
+    loader = build_train_loader(cfg, train, distributed)
+    augment = build_augmentation(cfg)
     batches = islice(loader.epoch(cfg.TRAIN.EPOCHS - 1), count)
     return [augmented(batch, augment, seed=cfg.SEED, progress=0.99) for batch in batches]
 

@@ -50,7 +50,7 @@ def clock() -> float:
 
 
 @dataclass
-class Tally:
+class MetricAccumulator:
     """What one attack did: which clips stay right, its seconds, by how much it broke the budget."""
 
     right: list[Tensor] = field(default_factory=list)
@@ -76,17 +76,17 @@ class Tally:
 def compare(report: Report, case: Case, contest: Contest) -> None:
     """Batch by batch in turns. All clips are right when clean: what stays right is survival."""
     attacks = {who: made for who, made in contest.attacks.items() if made is not None}
-    tallies = {who: Tally() for who in attacks}
+    tallies = {who: MetricAccumulator() for who in attacks}
     for clips, labels in zip(case.clips.split(BATCH), case.labels.split(BATCH), strict=True):
-        for who, tally in tallies.items():
-            if not tally.fails:
-                tally.add(case.model, attacks[who], clips, labels, contest.threat)
+        for who, accumulator in tallies.items():
+            if not accumulator.fails:
+                accumulator.add(case.model, attacks[who], clips, labels, contest.threat)
     found: dict[str, tuple[float, float, float]] = {}
-    for who, tally in tallies.items():
-        if tally.fails:
-            report.row(on=case.name, attack=contest.title, by=who, fails=tally.fails)
+    for who, accumulator in tallies.items():
+        if accumulator.fails:
+            report.row(on=case.name, attack=contest.title, by=who, fails=accumulator.fails)
             continue
-        right = torch.cat(tally.right)
+        right = torch.cat(accumulator.right)
         share = float(right.float().mean())
         low, high = wilson_interval(share, len(right))
         report.row(
@@ -95,10 +95,10 @@ def compare(report: Report, case: Case, contest: Contest) -> None:
             by=who,
             survival=share,
             interval=f"{low:.3f}-{high:.3f}",
-            seconds=tally.seconds,
-            over_budget=f"{max(tally.excess, 0):.1e}",
+            seconds=accumulator.seconds,
+            over_budget=f"{max(accumulator.excess, 0):.1e}",
         )
-        found[who] = (share, high, tally.seconds)
+        found[who] = (share, high, accumulator.seconds)
     title = f"{case.name} {contest.title}"
     _check_accuracy(report, title, found)
     _check_speed(report, title, found, contest.to_outrun)

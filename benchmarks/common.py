@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vidcsl.engine.run_folder import device_name
+from vidcsl.run_folder import device_name
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torchvision.models.video.mvit import MViT
 from torchvision.ops import StochasticDepth
 
-from vidcsl import builders
-from vidcsl.commands.show.models import CLIPS
+from vidcsl.commands.show import PUBLISHED_CLIPS
 from vidcsl.config import default_config
 from vidcsl.models import ENCODERS, Encoder
-from vidcsl.models.cost import cost_of
+from vidcsl.models.encoder import cost_of
 from vidcsl.models.mvit import BLOCKS, WIDTH, block_settings
+from vidcsl.pipelines.model import build_encoder
 
 # About a quarter of the published width, for two cores.
 WIDTHS = {
@@ -179,13 +179,13 @@ def made(
     gpu = torch.cuda.is_available()
     cfg = default_config()
     cfg.MODEL.NAME = name
-    published = CLIPS.get(name, (16, 112))
+    published = PUBLISHED_CLIPS.get(name, (16, 112))
     cfg.DATA.FRAMES = frames or (published[0] if gpu else FRAMES)
     cfg.MODEL.FRAME_SIZE = size or (published[1] if gpu else SIZE)
     if slim and not gpu:
         cfg.MODEL.WIDTH = WIDTHS.get(name, 0)
         cfg.MODEL.IMAGE = "resnet10t" if name == "frames" else cfg.MODEL.IMAGE
-    encoder = builders.build_encoder(cfg).to("cuda" if gpu else "cpu")
+    encoder = build_encoder(cfg).to("cuda" if gpu else "cpu")
     side = cfg.MODEL.FRAME_SIZE
     return encoder, torch.rand(count, 3, cfg.DATA.FRAMES, side, side, device=encoder.mean.device)
 

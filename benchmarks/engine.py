@@ -14,13 +14,12 @@ import torch
 from common import Report, arguments
 from torch import nn
 
-from vidcsl.engine.checkpoint import Position
-from vidcsl.engine.distributed import World
-from vidcsl.engine.strategies import Strategy
-from vidcsl.engine.writer import CheckpointWriter
-from vidcsl.models.r2plus1d import r2plus1d_18
+from vidcsl.distributed import DistributedContext
+from vidcsl.models.resnet3d import r2plus1d_18
+from vidcsl.training.checkpoint import CheckpointWriter, Position
+from vidcsl.training.parallel import Strategy
 
-WORLD = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 CLIPS, FRAMES, SIZE, WIDTH = 16, 8, 64, 32
 
 
@@ -35,7 +34,7 @@ def measure_checkpoints(report: Report) -> None:
     for turn in range(5):
         for background in stopped:
             with tempfile.TemporaryDirectory(dir=".") as folder:
-                writer = CheckpointWriter(Path(folder), WORLD, background=background)
+                writer = CheckpointWriter(Path(folder), ALONE, background=background)
                 started = time.perf_counter()
                 writer.save(state, Position(1, 0))
                 stopped[background].append(time.perf_counter() - started)
@@ -72,7 +71,7 @@ def step(*, recompute: bool, chunk: int) -> tuple[float, float]:
     """Memory of a step above what was held before it, MiB, and its processor time, s."""
     encoder = r2plus1d_18(clip_frames=FRAMES, frame_size=SIZE, width=WIDTH)
     encoder.chunk = chunk
-    Strategy(recompute=recompute).prepare(nn.ModuleDict({"encoder": encoder}), WORLD)
+    Strategy(recompute=recompute).prepare(nn.ModuleDict({"encoder": encoder}), ALONE)
     clips = torch.rand(CLIPS, 3, FRAMES, SIZE, SIZE)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, started = peak(), time.process_time()

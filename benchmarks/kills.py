@@ -20,10 +20,10 @@ import torch
 from common import Report, arguments
 
 import vidcsl.commands
-import vidcsl.stages.run  # so that processes that are forked have imported everything
+import vidcsl.pipelines.train  # so that processes that are forked have imported everything
 from vidcsl.cli import main as vidcsl
 from vidcsl.data.synthetic import generate
-from vidcsl.engine.checkpoint import load_newest
+from vidcsl.training.checkpoint import load_newest
 
 CONFIG = """
 SYNTHETIC: {ENABLED: false}

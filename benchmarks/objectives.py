@@ -24,14 +24,13 @@ import torch.nn.functional as F
 from common import Report, arguments, interleaved, peer
 from torch import Tensor, nn
 
-from vidcsl.models.heads import projector
-from vidcsl.models.r2plus1d import r2plus1d_18
-from vidcsl.objectives import ClipBatch
-from vidcsl.objectives.blockwise import blockwise_loss
-from vidcsl.objectives.false_negatives import DETECTORS, TREATMENTS
-from vidcsl.objectives.losses import Pairs, nt_xent
-from vidcsl.objectives.metrics import Metric
-from vidcsl.objectives.simclr import SimCLR
+from vidcsl.methods import ClipBatch
+from vidcsl.methods.contrastive import SimCLR
+from vidcsl.methods.false_negatives import DETECTORS, TREATMENTS
+from vidcsl.methods.losses import Pairs, blockwise_loss, nt_xent
+from vidcsl.methods.method import Metric
+from vidcsl.models.encoder import projector
+from vidcsl.models.resnet3d import r2plus1d_18
 
 TEMPERATURE, DIM, VIEWS = 0.1, 128, 2
 SIZES = (256, 1024, 4096)

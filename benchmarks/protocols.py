@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from common import Report, arguments
 
 from vidcsl.evaluation.features import Features
-from vidcsl.evaluation.linear import fit_linear_probe, video_accuracy
 from vidcsl.evaluation.neighbours import first_hits
+from vidcsl.evaluation.probes import fit_linear_probe, video_accuracy
 
 VIDEOS, VIEWS, DIM, CLASSES = 9_537, 10, 512, 101  # UCF101, training list of split 1
 TEST, GALLERY, QUERIES = 3_783, 1_000_000, 1_000

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vidcsl.models import cost
-from vidcsl.models.r2plus1d import r2plus1d_18
+from vidcsl.models import encoder as cost
+from vidcsl.models.resnet3d import r2plus1d_18
 
 
 @dataclass(frozen=True)

@@ -27,19 +27,24 @@ import torch.multiprocessing as mp
 from common import Report, arguments, interleaved
 from torch.nn.parallel import DistributedDataParallel
 
-from vidcsl import builders
 from vidcsl.config import load_config
 from vidcsl.data.loader import Batch
-from vidcsl.engine import distributed
-from vidcsl.engine.checkpoint import Position
-from vidcsl.engine.distributed import World
-from vidcsl.engine.run_folder import RunFolder
-from vidcsl.engine.step import augmented
-from vidcsl.engine.train import Trainer
-from vidcsl.engine.usage import peak_memory_mib
-from vidcsl.engine.writer import CheckpointWriter
-from vidcsl.models.cost import cost_of
-from vidcsl.objectives import ClipBatch
+from vidcsl.distributed import DistributedContext, distributed_context
+from vidcsl.methods import ClipBatch
+from vidcsl.models.encoder import cost_of
+from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_loader
+from vidcsl.pipelines.method import build_method
+from vidcsl.pipelines.model import build_encoder
+from vidcsl.pipelines.training import (
+    build_optimiser_of,
+    build_schedule,
+    build_stepper,
+    build_strategy,
+)
+from vidcsl.run_folder import RunFolder
+from vidcsl.training.checkpoint import CheckpointWriter, Position
+from vidcsl.training.monitor import peak_memory_mib
+from vidcsl.training.train import Trainer, augmented
 
 SMALL = {  # what two cores can do in minutes
     "MODEL.WIDTH": 16,
@@ -72,12 +77,14 @@ class Kept(CheckpointWriter):
 class Bench:
     """Everything that a training needs, and its first batches held in memory."""
 
-    def __init__(self, cfg: Any, world: World, folder: Path, *, steps: int) -> None:
-        self.cfg, self.world, self.folder = cfg, world, RunFolder(folder)
+    def __init__(
+        self, cfg: Any, distributed: DistributedContext, folder: Path, *, steps: int
+    ) -> None:
+        self.cfg, self.distributed, self.folder = cfg, distributed, RunFolder(folder)
         self.folder.create()
-        self.train, _ = builders.build_lists(cfg, world)
-        self.augment = builders.build_augmentation(cfg)
-        self.loader = builders.build_train_loader(cfg, self.train, world)
+        self.train, _ = build_lists(cfg, distributed)
+        self.augment = build_augmentation(cfg)
+        self.loader = build_train_loader(cfg, self.train, distributed)
         self.batches = [batch for batch, _ in zip(self._endless(), range(steps), strict=False)]
 
     def _endless(self) -> Iterator[Batch]:
@@ -86,27 +93,27 @@ class Bench:
 
     def stepper(self) -> Any:
         """A method with its optimiser, as a training makes it."""
-        method = builders.build_method(self.cfg, self.train, self.world)
-        return builders.build_stepper(
+        method = build_method(self.cfg, self.train, self.distributed)
+        return build_stepper(
             self.cfg,
             method,
-            self.world,
-            optimiser=lambda made: builders.build_optimiser_of(self.cfg, made),
-            strategy=builders.build_strategy(self.cfg),
+            self.distributed,
+            optimiser=lambda made: build_optimiser_of(self.cfg, made),
+            strategy=build_strategy(self.cfg),
         )
 
     def trainer(self, stepper: Any) -> Trainer:
         """Over the batches in memory."""
-        schedule = builders.build_schedule(self.cfg, steps_per_epoch=len(self.batches))
+        schedule = build_schedule(self.cfg, steps_per_epoch=len(self.batches))
         return Trainer(
             stepper=stepper,
             batches=lambda _epoch, start: iter(self.batches[start:]),
             augment=self.augment,
             schedule=replace(schedule, epochs=1),
-            world=self.world,
+            distributed=self.distributed,
             folder=self.folder,
             damaged_limit=10**9,
-            writer=Kept(self.folder.checkpoints, self.world),
+            writer=Kept(self.folder.checkpoints, self.distributed),
         )
 
     def clips(self, batch: Batch) -> ClipBatch:
@@ -122,7 +129,7 @@ class Bench:
             for group in optimiser.param_groups:
                 group["lr"] = 1e-3
             for batch in self.batches:
-                clips = self.clips(batch.to(self.world.device))
+                clips = self.clips(batch.to(self.distributed.device))
                 with stepper.precision.autocast():
                     loss = (stepper.replica or method)(clips)["loss"]
                 optimiser.zero_grad(set_to_none=True)
@@ -142,7 +149,7 @@ class Bench:
 def engine(bench: Bench, report: Report, *, repeats: int) -> None:
     """The Trainer beside the plain loop."""
     ours, plain = bench.stepper(), bench.stepper()
-    clock = time.perf_counter if bench.world.device.type == "cuda" else time.process_time
+    clock = time.perf_counter if bench.distributed.device.type == "cuda" else time.process_time
 
     def trained() -> None:
         bench.trainer(ours).run()
@@ -168,7 +175,7 @@ def split(bench: Bench, report: Report) -> None:
     stepper, seconds = bench.stepper(), defaultdict(float)
     replica = stepper.replica or stepper.method
     unsynced = replica.no_sync if isinstance(replica, DistributedDataParallel) else nullcontext
-    device, count = bench.world.device, len(bench.batches)
+    device, count = bench.distributed.device, len(bench.batches)
 
     @contextmanager
     def part(name: str) -> Iterator[None]:
@@ -197,7 +204,7 @@ def split(bench: Bench, report: Report) -> None:
         with unsynced():
             backward(clips, "")
         stepper.optimiser.zero_grad()
-        if bench.world.size > 1:  # once more, to see what the exchange of gradients adds
+        if bench.distributed.size > 1:  # once more, to see what the exchange of gradients adds
             backward(clips, " with exchange")
         with part("optimiser"):
             torch.nn.utils.clip_grad_norm_(stepper.method.parameters(), 1.0)
@@ -205,12 +212,12 @@ def split(bench: Bench, report: Report) -> None:
             stepper.optimiser.zero_grad()
     steps = min(count, bench.loader.steps)
     ms = {name: 1000 * value / steps for name, value in seconds.items() if "warm" not in name}
-    if bench.world.size > 1:
+    if bench.distributed.size > 1:
         ms.pop("forward with exchange")
         ms["communication"] = ms.pop("backward with exchange") - ms["backward"]
-    if bench.world.is_main:
+    if bench.distributed.is_main:
         report.row(
-            processes=bench.world.size,
+            processes=bench.distributed.size,
             **{f"{k}_ms": v for k, v in ms.items()},
             peak_mib=peak_memory_mib(device),
         )
@@ -220,15 +227,15 @@ def variants(
     models: dict[str, dict[str, Any]],
     report: Report,
     folder: Path,
-    world: World,
+    distributed: DistributedContext,
     *,
     steps: int,
     repeats: int,
     compiled: bool,
 ) -> None:
     """Layouts, precisions and compilation, forward and backward, without a loader."""
-    rate = matrix_rate(world.device)
-    report.row(matrix_tflops=rate / 1e12, device=str(world.device))
+    rate = matrix_rate(distributed.device)
+    report.row(matrix_tflops=rate / 1e12, device=str(distributed.device))
     choices = [
         {"TRAIN.CHANNELS_LAST": layout, "PRECISION": precision, "TRAIN.COMPILE": "none"}
         for precision in ("float32", "bfloat16")
@@ -240,12 +247,12 @@ def variants(
         loops, costs = {}, {}
         for choice in choices:
             cfg = config(folder, **options, **choice)
-            bench = Bench(cfg, world, folder / "run", steps=steps)
+            bench = Bench(cfg, distributed, folder / "run", steps=steps)
             label = " ".join(str(value) for value in choice.values())
             loops[label] = bench.plain(bench.stepper())
             costs[label] = bench.clips_per_step
-        flops = 2 * 3 * cost_of(builders.build_encoder(cfg)).flops  # multiply and add; three passes
-        clock = time.perf_counter if world.device.type == "cuda" else time.process_time
+        flops = 2 * 3 * cost_of(build_encoder(cfg)).flops  # multiply and add; three passes
+        clock = time.perf_counter if distributed.device.type == "cuda" else time.process_time
         for label, times in interleaved(loops, repeats=repeats, clock=clock).items():
             clips_s = costs[label] * steps / times.median
             report.row(
@@ -301,20 +308,20 @@ def _process(rank: int, count: int, port: int, folder: Path, steps: int, queue: 
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    with distributed.start("cpu") as world:
+    with distributed_context("cpu") as distributed:
         options = {**SMALL, "TRAIN.BATCH": SMALL["TRAIN.BATCH"] * count, "DATA.WORKERS": 0}
-        bench = Bench(config(folder, **options), world, folder / f"run{rank}", steps=steps)
+        bench = Bench(config(folder, **options), distributed, folder / f"run{rank}", steps=steps)
         loop = bench.plain(bench.stepper())
         loop()
-        world.barrier()
+        distributed.barrier()
         started, cpu = time.perf_counter(), time.process_time()
         loop()
-        world.barrier()
+        distributed.barrier()
         seconds = (time.perf_counter() - started) / steps
-        cpu = float(world.total(torch.tensor(time.process_time() - cpu))) / steps
-        quiet = Report("split") if world.is_main else Report("other")
+        cpu = float(distributed.total(torch.tensor(time.process_time() - cpu))) / steps
+        quiet = Report("split") if distributed.is_main else Report("other")
         split(bench, quiet)
-        if world.is_main:
+        if distributed.is_main:
             queue.put((seconds, cpu, {k: round(v, 1) for k, v in quiet.rows[0].items()}))
 
 
@@ -326,7 +333,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args: argparse.Namespace = parser.parse_args()
     device = torch.device("cuda" if args.gpu else "cpu")
-    world = World(rank=0, size=1, device=device)
+    distributed = DistributedContext(rank=0, size=1, device=device)
     report = Report("train", packages=("torchvision",))
     options = {**(FULL if args.gpu else SMALL), "DATA.WORKERS": 8 if args.gpu else 0}
     vit = {**options, **(VIT if args.gpu else SMALL_VIT)}
@@ -334,18 +341,19 @@ def main() -> None:
         folder = Path(made)
         parts: dict[str, Callable[[], None]] = {
             "engine": lambda: engine(
-                Bench(config(folder, **options), world, folder / "run", steps=args.steps),
+                Bench(config(folder, **options), distributed, folder / "run", steps=args.steps),
                 report,
                 repeats=args.repeats,
             ),
             "split": lambda: split(
-                Bench(config(folder, **options), world, folder / "run", steps=args.steps), report
+                Bench(config(folder, **options), distributed, folder / "run", steps=args.steps),
+                report,
             ),
             "variants": lambda: variants(
                 {"r2plus1d_18": options, vit["MODEL.NAME"]: vit},
                 report,
                 folder,
-                world,
+                distributed,
                 steps=max(2, args.steps // 3),
                 repeats=args.repeats,
                 compiled=args.gpu,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.tiny_job import CONFIG, REPORT, arguments
+from tests.tiny_job import CONFIG, REPORT, arguments, show_again
 from vidcsl.cli import main
 from vidcsl.data.synthetic import generate
 
@@ -24,10 +24,15 @@ def _same_numbers_whatever_the_order() -> None:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Rendered videos of four classes, with lists `train.csv` and `test.csv`."""
+    """Rendered videos of four classes, with lists `train.csv` and `test.csv`.
+
+    The test videos show what training videos show: to be right of them is to recognise what was
+    seen before, which even an untrained encoder does.
+    """
     root = tmp_path_factory.mktemp("synthetic")
     classes = ("sway", "bob", "rise", "blink")
     generate(root, classes=classes, sources_per_class=4, clips_per_source=2, frames=16, size=32)
+    show_again(root)
     return root
 
 

@@ -6,14 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tests.tiny_job import fails
 from vidcsl import cli
-from vidcsl.cli import main
-from vidcsl.commands import COMMANDS
+from vidcsl.cli import COMMANDS, main
+from vidcsl.commands.arguments import add_config
 from vidcsl.errors import PassingError, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -34,14 +36,55 @@ def test_a_reader_that_leaves_early_ends_a_command_without_a_traceback() -> None
     assert ended.stderr == b""
 
 
-def test_options_of_the_config_may_stand_before_and_after_those_of_the_command(
+@pytest.fixture
+def command(
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> Callable[[Callable[[argparse.Namespace], None]], None]:
+    """Adds a command `probe` with a config and `--resume`, which runs the given function."""
+
+    def add(run: Callable[[argparse.Namespace], None]) -> None:
+        def probe(parser: argparse.ArgumentParser) -> None:
+            add_config(parser, required=False)
+            parser.add_argument("--resume", action="store_true")
+            parser.set_defaults(run=run)
+
+        module = ModuleType("tests.probe")
+        module.__dict__["probe"] = probe
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setitem(COMMANDS, "probe", (module.__name__, "a command of this test"))
+
+    return add
+
+
+def test_options_of_the_config_may_stand_before_and_after_those_of_the_command(command) -> None:
     seen: list[argparse.Namespace] = []
-    monkeypatch.setattr(COMMANDS["train"], "run", seen.append)
-    assert cli.main(["train", "--cfg", "demo", "SEED", "1", "--resume", "TRAIN.EPOCHS", "2"]) == 0
+    command(seen.append)
+    assert cli.main(["probe", "--cfg", "demo", "SEED", "1", "--resume", "TRAIN.EPOCHS", "2"]) == 0
     assert seen[0].overrides == ["SEED", "1", "TRAIN.EPOCHS", "2"]
     assert seen[0].resume
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["prepare", "--help"], ["report", "--help"], ["doctor", "--help"]]
+)
+def test_help_imports_nothing_that_is_slow(words: list[str]) -> None:
+    code = (
+        "import sys; from vidcsl.cli import main\n"
+        f"try: main({words})\n"
+        "except SystemExit: pass\n"
+        "slow = {'torch', 'torchvision', 'timm', 'sklearn', 'scipy', 'matplotlib'}\n"
+        "print('slow:', sorted(slow & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ended.stdout.splitlines()[-1] == "slow: []", ended.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert COMMANDS[name][1].split()[0] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["train", "--cfg", "demo", "--resum3"], ["doctor", "--x", "y"]])
@@ -76,15 +119,15 @@ def test_a_place_that_cannot_be_written_is_one_line(
     ids=["it would come again", "the disk is full", "none is left", "it may pass"],
 )
 def test_torchrun_is_ended_where_it_would_start_an_error_anew(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, restarts: int, ended: bool
+    command, monkeypatch: pytest.MonkeyPatch, error: Exception, restarts: int, ended: bool
 ) -> None:
     def fail(_args: object) -> None:
         raise error
 
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(COMMANDS["doctor"], "run", fail)
+    command(fail)
     monkeypatch.setattr(os, "kill", lambda *given: sent.append(given))
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", str(restarts))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert main(["doctor"]) == 2
+    assert main(["probe"]) == 2
     assert sent == ([(os.getppid(), signal.SIGTERM)] if ended else [])

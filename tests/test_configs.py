@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from vidcsl import builders
 from vidcsl.config import load_config
+from vidcsl.pipelines.model import build_encoder
+from vidcsl.pipelines.training import check
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -11,5 +12,5 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_loads_and_builds(path):
     cfg = load_config(path)
-    builders.check(cfg)
-    assert builders.build_encoder(cfg).frame_size == cfg.MODEL.FRAME_SIZE
+    check(cfg)
+    assert build_encoder(cfg).frame_size == cfg.MODEL.FRAME_SIZE

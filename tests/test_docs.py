@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from vidcsl.builders.models import encoder_options
 from vidcsl.models import ENCODERS
 from vidcsl.models.pretrained import LAYOUTS
+from vidcsl.pipelines.model import encoder_options
 
 MODELS = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
 

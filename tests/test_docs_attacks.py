@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from vidcsl.builders import check
-from vidcsl.cli import _parser
+from vidcsl.cli import command_parser
 from vidcsl.config import load_config
+from vidcsl.pipelines.training import check
 
 ATTACKS = (Path(__file__).parents[1] / "docs" / "attacks.md").read_text()
 
@@ -42,4 +42,4 @@ def test_the_configs_build(text, tmp_path):
 
 @pytest.mark.parametrize("command", re.findall(r"^vidcsl (.*)$", ATTACKS, re.M))
 def test_the_commands_are_understood(command):
-    assert callable(_parser().parse_args(shlex.split(command)).run)
+    assert callable(command_parser(shlex.split(command)[0]).parse_args(shlex.split(command)).run)

@@ -8,10 +8,10 @@ from unittest.mock import patch
 
 import pytest
 
-from vidcsl.cli import _parser
+from vidcsl.cli import command_parser
+from vidcsl.methods import METHODS
+from vidcsl.methods.false_negatives import DETECTORS
 from vidcsl.models import ENCODERS
-from vidcsl.objectives import METHODS
-from vidcsl.objectives.false_negatives import DETECTORS
 from vidcsl.robustness.attacks import SOLVERS
 from vidcsl.robustness.corruptions.suites import SUITES
 
@@ -45,4 +45,4 @@ def test_the_commands_of_a_page_are_understood(page):
     for block in blocks(page, ""):
         for command in re.findall(r"^vidcsl ((?:.*\\\n)*.*)$", block, re.M):
             words = shlex.split(command.replace("\\\n", " "), comments=True)
-            assert callable(_parser().parse_args(words).run)
+            assert callable(command_parser(words[0]).parse_args(words).run)

@@ -7,12 +7,12 @@ import torch
 from torch.nn import BatchNorm3d
 
 from tests.models.test_encoders import clips_for, randomised
-from vidcsl import builders
 from vidcsl.cli import main
 from vidcsl.config import default_config
-from vidcsl.engine.checkpoint import Position, save_checkpoint
 from vidcsl.errors import UserError
 from vidcsl.hub import export_encoder, load_encoder, push
+from vidcsl.pipelines.model import build_encoder, load_weights_of
+from vidcsl.training.checkpoint import Position, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +22,7 @@ def made(**options):
     cfg.DATA.FRAMES, cfg.MODEL.FRAME_SIZE = 4, 32
     for key, value in {"NAME": "r3d_18", "WIDTH": 4, "DEPTH": 1, **options}.items():
         setattr(cfg.MODEL, key, value)
-    return cfg, randomised(builders.build_encoder(cfg))
+    return cfg, randomised(build_encoder(cfg))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_every_form_gives_the_same_features_back(tmp_path, options):
 def test_channels_of_foreign_weights_are_kept(tmp_path):
     cfg, _ = made()
     cfg.MODEL.CHANNELS, cfg.MODEL.NORMALISE = "bgr", "imagenet"
-    encoder = builders.build_encoder(cfg)
+    encoder = build_encoder(cfg)
     export_encoder(encoder, cfg, tmp_path)
     assert torch.equal(load_encoder(tmp_path).mean, encoder.mean)
     assert encoder.mean.flatten()[0] == pytest.approx(0.406)  # red got the mean listed last
@@ -59,11 +59,11 @@ def test_channels_of_foreign_weights_are_kept(tmp_path):
 def test_our_own_weights_of_bgr_are_turned_once(tmp_path):
     cfg, _ = made()
     cfg.MODEL.CHANNELS = "bgr"
-    encoder = builders.build_encoder(cfg).eval()
+    encoder = build_encoder(cfg).eval()
     export_encoder(encoder, cfg, tmp_path)
     cfg.MODEL.WEIGHTS = f"vidcsl:{tmp_path / 'encoder.safetensors'}"
-    again = builders.build_encoder(cfg).eval()
-    builders.load_weights_of(cfg, again)
+    again = build_encoder(cfg).eval()
+    load_weights_of(cfg, again)
     clips = clips_for(encoder)
     assert torch.equal(again(clips), encoder(clips))
 
@@ -72,9 +72,9 @@ def test_other_pixels_than_those_of_the_training_are_told(tmp_path):
     cfg, encoder = made(NORMALISE="imagenet")
     export_encoder(encoder, cfg, tmp_path)
     weights = f"vidcsl:{tmp_path / 'encoder.safetensors'}"
-    assert builders.load_weights_of(cfg, encoder, source=weights) == []
+    assert load_weights_of(cfg, encoder, source=weights) == []
     cfg.MODEL.NORMALISE = "auto"
-    (note,) = builders.load_weights_of(cfg, builders.build_encoder(cfg), source=weights)
+    (note,) = load_weights_of(cfg, build_encoder(cfg), source=weights)
     assert "has pixels imagenet, here they are kinetics" in note
 
 
@@ -88,7 +88,7 @@ def test_the_batchnorms_that_are_judged_are_exported(tmp_path):
     assert not torch.allclose(encoder(clips), clean)
     cfg.MODEL.DUAL_NORM = False
     with pytest.raises(UserError, match=r"EVALUATE\.NORMS"):
-        export_encoder(builders.build_encoder(cfg), cfg, tmp_path)
+        export_encoder(build_encoder(cfg), cfg, tmp_path)
 
 
 def test_an_encoder_of_nan_is_not_exported(tmp_path):
@@ -129,7 +129,7 @@ def test_the_command_takes_a_checkpoint(tmp_path, capsys):
     assert "no checkpoint in" in capsys.readouterr().err
 
 
-def test_mistakes(tmp_path):
+def test_user_errors_say_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match=r"lacks encoder\.yaml"):
         load_encoder(tmp_path)
     cfg, encoder = made()

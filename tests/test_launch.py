@@ -8,25 +8,25 @@ import time
 from pathlib import Path
 
 import pytest
+import submitit
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from tests.engine.worlds import run_in_world
+from tests.processes import run_in_processes
 from tests.tiny_job import arguments, losses
+from vidcsl import run_folder
 from vidcsl.cli import main
 from vidcsl.config import load_config
 from vidcsl.data.dataset import ClipDataset
-from vidcsl.engine import run_folder
 from vidcsl.errors import UserError
 from vidcsl.launch import Resources, TorchRun, submit
-from vidcsl.stages.run import train_and_evaluate
+from vidcsl.pipelines.train import train_and_evaluate
 
-submitit = pytest.importorskip("submitit", reason="the extra vidcsl[slurm]")
 ROOT = Path(__file__).parents[1]
 PRETRAINING = ("DATA.TEST_LIST", "", "REPORT.ENABLED", "false", "TRAIN.EPOCHS", "2")
 
 
-def train(world, words):
-    train_and_evaluate(load_config(words[1], words[2:]), world)
+def train(distributed, words):
+    train_and_evaluate(load_config(words[1], words[2:]), distributed)
 
 
 def train_or_die(words, killed):
@@ -64,7 +64,7 @@ def test_an_error_of_the_user_is_not_started_anew(tmp_path):
 @pytest.mark.usefixtures("_signals")
 def test_a_killed_worker_starts_anew_and_changes_nothing(data, config, tmp_path):
     calm = arguments(data, config, tmp_path / "calm", *PRETRAINING)
-    run_in_world(train, 2, calm)  # which also readies the server that the next ones fork from
+    run_in_processes(train, 2, calm)  # which also readies the server that the next ones fork from
     killed = tmp_path / "killed"
     launch = LaunchConfig(
         min_nodes=1,
@@ -195,7 +195,7 @@ def test_nodes_meet_at_the_first(monkeypatch):
         "SLURM_JOB_NODELIST": "gpu[07-08]",
     }.items():
         monkeypatch.setenv(name, value)
-    command = TorchRun(("train",), 8, 3)._command()
+    command = TorchRun(("train",), 8, 3).node_command()
     expected = ("--nnodes=2", "--rdzv-endpoint=gpu07:23456", "--rdzv-conf=is_host=0")
     assert {*expected, "--nproc-per-node=8", "--max-restarts=3"} <= set(command)
 

@@ -1,14 +1,13 @@
 import pytest
 
-from vidcsl import shipped
-from vidcsl.config import load_config
+from vidcsl.config import CONFIGS, load_config, shipped_configs
 from vidcsl.errors import UserError
 
 
 def test_a_shipped_config_by_its_name_and_a_file_before_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "demo" in shipped.names()
-    assert load_config("demo") == load_config(shipped.CONFIGS / "demo.yaml")
+    assert "demo" in shipped_configs()
+    assert load_config("demo") == load_config(CONFIGS / "demo.yaml")
     assert load_config("ucf101_10_simclr").TRAIN.EPOCHS  # through its base
     (tmp_path / "demo").mkdir()
     assert load_config("demo").NAME == "demo"

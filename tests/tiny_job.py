@@ -2,13 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
 
 import pytest
 
 from vidcsl.cli import main
-from vidcsl.engine.checkpoint import load_newest
-from vidcsl.engine.train import Trainer
+from vidcsl.data.lists import read_rows
+from vidcsl.training.checkpoint import load_newest
+from vidcsl.training.train import Trainer
 
 CONFIG = """
 SYNTHETIC: {ENABLED: false}
@@ -29,6 +31,19 @@ REPORT: {ENABLED: false}
 """
 
 REPORT = ("REPORT.ENABLED", "true", "FALSE_NEGATIVES.EXAMPLES", 2, "CORRUPT.EXAMPLES", 1)
+
+
+def show_again(root):
+    """Replace every test video by a copy of a training video of its class, under its own name.
+
+    A prediction is then right where a video is recognised that was seen before. That even an
+    encoder does that learned nothing, so that no test rests on how much it learned.
+    """
+    seen = {}
+    for row in read_rows(root / "train.csv"):
+        seen.setdefault(row.class_name, []).append(row.video)
+    for row in read_rows(root / "test.csv"):
+        shutil.copy(root / seen[row.class_name].pop(0), root / row.video)
 
 
 def arguments(data, config, out, *overrides):

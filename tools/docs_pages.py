@@ -13,8 +13,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from vidcsl.cli import _parser
-from vidcsl.options import OPTIONS, Option
+from vidcsl.cli import COMMANDS, command_parser
+from vidcsl.options import OPTIONS
+from vidcsl.registry import Option
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {  # where it stands: the page that it becomes
@@ -54,7 +55,7 @@ def options_page() -> str:
     tables = [f"## {name}\n\n{head}{''.join(rows)}" for name, rows in sections.items()]
     intro = (
         "# Every config key\n\n"
-        "Made from `vidcsl/options`. A config file holds them as a tree (`TRAIN: {EPOCHS: 40}`), "
+        "Made from the code. A config file holds them as a tree (`TRAIN: {EPOCHS: 40}`), "
         "the command line as `TRAIN.EPOCHS 40`; a file may name one `_BASE_` whose values it "
         "overrides. Unknown keys, keys given twice and values out of range are errors.\n\n"
     )
@@ -64,7 +65,7 @@ def options_page() -> str:
 def commands_page() -> str:
     """What each command says with `--help`."""
     parts = ["# Commands\n\nMade from the command line itself.\n"]
-    for words, parser in _commands(_parser(), "vidcsl"):
+    for words, parser in _commands(command_parser(*COMMANDS), "vidcsl"):
         parts.append(f"## {words}\n\n```text\n{parser.format_help()}```\n")
     return "\n".join(parts)
 

@@ -1,3 +1,3 @@
-"""vidcsl: contrastive self-supervised learning on video, and how robust the result is."""
+"""Top level"""
 
 __version__ = "0.1.0"

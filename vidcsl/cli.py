@@ -1,7 +1,8 @@
-"""The command line: `vidcsl COMMAND ...`, see `vidcsl.commands`."""
+"""The command line: `vidcsl COMMAND ...`. A command's module is imported when it is called."""
 
 import argparse
 import errno
+import importlib
 import os
 import select
 import signal
@@ -26,6 +27,32 @@ _MACHINE = {
 }
 
 
+COMMANDS = {  # name: the module that holds the function of this name, and one line of help
+    "train": ("vidcsl.commands.train", "pretrain, evaluate and report"),
+    "evaluate": ("vidcsl.commands.train", "evaluate and report, from a checkpoint or weights"),
+    "attack": ("vidcsl.commands.robustness", "attack a model and save the attacked clips"),
+    "transfer": ("vidcsl.commands.robustness", "try attacked clips on other models"),
+    "corrupt": (
+        "vidcsl.commands.robustness",
+        "compare models under corruption, or write the corrupted test videos",
+    ),
+    "export": ("vidcsl.commands.train", "write an encoder as files that other programs load"),
+    "prepare": ("vidcsl.commands.prepare", "make lists of videos; check, shrink or pack videos"),
+    "show": (
+        "vidcsl.commands.show",
+        "show encoders and their cost, or a config's clips",
+    ),
+    "report": ("vidcsl.commands.report", "write report.html of a run's folder again"),
+    "compare": ("vidcsl.commands.report", "tables of several runs, and the gap closed"),
+    "study": ("vidcsl.commands.study", "run arms x seeds, then write tables, tests and a page"),
+    "gallery": ("vidcsl.commands.robustness", "a page that shows every corruption of a video"),
+    "doctor": (
+        "vidcsl.commands.show",
+        "check versions, readers, codecs, devices, storage and the lists of a config",
+    ),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 when it went well, 2 for an error that the user can put right."""
     args = _parsed(argv)
@@ -45,9 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, KEY VALUE after other options too, where argparse does not look for them."""
-    parser = _parser()
-    args, rest = parser.parse_known_args(argv)
+    """The arguments. KEY VALUE pairs may follow other options, where argparse ignores them."""
+    words = sys.argv[1:] if argv is None else argv
+    parser = command_parser(*words[:1])
+    args, rest = parser.parse_known_args(words)
     if rest and ("overrides" not in args or any(word.startswith("--") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
@@ -83,21 +111,25 @@ def _spare_restarts() -> None:
         os.kill(os.getppid(), signal.SIGTERM)
 
 
-def _parser() -> argparse.ArgumentParser:
-    # Here, because worker processes import this module anew and need none of what commands need.
-    from vidcsl.commands import COMMANDS
+def command_parser(*called: str) -> argparse.ArgumentParser:
+    """The parser of the command line.
 
+    Args:
+        called: the commands whose modules are imported to add their arguments. The other commands
+            are listed by name only, so that `vidcsl --help` answers at once.
+    """
     parser = argparse.ArgumentParser(
         prog="vidcsl",
-        description="Contrastive pretraining on video, and how robust the result is.",
+        description="Pretrain video encoders by contrastive learning, and measure how robust "
+        "they are.",
     )
     parser.add_argument("--version", action="version", version=f"vidcsl {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.HELP, description=command.HELP)
-        command.add_arguments(sub)
-        sub.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-        sub.set_defaults(run=command.run)
+    for name, (module, meaning) in COMMANDS.items():
+        sub = commands.add_parser(name, help=meaning, description=meaning)
+        if name in called:
+            getattr(importlib.import_module(module), name)(sub)
+            sub.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     return parser
 
 

@@ -1,8 +1,4 @@
-"""Load, check and dump a configuration.
-
-A file may name one `_BASE_`, whose values it overrides, and the command line overrides both.
-Unknown keys, keys given twice and values of the wrong type are errors that name the file.
-"""
+"""Load, check and write configs; find those that come with vidcsl."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +8,42 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from vidcsl import shipped
 from vidcsl.errors import UserError
-from vidcsl.options import OPTIONS, Option
+from vidcsl.options import OPTIONS
+from vidcsl.registry import Option
+
+# ----------------------------------------------------------------------
+# The configs that come with vidcsl, found by name: `--cfg demo`.
+
+_PACKAGE = Path(__file__).parent
+# A wheel carries the configs inside the package; a source tree has them beside it.
+CONFIGS = next(
+    folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()
+)
+
+
+def shipped_configs() -> list[str]:
+    """What may be named: `demo`, `studies/small`, ... (bases, which start with `_`, left out)."""
+    return sorted(
+        str(path.relative_to(CONFIGS).with_suffix(""))
+        for path in CONFIGS.rglob("*.yaml")
+        if not path.name.startswith("_")
+    )
+
+
+def find_config(config: str | Path) -> Path:
+    """The file that is meant: a path as it stands or, where no file is there, a shipped name."""
+    path = Path(config)
+    if (path.exists() and not path.is_dir()) or str(config) not in shipped_configs():
+        return path
+    return CONFIGS / f"{config}.yaml"
+
+
+# ----------------------------------------------------------------------
+# Load, check and dump a configuration.
+#
+# A file may name one `_BASE_`, whose values it overrides, and the command line overrides both.
+# Unknown keys, keys given twice and values of the wrong type are errors that name the file.
 
 BASE = "_BASE_"
 
@@ -38,7 +67,7 @@ def load_config(
         UserError: the file cannot be read, or a key or a value is wrong.
     """
     cfg = default_config()
-    files = ((str(file), values) for file, values in _chain(shipped.find(path)))
+    files = ((str(file), values) for file, values in _chain(find_config(path)))
     for where, values in (*files, *layers):
         _merge(cfg, values, where=where)
     _merge(cfg, _parse_overrides(overrides), where="command line")
@@ -128,7 +157,7 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         return _parse(path.read_text(), where=path)
     except OSError as error:
-        hint = "" if path.suffix else f"; shipped are: {', '.join(shipped.names())}"
+        hint = "" if path.suffix else f"; shipped are: {', '.join(shipped_configs())}"
         raise UserError(f"cannot read config {path}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"cannot read config {path}: it is not a text file") from error

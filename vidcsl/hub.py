@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vidcsl import __version__, builders
+from vidcsl import __version__
 from vidcsl.config import load_config
 from vidcsl.errors import UserError
 from vidcsl.models import Encoder
-from vidcsl.models.cost import cost_of
-from vidcsl.models.dual_norm import use_norms
-from vidcsl.models.pretrained.files import read_tensors
+from vidcsl.models.encoder import cost_of
+from vidcsl.models.norm_sets import use_norms
+from vidcsl.models.pretrained import read_tensors
+from vidcsl.pipelines.model import build_encoder, check_norms, is_bgr
 
 TENSORS, CONFIG, CARD = "encoder.safetensors", "encoder.yaml", "README.md"
 PROGRAM, SCRIPT = "encoder.pt2", "encoder.torchscript.pt"
@@ -39,7 +40,7 @@ def export_encoder(
     Raises:
         UserError: the folder cannot be written, or what was written gives other features.
     """
-    builders.check_norms(cfg)
+    check_norms(cfg)
     encoder = encoder.cpu().eval()
     use_norms(encoder, cfg.EVALUATE.NORMS)
     try:
@@ -77,7 +78,7 @@ def load_encoder(source: str | Path) -> Encoder:
     if not (folder / CONFIG).is_file():
         raise UserError(f"no exported encoder in {folder}: it lacks {CONFIG}")
     cfg = load_config(folder / CONFIG)
-    encoder = builders.build_encoder(cfg)
+    encoder = build_encoder(cfg)
     use_norms(encoder, cfg.EVALUATE.NORMS)
     tensors = read_tensors(folder / TENSORS)
     try:
@@ -149,7 +150,7 @@ def _config(encoder: Encoder, cfg: CfgNode) -> str:
     """A config of ours that holds what the encoder is made from, and nothing of its training."""
     model = {key: value for key, value in cfg.MODEL.items() if key != "WEIGHTS"}
     model["NORMALISE"] = encoder.normalisation
-    model["CHANNELS"] = "bgr" if builders.is_bgr(cfg) else "rgb"
+    model["CHANNELS"] = "bgr" if is_bgr(cfg) else "rgb"
     text: str = yaml.safe_dump(
         {
             "MODEL": model,

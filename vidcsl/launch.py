@@ -95,7 +95,7 @@ class TorchRun:
         # A session of its own: Slurm signals a task's whole process group, and only this process,
         # which passes the warning on in a form that the training understands, may hear of it.
         child = subprocess.Popen(
-            self._command(), start_new_session=True, env={**os.environ, **AGENT}
+            self.node_command(), start_new_session=True, env={**os.environ, **AGENT}
         )
         _CHILDREN.append(child.pid)
         try:
@@ -117,7 +117,8 @@ class TorchRun:
             _await_end(pid)
         return submitit.helpers.DelayedSubmission(self)
 
-    def _command(self) -> list[str]:
+    def node_command(self) -> list[str]:
+        """The command line of the agent of this node, read from the job that runs it."""
         import submitit
 
         job = submitit.JobEnvironment()

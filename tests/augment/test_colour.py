@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from vidcsl.augment import colour
-from vidcsl.augment.colour import apply_colour_, colour_plan
-from vidcsl.augment.draws import clip_draws
+from vidcsl.augment import transforms as colour
+from vidcsl.augment.transforms import apply_colour_, clip_draws, colour_plan
 
 VIDEOS = Path(__file__).parents[3] / "shared" / "data" / "ucf101_10_mini"
 JITTERS = {

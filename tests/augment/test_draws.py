@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidcsl.augment.draws import CROP_TRIES, ClipDraws, between, clip_draws, uniform_draws
+from vidcsl.augment.transforms import CROP_TRIES, ClipDraws, between, clip_draws, uniform_draws
 
 SEEDS = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=6)
 

@@ -8,8 +8,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from vidcsl.augment.draws import ClipDraws, clip_draws
-from vidcsl.augment.geometry import centre_boxes, crop_resize, random_resized_boxes, three_boxes
+from vidcsl.augment.transforms import (
+    ClipDraws,
+    centre_boxes,
+    clip_draws,
+    crop_resize,
+    random_resized_boxes,
+    three_boxes,
+)
 
 SIDES = st.integers(1, 300)
 

@@ -4,9 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vidcsl.augment.draws import clip_draws
-from vidcsl.augment.geometry import crop_resize, random_resized_boxes, three_boxes
 from vidcsl.augment.pipeline import EvalCrop, TrainAugmentation
+from vidcsl.augment.transforms import clip_draws, crop_resize, random_resized_boxes, three_boxes
 from vidcsl.errors import UserError
 from vidcsl.seeding import seed_of
 

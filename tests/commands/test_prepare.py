@@ -118,5 +118,6 @@ def test_faults_are_one_line_and_stopping_is_no_traceback(prepare, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(KINDS["folder"].run, "__code__", interrupted.__code__)
+    add_arguments, _work, meaning = KINDS["folder"]
+    monkeypatch.setitem(KINDS, "folder", (add_arguments, interrupted, meaning))
     assert "the same command goes on where it was" in prepare("folder --root absent", status=2)

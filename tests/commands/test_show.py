@@ -21,5 +21,5 @@ def test_models_by_name_and_of_a_config(capsys):
 def test_an_unknown_model_is_told_what_there_is(capsys):
     assert main(["show", "models", "slow_r5"]) == 2
     message = capsys.readouterr().err
-    assert "no encoder is named 'slow_r5'; there are " in message
+    assert "no encoder is named 'slow_r5'; choose from " in message
     assert "slow_r50" in message

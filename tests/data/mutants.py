@@ -6,7 +6,17 @@ import numpy as np
 
 # Fields that a reader allocates by or counts by, in the containers of the tests.
 _FIELDS = (b"avih", b"strf", b"strh", b"indx", b"idx1", b"tkhd", b"stsz", b"stts", b"stco")
-_FIELDS += (b"avc1", b"stsc", b"ctts", b"moov", b"mdat", b"RIFF", b"LIST", b"\x16\x54\xae\x6b")
+_FIELDS += (
+    b"avc1",
+    b"stsc",
+    b"ctts",
+    b"moov",
+    b"mdat",
+    b"RIFF",
+    b"LIST",
+    b"elst",
+    b"\x16\x54\xae\x6b",
+)
 
 Bytes = bytes
 Rng = np.random.Generator

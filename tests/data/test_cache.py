@@ -4,7 +4,7 @@ import torch
 from torchvision.io import encode_png
 
 from tests.data.made_videos import numbers, write_numbered
-from vidcsl.data.cache import cached_opener
+from vidcsl.data.dataset import cached_opener
 from vidcsl.data.lists import Video
 from vidcsl.data.readers import Source, open_reader
 from vidcsl.errors import VideoError
@@ -26,7 +26,7 @@ def test_the_same_frames_as_decoded_and_decoded_once(video, tmp_path, monkeypatc
     folder = tmp_path / "cache"
     with open_cached(Video(video), folder=folder, **options) as first:
         assert np.array_equal(first.read([7, 3, 3, 19]), wanted)
-    monkeypatch.setattr("vidcsl.data.cache.open_reader", None)  # a second decode would fail
+    monkeypatch.setattr("vidcsl.data.dataset.open_reader", None)  # a second decode would fail
     with open_cached(Video(video), folder=folder, **options) as again:
         assert np.array_equal(again.read([7, 3, 3, 19]), wanted)
         assert (again.num_frames, again.fps) == facts

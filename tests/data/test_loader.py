@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -124,8 +125,8 @@ plans = st.tuples(st.integers(1, 60), st.integers(1, 4), st.integers(1, 5), st.i
 
 @given(plans, st.booleans(), st.booleans())
 def test_ranks_share_each_global_batch_in_order(plan, shuffle, drop_last):
-    length, share, world, epoch = plan
-    batch_size = share * world
+    length, share, distributed, epoch = plan
+    batch_size = share * distributed
     if drop_last and length < batch_size:
         return
     options = {
@@ -136,7 +137,9 @@ def test_ranks_share_each_global_batch_in_order(plan, shuffle, drop_last):
         "drop_last": drop_last,
     }
     alone = keys(**options)
-    ranks = [EpochSampler(seed=1, rank=r, world_size=world, **options) for r in range(world)]
+    ranks = [
+        EpochSampler(seed=1, rank=r, world_size=distributed, **options) for r in range(distributed)
+    ]
     shares = [list(rank) for rank in ranks]
     assert [len(rank) for rank in ranks] == [len(share) for share in shares]
     for step, whole in enumerate(alone):
@@ -206,12 +209,13 @@ def test_workers_persist_and_change_nothing(paths, reference, workers):
 
 
 def test_the_same_processes_serve_every_epoch(paths):
-    loader = loader_of(paths, workers=2)
-    pids = []
+    loader, others = loader_of(paths, workers=2), set(multiprocessing.active_children())
+    workers = []
     for epoch in (0, 1):
         list(loader.epoch(epoch))
-        pids.append([worker.pid for worker in loader._loader._iterator._workers])
-    assert pids[0] == pids[1]
+        workers.append({child.pid for child in set(multiprocessing.active_children()) - others})
+    assert workers[0] == workers[1]
+    assert len(workers[0]) == 2
 
 
 def test_ranks_together_see_what_one_process_sees(paths, reference):

@@ -7,15 +7,14 @@ import threading
 
 import fsspec
 import pytest
+import s3fs
 import torch
+from moto import server
 
 from tests.data.test_shards import loader, packed  # noqa: F401
 from vidcsl.data import shards
 from vidcsl.data.lists import read_list
 from vidcsl.errors import UserError, VideoError
-
-s3fs = pytest.importorskip("s3fs", reason="the extra vidcsl[s3]")
-server = pytest.importorskip("moto.server", reason="moto[s3] and flask are the store")
 
 
 class Proxy:

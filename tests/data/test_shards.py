@@ -157,13 +157,13 @@ def test_a_busy_store_is_asked_again_and_a_broken_one_ends_the_run(monkeypatch):
         ("video,class,group,shard,offset,size,crc32\na,,,s.tar,0,1\n", "line 2: expected video"),
     ],
 )
-def test_faulty_lists(tmp_path, text, message):
+def test_faulty_lists_are_refused(tmp_path, text, message):
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_list(tmp_path / "l.csv", root=tmp_path)
 
 
-def test_faulty_places(packed):
+def test_faulty_places_are_refused(packed):
     read = partial(read_list, root="memory://bucket")
     with pytest.raises(UserError, match=r"the list memory://bucket/absent\.csv does not exist"):
         read("memory://bucket/absent.csv")

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from vidcsl.data.lists import read_list, read_rows
-from vidcsl.data.motions import MOTIONS, draw_source, render
-from vidcsl.data.synthetic import CLASSES, generate, write_video
+from vidcsl.data.synthetic import CLASSES, MOTIONS, draw_source, generate, render, write_video
 from vidcsl.errors import UserError
 from vidcsl.seeding import numpy_generator
 
@@ -161,15 +160,16 @@ def test_an_interrupted_folder_is_completed(tmp_path):
     after = times(tmp_path / "videos")
     assert set(after) - set(before) == {lost}
     assert before.items() <= after.items()
-    assert (decode(lost)[0] == frames).all()
+    assert np.abs(decode(lost)[0].astype(float) - frames).mean() < 3
     assert json.loads((tmp_path / "synthetic.json").read_text())["finished"] is True
 
 
 def test_other_arguments_replace_the_videos(tmp_path):
     generate(tmp_path, **SMALL)
-    old = (tmp_path / "videos/sway/sway_g01_c01.mp4").read_bytes()
+    old, *_ = decode(tmp_path / "videos/sway/sway_g01_c01.mp4")
     lists = generate(tmp_path, **SMALL | {"clips_per_source": 1, "seed": 1})
-    assert (tmp_path / "videos/sway/sway_g01_c01.mp4").read_bytes() != old
+    new, *_ = decode(tmp_path / "videos/sway/sway_g01_c01.mp4")
+    assert np.abs(new.astype(float) - old).mean() > 10
     listed = {tmp_path / row.video for path in lists for row in read_rows(path)}
     assert listed == set(tmp_path.glob("videos/*/*"))
 
@@ -192,7 +192,7 @@ def test_foreign_files_are_not_touched(tmp_path):
         ({"size": 33}, "size must be even"),
     ],
 )
-def test_wrong_arguments(tmp_path, options, message):
+def test_wrong_arguments_are_refused(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         generate(tmp_path / "x", **SMALL | options)
     assert not (tmp_path / "x").exists()

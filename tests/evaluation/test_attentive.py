@@ -2,17 +2,17 @@ import pytest
 import torch
 
 from tests.models.test_encoders import clips_for, slim
-from vidcsl.evaluation.attentive import (
+from vidcsl.evaluation.features import Features
+from vidcsl.evaluation.probes import (
     DECAYS,
     RATES,
     AttentivePool,
     AttentiveProbe,
     PooledTokens,
-    _fit,
+    _attentive_fit,
     fit_attentive_probe,
+    folds_of,
 )
-from vidcsl.evaluation.features import Features
-from vidcsl.evaluation.linear import folds_of
 
 
 def tokens(videos=60, *, classes=3, seed=0, random_labels=False):
@@ -46,7 +46,7 @@ def test_the_best_on_a_held_out_fold_learns_again_from_all():
     held = folds_of(train.groups, seed=2) == 0
     settings = [(rate, decay) for rate in RATES for decay in DECAYS]
     options = {"dim": 16, "classes": 3, "epochs": 20, "seed": 2}
-    learnt = _fit(train.values[~held], train.labels[~held], settings, **options)
+    learnt = _attentive_fit(train.values[~held], train.labels[~held], settings, **options)
     scores = [
         (train.labels[held] == AttentiveProbe(pool, 0, 0, 0).logits(train.values[held]).argmax(2).T)
         .float()
@@ -56,7 +56,9 @@ def test_the_best_on_a_held_out_fold_learns_again_from_all():
     probe = fit_attentive_probe(train, **options)
     assert probe.held_out_top1 == max(scores)
     assert (probe.learning_rate, probe.weight_decay) == settings[scores.index(max(scores))]
-    (whole,) = _fit(train.values, train.labels, [settings[scores.index(max(scores))]], **options)
+    (whole,) = _attentive_fit(
+        train.values, train.labels, [settings[scores.index(max(scores))]], **options
+    )
     wanted = AttentiveProbe(whole, 0, 0, 0).logits(train.values)
     torch.testing.assert_close(probe.logits(train.values), wanted)
 

@@ -1,9 +1,9 @@
 import torch
 import torch.nn.functional as F
 
-from tests.engine.worlds import run_in_world
+from tests.processes import run_in_processes
 from vidcsl.data.loader import Batch
-from vidcsl.engine.distributed import World
+from vidcsl.distributed import DistributedContext
 from vidcsl.evaluation.features import Features, extract_features
 
 
@@ -25,24 +25,24 @@ class Mean(torch.nn.Module):
         return torch.stack([clips.mean((1, 2, 3, 4)), torch.ones(len(clips))], dim=1)
 
 
-def extract(world):
+def extract(distributed):
     shares = [[[4, 1], [0]], [[3, 2], [1]]]  # video 1 is seen twice: it stood in for another
-    mine = [*shares[0], *shares[1]] if world.size == 1 else shares[world.rank]
+    mine = [*shares[0], *shares[1]] if distributed.size == 1 else shares[distributed.rank]
     found = extract_features(
-        Mean(), map(batch, mine), crop=crop, world=world, title="features", total=6
+        Mean(), map(batch, mine), crop=crop, distributed=distributed, title="features", total=6
     )
     return found.values, found.labels, found.groups, found.indices
 
 
 def test_in_list_order_once_each_however_shared_out():
-    single = extract(World(rank=0, size=1, device=torch.device("cpu")))
+    single = extract(DistributedContext(rank=0, size=1, device=torch.device("cpu")))
     values, labels, groups, indices = single
     assert indices.tolist() == [0, 1, 2, 3, 4]
     assert values.shape == (5, 2, 2)
     assert values[:, 0, 0].tolist() == [0, 1, 2, 3, 4]
     assert labels.tolist() == [0, 1, 2, 0, 1]
     assert groups.tolist() == [0, 0, 1, 1, 2]
-    for found in run_in_world(extract, 2):
+    for found in run_in_processes(extract, 2):
         assert all(torch.equal(a, b) for a, b in zip(found, single, strict=True))
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from vidcsl.evaluation.finetune import FineTuned, layer_decayed_groups
+from vidcsl.methods import ClipBatch
 from vidcsl.models import ENCODERS
-from vidcsl.objectives import ClipBatch
 
 
 def method(name="r3d_18", **options):

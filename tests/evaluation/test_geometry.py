@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.geometry import describe_geometry, project
-from vidcsl.objectives.geometry import class_margins, effective_rank
+from vidcsl.methods.method import class_margins, effective_rank
 
 
 def made(values, labels):
@@ -15,7 +15,7 @@ def made(values, labels):
     return Features(values, labels, ids, ids)
 
 
-def test_against_loops():
+def test_measures_agree_with_loops():
     generator = torch.Generator().manual_seed(0)
     values, labels = torch.randn(12, 3, 5, generator=generator), torch.arange(12) % 3
     described = describe_geometry(made(values, labels))

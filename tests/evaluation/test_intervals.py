@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vidcsl.evaluation.intervals import bootstrap_interval
+from vidcsl.evaluation.statistics import bootstrap_interval
 
 
 def test_against_the_binomial():

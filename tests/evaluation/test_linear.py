@@ -4,7 +4,7 @@ from sklearn.linear_model import LogisticRegression
 
 from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
-from vidcsl.evaluation.linear import (
+from vidcsl.evaluation.probes import (
     _fit,
     _spread,
     can_hold_out,

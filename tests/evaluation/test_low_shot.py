@@ -3,18 +3,22 @@ import torch
 
 from tests.evaluation.test_linear import features
 from vidcsl.evaluation.features import Features
-from vidcsl.evaluation.linear import fit_linear_probe, video_accuracy
-from vidcsl.evaluation.low_shot import _choice, low_shot_accuracy
+from vidcsl.evaluation.probes import (
+    draw_videos,
+    fit_linear_probe,
+    low_shot_accuracy,
+    video_accuracy,
+)
 
 
 def test_a_share_of_every_class_and_at_least_one():
     labels = torch.tensor([0] * 40 + [1] * 10 + [2] + [-1] * 9)
-    rows = _choice(labels, 0.1, seed=0, draw=0)
+    rows = draw_videos(labels, 0.1, seed=0, draw=0)
     assert labels[rows].tolist() == [0, 0, 0, 0, 1, 2]
-    assert not torch.equal(rows, _choice(labels, 0.1, seed=0, draw=1))
-    assert torch.equal(rows, _choice(labels, 0.1, seed=0, draw=0))
-    assert not torch.equal(rows, _choice(labels, 0.1, seed=1, draw=0))
-    assert len(_choice(torch.zeros(19), 0.1, seed=0, draw=0)) == 2  # the nearest number to 1.9
+    assert not torch.equal(rows, draw_videos(labels, 0.1, seed=0, draw=1))
+    assert torch.equal(rows, draw_videos(labels, 0.1, seed=0, draw=0))
+    assert not torch.equal(rows, draw_videos(labels, 0.1, seed=1, draw=0))
+    assert len(draw_videos(torch.zeros(19), 0.1, seed=0, draw=0)) == 2  # the nearest number to 1.9
 
 
 @pytest.mark.parametrize(("share", "videos"), [(0.05, 4), (0.5, 40), (1.0, 80)])
@@ -34,7 +38,7 @@ def test_a_probe_sees_the_chosen_videos_alone():
     )
     found = low_shot_accuracy(train, test, share=0.1, classes=4, draws=2, seed=5)
     for draw, top1 in enumerate(found["draws"]):
-        rows = _choice(train.labels, 0.1, seed=5, draw=draw)
+        rows = draw_videos(train.labels, 0.1, seed=5, draw=draw)
         few = Features(*(part[rows] for part in train.parts))
         probe = fit_linear_probe(few, classes=4, seed=5)
         assert top1 == pytest.approx(video_accuracy(probe.logits(test.values), test.labels)[0])

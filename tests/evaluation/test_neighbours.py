@@ -9,7 +9,7 @@ def unit(rows, seed):
     return F.normalize(torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def test_against_a_loop():
+def test_neighbours_and_votes_agree_with_a_loop():
     queries, gallery = unit(17, 0), unit(40, 1)
     query_labels, gallery_labels = torch.arange(17) % 3, torch.arange(40) % 3
     voted, found = 0, dict.fromkeys((1, 5, 10, 20), 0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from vidcsl.models.chunks import in_chunks
-from vidcsl.models.dual_norm import ADVERSARIAL, norms_in_use, with_norm_sets
-from vidcsl.models.r2plus1d import r2plus1d_18
+from vidcsl.models.encoder import in_chunks
+from vidcsl.models.norm_sets import ADVERSARIAL, norms_in_use, with_norm_sets
+from vidcsl.models.resnet3d import r2plus1d_18
 
 
 class Spy(nn.Module):

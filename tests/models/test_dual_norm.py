@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.worlds import run_in_world
-from vidcsl.engine.batchnorm import synchronise
+from tests.processes import run_in_processes
 from vidcsl.errors import UserError
-from vidcsl.models.dual_norm import NormSet, idle_parameters, norms_in_use, with_norm_sets
-from vidcsl.models.r3d import r3d_18
+from vidcsl.models.norm_sets import NormSet, idle_parameters, norms_in_use, with_norm_sets
+from vidcsl.models.resnet3d import r3d_18
+from vidcsl.training.parallel import synchronise
 
 
 def dual():
@@ -63,12 +63,12 @@ def test_the_parameters_of_norms_that_are_not_in_use():
     }
 
 
-def trained(world):
+def trained(distributed):
     generator = torch.Generator().manual_seed(0)
     batch = torch.randn(8, 3, generator=generator)
-    share = batch if world.size == 1 else batch[4 * world.rank :][:4]
+    share = batch if distributed.size == 1 else batch[4 * distributed.rank :][:4]
     network = with_norm_sets(nn.Sequential(nn.BatchNorm1d(3)))
-    network = synchronise(network, world)
+    network = synchronise(network, distributed)
     with norms_in_use(network, "adversarial"):
         network(share)
     norms = network[0].norms
@@ -76,7 +76,7 @@ def trained(world):
 
 
 def test_two_processes_normalise_each_set_over_the_joined_batch():
-    adversarial, clean = run_in_world(trained, 2)[0]
+    adversarial, clean = run_in_processes(trained, 2)[0]
     wanted = 0.1 * torch.randn(8, 3, generator=torch.Generator().manual_seed(0)).mean(dim=0)
     torch.testing.assert_close(adversarial, wanted)
     assert torch.equal(clean, torch.zeros(3))

@@ -5,13 +5,12 @@ import torch
 import torchvision.models.video as torchvision_video
 from torch import nn
 
-from vidcsl import builders
 from vidcsl.config import default_config
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS
-from vidcsl.models.cost import cost_of
-from vidcsl.models.encoder import NORMALISATIONS
-from vidcsl.options.models import NAMES
+from vidcsl.models.encoder import NORMALISATIONS, cost_of
+from vidcsl.options import NAMES
+from vidcsl.pipelines.model import build_encoder
 
 # The smallest network of each family: clips (frames, size) and its slim options.
 SLIM = {
@@ -36,7 +35,7 @@ def slim(name, **options):
     cfg.MODEL.NAME, cfg.DATA.FRAMES, cfg.MODEL.FRAME_SIZE = name, frames, size
     for key, value in {**shape, **options}.items():
         setattr(cfg.MODEL, key, value)
-    return builders.build_encoder(cfg).eval()
+    return build_encoder(cfg).eval()
 
 
 def clips_for(encoder, count=2, seed=0):
@@ -186,7 +185,7 @@ def test_published_costs():
         ("video_vit_s", {"DUAL_NORM": True}, "MODEL.DUAL_NORM"),
     ],
 )
-def test_mistakes(name, options, words):
+def test_wrong_options_are_refused(name, options, words):
     with pytest.raises(UserError, match=words):
         slim(name, **options)
 
@@ -194,9 +193,9 @@ def test_mistakes(name, options, words):
 def test_normalisation_is_chosen_by_name():
     encoder, plain = slim("r3d_18"), slim("r3d_18", NORMALISE="none")
     clips = clips_for(encoder)
-    assert torch.equal(plain._normalised(clips), clips)
+    assert torch.equal(plain.normalised(clips), clips)
     mean, std = (torch.tensor(each).view(3, 1, 1, 1) for each in NORMALISATIONS["kinetics"])
-    torch.testing.assert_close(encoder._normalised(clips), (clips - mean) / std)
+    torch.testing.assert_close(encoder.normalised(clips), (clips - mean) / std)
 
 
 def test_chunks_pass_through_every_encoder():

@@ -4,16 +4,14 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vidcsl.engine.batchnorm import synchronise
-from vidcsl.engine.distributed import World
-from vidcsl.models.dual_norm import norms_in_use, with_norm_sets
-from vidcsl.models.folding import folded
-from vidcsl.models.r2plus1d import r2plus1d_18, r2plus1d_34_mmaction2
-from vidcsl.models.r3d import r3d_18
+from vidcsl.distributed import DistributedContext
+from vidcsl.models.norm_sets import folded, norms_in_use, with_norm_sets
+from vidcsl.models.resnet3d import r2plus1d_18, r2plus1d_34_mmaction2, r3d_18
 from vidcsl.models.s3d import s3d
 from vidcsl.models.slow import slow_r50
+from vidcsl.training.parallel import synchronise
 
-TWO = World(rank=0, size=2, device=torch.device("cpu"))
+TWO = DistributedContext(rank=0, size=2, device=torch.device("cpu"))
 
 
 def trained(module):

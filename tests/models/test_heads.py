@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from vidcsl.models.heads import Classifier, projector
-from vidcsl.models.r2plus1d import r2plus1d_18
+from vidcsl.models.encoder import Classifier, projector
+from vidcsl.models.resnet3d import r2plus1d_18
 
 
 @pytest.mark.parametrize(("layers", "linear"), [(1, 1), (2, 2), (3, 3)])

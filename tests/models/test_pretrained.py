@@ -17,8 +17,8 @@ from tests.models.test_encoders import clips_for, randomised, slim
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS
 from vidcsl.models.encoder import NORMALISATIONS, Encoder
+from vidcsl.models.layouts import norm_eps
 from vidcsl.models.pretrained import LAYOUTS, load_pretrained, parse_weights
-from vidcsl.models.pretrained.layout import norm_eps
 
 
 def load(encoder, form, path, name, **options):

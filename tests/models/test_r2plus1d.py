@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vidcsl.models.r2plus1d import r2plus1d_18
+from vidcsl.models.resnet3d import r2plus1d_18
 
 
 def test_motion_changes_the_features():

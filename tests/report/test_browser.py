@@ -2,13 +2,13 @@
 
 import shutil
 
+import playwright.sync_api as playwright
 import pytest
+from axe_playwright_python import sync_playwright as axe
 
 from tests.report.run_folder import write_run
-from vidcsl.report.html import write_report
+from vidcsl.report.page import write_report
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.report.run_folder import log_lines, results
-from vidcsl.report import curves
+from vidcsl.report import charts as curves
 
 
 def _training() -> list[dict]:

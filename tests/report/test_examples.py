@@ -5,7 +5,7 @@ import pytest
 
 from tests.report.run_folder import write_corrupted, write_pairs
 from vidcsl.errors import UserError
-from vidcsl.report.examples import read_corrupted, read_pairs
+from vidcsl.report.pictures import read_corrupted, read_pairs
 
 
 def test_pairs_keep_their_order_and_say_what_they_are(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from vidcsl.errors import UserError
-from vidcsl.report import files, html
+from vidcsl.report import page as html
+from vidcsl.report import summary as files
 
 
 def test_of_repeated_steps_the_last_counts_and_cut_lines_are_counted(tmp_path: Path) -> None:

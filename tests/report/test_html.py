@@ -18,7 +18,8 @@ from tests.report.run_folder import (
     results,
     write_run,
 )
-from vidcsl.report import html
+from tests.report.test_player import assert_films_alike, films_of
+from vidcsl.report import page as html
 
 VOID = {"meta", "link", "img", "input", "br"}
 HEADINGS = {
@@ -260,9 +261,11 @@ def test_names_never_become_markup(tmp_path: Path) -> None:
 
 def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / str(i) / "run") for i in range(2)]
-    one, other = (html.write_report(folder).read_bytes() for folder in folders)
-    assert one == other
-    assert html.write_report(folders[0]).read_bytes() == one
+    pages = [html.write_report(folder).read_text() for folder in (*folders, folders[0])]
+    (text, films), *others = map(films_of, pages)
+    for other_text, other_films in others:
+        assert other_text == text
+        assert_films_alike(other_films, films)
 
 
 def test_figures_have_words_for_those_who_cannot_see_them(run: Path) -> None:
@@ -286,7 +289,7 @@ def test_damaged_videos_and_notes_are_listed_once(run: Path) -> None:
 
 
 def test_a_report_needs_no_torch() -> None:
-    check = "import sys, vidcsl.report.html; raise SystemExit('torch' in sys.modules)"
+    check = "import sys, vidcsl.report.page; raise SystemExit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
@@ -298,7 +301,7 @@ def _luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1])
 def test_texts_stand_out_from_what_is_behind_them(theme: int) -> None:
-    style = (Path(html.__file__).parent / "templates" / "report.css").read_text()
+    style = (html.TEMPLATES / "report.css").read_text()
     palettes = [
         dict(re.findall(r"--(\w+): (#\w{6})", p))
         for p in re.findall(r":root \{(.*?)\}", style, re.S)

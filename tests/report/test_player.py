@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from vidcsl.report.player import encode_mp4, player
+from vidcsl.report.pictures import encode_mp4, player
 
 
 def moving_square(frames=9, height=48, width=64):
@@ -21,6 +21,21 @@ def decode(film):
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
         return np.stack(frames), stream
+
+
+def films_of(page):
+    """The page without its films, and the frames of each: H.264 encoders may differ in bytes."""
+    data = r"data:video/mp4;base64,([^\"]+)"
+    films = [decode(base64.b64decode(film))[0] for film in re.findall(data, page)]
+    assert films
+    return re.sub(data, "", page), films
+
+
+def assert_films_alike(films, others):
+    """Hold the frames of films against those of others, as far as lossy encoders agree."""
+    for film, other in zip(films, others, strict=True):
+        assert film.shape == other.shape
+        assert np.abs(film.astype(int) - other).mean() < 3
 
 
 def test_film_shows_the_frames():

@@ -6,8 +6,7 @@ import pytest
 
 from tests.report.run_folder import write_projection
 from vidcsl.errors import UserError
-from vidcsl.report.projection import read_projection
-from vidcsl.report.sphere import horizon
+from vidcsl.report.maps import horizon, read_projection
 
 
 def _dots(panel: str) -> list[np.ndarray]:

@@ -30,7 +30,7 @@ def test_wilson_ends_are_the_shares_that_a_score_test_just_accepts(count: int, p
         (True, "undefined"),
     ],
 )
-def test_percent(value: object, text: str) -> None:
+def test_ratios_are_shown_in_percent(value: object, text: str) -> None:
     assert summary.percent(value) == text
 
 
@@ -38,7 +38,7 @@ def test_percent(value: object, text: str) -> None:
     ("value", "text"),
     [(212, "212"), (13320, "13,320"), (-2.9136, "\u22122.914"), (1e-4, "0.0001"), ("all", "all")],
 )
-def test_plain(value: object, text: str) -> None:
+def test_numbers_are_rounded_and_grouped(value: object, text: str) -> None:
     assert summary.plain(value) == text
 
 
@@ -52,7 +52,7 @@ def test_plain(value: object, text: str) -> None:
         (None, "undefined"),
     ],
 )
-def test_duration(seconds: object, text: str) -> None:
+def test_seconds_are_shown_as_a_duration(seconds: object, text: str) -> None:
     assert summary.duration(seconds) == text
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidcsl.report.svg import WIDTH, Axis, Chart, Series, linear_axis
+from vidcsl.report.charts import WIDTH, Axis, Chart, Series, linear_axis
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 

@@ -1,8 +1,7 @@
 import json
 
 from tests.report.run_folder import results
-from vidcsl.report.files import read_results
-from vidcsl.report.warnings import warnings
+from vidcsl.report.summary import read_results, warnings
 
 
 def told(tmp_path, damaged=(), **changes):

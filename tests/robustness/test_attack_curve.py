@@ -7,16 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.engine.worlds import PROCESSES, run_in_world
-from vidcsl.engine.distributed import World
-from vidcsl.engine.ledger import Ledger
+from tests.processes import PROCESSES, run_in_processes
+from vidcsl.distributed import DistributedContext
 from vidcsl.robustness.attack_curve import Curve, Outcome, attack_batch, attack_curve, frame_rms
 from vidcsl.robustness.attacks import PGD, attack
-from vidcsl.robustness.clips import Clips
 from vidcsl.robustness.corruption_table import corruption_table
 from vidcsl.robustness.corruptions import corrupt
-from vidcsl.robustness.targets import classifier
+from vidcsl.robustness.targets import Clips, classifier
 from vidcsl.robustness.threats import L2, Linf
+from vidcsl.run_folder import ResultCache
 
 EPS = {"1/255": 1 / 255, "4/255": 4 / 255, "16/255": 16 / 255}
 
@@ -55,13 +54,15 @@ def batches(clips, size):
 
 
 def alone():
-    return World(rank=0, size=1, device=torch.device("cpu"))
+    return DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 
 
 def curve_of(model, clips, *, size=5, solver=None, **options):
     solver = solver or PGD(steps=3)
     found = attacks(solver)
-    return attack_curve(classifier(model), batches(clips, size), found, world=alone(), **options)
+    return attack_curve(
+        classifier(model), batches(clips, size), found, distributed=alone(), **options
+    )
 
 
 @pytest.mark.parametrize("threat", [Linf, L2])
@@ -72,7 +73,7 @@ def test_only_attacking_what_still_stands_changes_nothing(threat):
         {"a": 0.002, "b": 0.01, "c": 0.04} if threat is Linf else {"a": 0.05, "b": 0.4, "c": 1}
     )
     found = attacks(PGD(steps=3), threat, budgets)
-    fast = attack_curve(classifier(model), batches(clips, 5), found, world=alone())
+    fast = attack_curve(classifier(model), batches(clips, 5), found, distributed=alone())
     # Every clip under every budget, each from what the smaller one found, none left out.
     standing, start = model(clips.clips).argmax(1) == clips.labels, None
     assert (fast.clips, fast.clean) == (12, int(standing.sum())) == (12, 10)
@@ -174,7 +175,7 @@ def test_a_perturbation_is_measured_frame_by_frame():
 def test_a_run_goes_on_where_it_stopped(tmp_path):
     model = Net().eval()
     clips, whole = data(model), curve_of(Net().eval(), data(Net().eval()))
-    ledger = Ledger(tmp_path, settings={})
+    result_cache = ResultCache(tmp_path, settings={})
 
     class Stop(Exception):
         pass
@@ -183,22 +184,24 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
         raise Stop
 
     with pytest.raises(Stop):
-        curve_of(model, clips, ledger=ledger, advance=stop)
-    assert len(ledger.answers("attack")) == 5  # the batch that was done when it stopped
+        curve_of(model, clips, result_cache=result_cache, advance=stop)
+    assert len(result_cache.answers("attack")) == 5  # the batch that was done when it stopped
     asked = []
     hook = model.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
-    again = Ledger(tmp_path, settings={})
-    assert curve_of(model, clips, ledger=again) == whole
+    again = ResultCache(tmp_path, settings={})
+    assert curve_of(model, clips, result_cache=again) == whole
     hook.remove()
     assert asked[0] == 5  # the second batch
     asked.clear()
-    assert curve_of(model, clips, ledger=Ledger(tmp_path, settings={})) == whole
+    assert curve_of(model, clips, result_cache=ResultCache(tmp_path, settings={})) == whole
     assert asked == []
 
 
 def slow_run(folder):
-    model, ledger = Net().eval(), Ledger(folder, settings={})
-    curve_of(model, data(model), size=1, ledger=ledger, advance=lambda _: time.sleep(0.1))
+    model, result_cache = Net().eval(), ResultCache(folder, settings={})
+    curve_of(
+        model, data(model), size=1, result_cache=result_cache, advance=lambda _: time.sleep(0.1)
+    )
 
 
 def test_killed_at_any_moment_it_gives_the_same_numbers(tmp_path):
@@ -210,9 +213,9 @@ def test_killed_at_any_moment_it_gives_the_same_numbers(tmp_path):
         process.kill()
         process.join()
     model = Net().eval()
-    ledger = Ledger(tmp_path, settings={})
-    assert 1 <= len(ledger.answers("attack")) < 12
-    mixed = curve_of(model, data(model), size=1, ledger=ledger)
+    result_cache = ResultCache(tmp_path, settings={})
+    assert 1 <= len(result_cache.answers("attack")) < 12
+    mixed = curve_of(model, data(model), size=1, result_cache=result_cache)
     assert mixed == curve_of(model, data(model), size=1)
 
 
@@ -223,7 +226,7 @@ def _lines(folder: Path) -> int:
 def test_corruption_table_against_a_plain_loop():
     model = Net().eval()
     clips, names = data(model), ["P/gaussian_noise", "C/contrast"]
-    table = corruption_table(model, batches(clips, 5), names, world=alone())
+    table = corruption_table(model, batches(clips, 5), names, distributed=alone())
     assert table.right_when_clean().tolist().count(True) == 10
     assert len(table.videos) == 12
     for name in names:
@@ -233,15 +236,15 @@ def test_corruption_table_against_a_plain_loop():
             assert accuracy == pytest.approx(float(right))
 
 
-def shared(world):
+def shared(distributed):
     model = Net().eval()
-    mine = batches(data(model), 12 // world.size)[world.rank :: world.size]
-    curve = attack_curve(classifier(model), mine, attacks(PGD(steps=3)), world=world)
-    table = corruption_table(model, mine, ["P/gaussian_noise"], world=world)
+    mine = batches(data(model), 12 // distributed.size)[distributed.rank :: distributed.size]
+    curve = attack_curve(classifier(model), mine, attacks(PGD(steps=3)), distributed=distributed)
+    table = corruption_table(model, mine, ["P/gaussian_noise"], distributed=distributed)
     return replace(curve, outcomes=dict(curve.outcomes)), table
 
 
 def test_two_processes_count_what_one_counts():
     single = shared(alone())
-    assert run_in_world(shared, 2) == [single, single]
+    assert run_in_processes(shared, 2) == [single, single]
     assert np.sum(list(single[0].accuracy().values())) > 0

@@ -3,8 +3,12 @@ from torch import nn
 
 from vidcsl.augment.pipeline import EvalCrop
 from vidcsl.data.loader import Batch
-from vidcsl.robustness.clips import cropped_clips, decoded_frames
-from vidcsl.robustness.targets import mean_direction, mean_probability
+from vidcsl.robustness.targets import (
+    cropped_clips,
+    decoded_frames,
+    mean_direction,
+    mean_probability,
+)
 
 
 def batch():

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from tests.engine.worlds import run_in_world
-from vidcsl.engine.distributed import World
-from vidcsl.engine.ledger import Ledger
-from vidcsl.robustness.clips import Clips
+from tests.processes import run_in_processes
+from vidcsl.distributed import DistributedContext
 from vidcsl.robustness.corruption_table import answered, condition, conditions, corruption_table
 from vidcsl.robustness.corruptions import corrupt, names
+from vidcsl.robustness.targets import Clips
+from vidcsl.run_folder import ResultCache
 
 NAMES = ["P/gaussian_noise", "C/contrast", "V/nal_loss"]
 VIDEOS, BATCH = 7, 3
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 
 
 class Brightest(torch.nn.Module):
@@ -47,7 +47,7 @@ def naive(name, severity):
 
 
 def test_it_is_a_count_of_right_answers_clip_by_clip():
-    table = corruption_table(Brightest(), batches(), NAMES, world=ALONE)
+    table = corruption_table(Brightest(), batches(), NAMES, distributed=ALONE)
     accuracies = table.accuracies()
     assert set(accuracies) == {"P", "C", "V"}
     for name in NAMES:
@@ -60,20 +60,22 @@ def test_it_is_a_count_of_right_answers_clip_by_clip():
     assert set(table.repeated()) <= {"V/nal_loss"}
 
 
-def _in_two(world, folder):
-    ledger = Ledger(folder, settings={"a": 1}, rank=world.rank)
-    mine = batches(world.rank, world.size)
-    table = corruption_table(Brightest(), mine, NAMES, world=world, ledger=ledger)
+def _in_two(distributed, folder):
+    result_cache = ResultCache(folder, settings={"a": 1}, rank=distributed.rank)
+    mine = batches(distributed.rank, distributed.size)
+    table = corruption_table(
+        Brightest(), mine, NAMES, distributed=distributed, result_cache=result_cache
+    )
     return table.answers
 
 
 def test_two_processes_answer_as_one(tmp_path):
-    alone = corruption_table(Brightest(), batches(), NAMES, world=ALONE).answers
-    assert run_in_world(_in_two, 2, tmp_path) == [alone, alone]
+    alone = corruption_table(Brightest(), batches(), NAMES, distributed=ALONE).answers
+    assert run_in_processes(_in_two, 2, tmp_path) == [alone, alone]
 
 
 def test_a_stopped_run_asks_only_what_is_missing(tmp_path):
-    whole = corruption_table(Brightest(), batches(), NAMES, world=ALONE)
+    whole = corruption_table(Brightest(), batches(), NAMES, distributed=ALONE)
     conditions_each = 1 + 5 * len(NAMES)
 
     class Stops(Brightest):
@@ -84,42 +86,52 @@ def test_a_stopped_run_asks_only_what_is_missing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         corruption_table(
-            Stops(), batches(), NAMES, world=ALONE, ledger=Ledger(tmp_path, settings={})
+            Stops(),
+            batches(),
+            NAMES,
+            distributed=ALONE,
+            result_cache=ResultCache(tmp_path, settings={}),
         )
-    ledger = Ledger(tmp_path, settings={})
-    done = answered(ledger, NAMES)
+    result_cache = ResultCache(tmp_path, settings={})
+    done = answered(result_cache, NAMES)
     assert done == set(range(BATCH))
     model = Brightest()
-    table = corruption_table(model, batches(skip=done), NAMES, world=ALONE, ledger=ledger)
+    table = corruption_table(
+        model, batches(skip=done), NAMES, distributed=ALONE, result_cache=result_cache
+    )
     assert table.answers == whole.answers
     assert model.seen == VIDEOS * conditions_each - BATCH * conditions_each - 2 * BATCH
 
 
 def test_a_batch_of_which_some_are_known_is_asked(tmp_path):
-    whole = corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE)
-    ledger = Ledger(tmp_path, settings={})
+    whole = corruption_table(Brightest(), batches(), NAMES[:1], distributed=ALONE)
+    result_cache = ResultCache(tmp_path, settings={})
     for key, answers in whole.answers.items():
-        ledger.record(key, [0], [answers[0]])
-    table = corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE, ledger=ledger)
+        result_cache.record(key, [0], [answers[0]])
+    table = corruption_table(
+        Brightest(), batches(), NAMES[:1], distributed=ALONE, result_cache=result_cache
+    )
     assert table.answers == whole.answers
 
 
 def test_one_more_corruption_costs_only_itself(tmp_path):
-    ledger = Ledger(tmp_path, settings={})
-    corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE, ledger=ledger)
+    result_cache = ResultCache(tmp_path, settings={})
+    corruption_table(
+        Brightest(), batches(), NAMES[:1], distributed=ALONE, result_cache=result_cache
+    )
     model = Brightest()
-    corruption_table(model, batches(), NAMES[:2], world=ALONE, ledger=ledger)
+    corruption_table(model, batches(), NAMES[:2], distributed=ALONE, result_cache=result_cache)
     assert model.seen == 5 * VIDEOS
 
 
 def test_videos_without_all_answers_are_left_out():
-    table = corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE).over([0, 2, 99])
+    table = corruption_table(Brightest(), batches(), NAMES[:1], distributed=ALONE).over([0, 2, 99])
     assert table.videos == [0, 2]
     assert table.right(NAMES[0]).shape == (2, 5)
 
 
 def test_videos_that_lack_one_answer_are_left_out_of_all():
-    table = corruption_table(Brightest(), batches(), NAMES[:1], world=ALONE)
+    table = corruption_table(Brightest(), batches(), NAMES[:1], distributed=ALONE)
     last = condition(NAMES[0], 5)
     some = {**table.answers, last: {v: a for v, a in table.answers[last].items() if v != 2}}
     assert replace(table, answers=some).over([0, 2, 4]).videos == [0, 4]

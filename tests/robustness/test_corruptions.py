@@ -8,7 +8,7 @@ import torch
 from vidcsl.errors import UserError
 from vidcsl.robustness.corruptions import SCORED, SEVERITIES, SUITES, corrupt, find, names
 from vidcsl.robustness.corruptions.codec import transcode
-from vidcsl.robustness.corruptions.tables import markdown
+from vidcsl.robustness.corruptions.suites import markdown
 
 MINI = Path(__file__).parents[3] / "shared" / "data" / "ucf101_10_mini" / "videos"
 
@@ -65,7 +65,7 @@ def real_clip() -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "severity"), CASES)
-def test_contract(name, severity):
+def test_every_corruption_keeps_shape_range_and_seeds(name, severity):
     clips = moving_clips()
     before = clips.clone()
     corrupted = corrupt(clips, name, severity=severity, seeds=[7, 8])

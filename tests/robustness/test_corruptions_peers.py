@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from vidcsl.robustness.corruptions import blur, digital, noise, photometric, weather
+from vidcsl.robustness.corruptions import blur, photometric, weather
+from vidcsl.robustness.corruptions import codec as digital
+from vidcsl.robustness.corruptions import photometric as noise
 
 GENERATORS = [np.random.default_rng(0)]
 

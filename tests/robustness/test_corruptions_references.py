@@ -9,20 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scipy import ndimage
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from vidcsl.robustness.corruptions import (
-    blur,
-    camera,
-    digital,
-    draws,
-    noise,
-    photometric,
-    temporal,
-    weather,
-)
-from vidcsl.robustness.corruptions.layout import to_bytes, to_clips, to_frames
+from vidcsl.robustness.corruptions import blur, camera, draws, photometric, temporal, weather
+from vidcsl.robustness.corruptions import codec as digital
+from vidcsl.robustness.corruptions import photometric as noise
+from vidcsl.robustness.corruptions.draws import to_bytes, to_clips, to_frames
 
 
 def generators(count: int = 1, seed: int = 0) -> list[np.random.Generator]:
@@ -142,7 +136,6 @@ def test_motion_blur_is_a_sum_of_shifted_frames():
 
 @pytest.mark.parametrize("stop", [1.11, 1.16])  # of the first, rounding adds the stop itself
 def test_zoom_blur_is_the_mean_of_zooms(stop):
-    ndimage = pytest.importorskip("scipy.ndimage")
     clips = random_clips(1, 3, 2, 48, 48)
     image = clips[0, 0, 1].numpy()
     factors = np.arange(1, stop, 0.01)

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.robustness.test_corruptions import moving_clips, psnr
-from vidcsl.robustness.corruptions import codec, corrupt, corrupt_and_count, stream
-from vidcsl.robustness.corruptions.digital import SOURCE_QUALITY
+from vidcsl.robustness.corruptions import codec, corrupt, corrupt_and_count
+from vidcsl.robustness.corruptions import codec as stream
+from vidcsl.robustness.corruptions.codec import SOURCE_QUALITY
 
 SEEDS = range(3)
 

@@ -2,11 +2,10 @@ import pytest
 import torch
 
 from vidcsl.augment.pipeline import TrainAugmentation
-from vidcsl.builders import build_augmentation
 from vidcsl.config import default_config
 from vidcsl.errors import UserError
-from vidcsl.robustness.corruptions import corrupt
-from vidcsl.robustness.corruptions.training import RandomCorruption
+from vidcsl.pipelines.data import build_augmentation
+from vidcsl.robustness.corruptions import RandomCorruption, corrupt
 from vidcsl.seeding import seed_of
 
 
@@ -70,7 +69,7 @@ def test_a_config_switches_it_on():
         ("CORRUPTION_SEVERITIES", [6], "not \\[6\\]"),
     ],
 )
-def test_wrong_options(key, value, message):
+def test_wrong_options_are_refused(key, value, message):
     cfg = default_config()
     cfg.AUGMENT.CORRUPTION_PROBABILITY = 0.5
     cfg.AUGMENT[key] = value

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from vidcsl.robustness.attacks import GOALS, PGD, SOLVERS
-from vidcsl.robustness.clips import Clips
 from vidcsl.robustness.sanity import Trial, check_attack
+from vidcsl.robustness.targets import Clips
 from vidcsl.robustness.threats import L2, Linf
 
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.corruptions import SUITES
-from vidcsl.robustness.scores import (
+from vidcsl.robustness.corruption_table import (
     bootstrap_intervals,
     category_scores,
     gamma_absolute,
@@ -17,6 +16,7 @@ from vidcsl.robustness.scores import (
     robustness_scores,
     wilson_interval,
 )
+from vidcsl.robustness.corruptions import SUITES
 
 SHARE = st.floats(0, 1)
 P = {"gaussian_noise": [0.4, 0.3, 0.3, 0.2, 0.1], "jpeg": [0.5, 0.5, 0.4, 0.4, 0.3]}

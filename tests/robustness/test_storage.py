@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.storage import find_sets, read_clip, read_set, write_clip, write_set
+from vidcsl.robustness.attack_curve import find_sets, read_clip, read_set, write_clip, write_set
 
 
 @settings(max_examples=20)

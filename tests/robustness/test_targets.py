@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from vidcsl.augment.pipeline import EvalCrop
-from vidcsl.engine.weights import weights_digest
 from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.neighbours import knn_accuracy, retrieval_recall
@@ -22,6 +21,7 @@ from vidcsl.robustness.targets import (
 )
 from vidcsl.robustness.threats import L2, Linf
 from vidcsl.seeding import torch_generator
+from vidcsl.state import weights_digest
 
 CLASSES = 4
 

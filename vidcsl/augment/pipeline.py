@@ -6,9 +6,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from vidcsl.augment.colour import apply_colour_, colour_plan
-from vidcsl.augment.draws import ClipDraws, clip_draws
-from vidcsl.augment.geometry import centre_boxes, crop_resize, random_resized_boxes, three_boxes
+from vidcsl.augment.transforms import (
+    ClipDraws,
+    apply_colour_,
+    centre_boxes,
+    clip_draws,
+    colour_plan,
+    crop_resize,
+    random_resized_boxes,
+    three_boxes,
+)
 from vidcsl.errors import UserError
 from vidcsl.seeding import seed_of
 

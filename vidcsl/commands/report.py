@@ -1,18 +1,44 @@
-"""`vidcsl report`: the page of a run, written anew."""
+"""`vidcsl report` and `vidcsl compare`: pages and tables of runs that have ended."""
 
 import argparse
 from pathlib import Path
 
-from vidcsl.report.html import write_report
 
-HELP = "write report.html of a run's folder anew"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The run's folder."""
-    parser.add_argument("folder", type=Path)
+def report(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `vidcsl report`."""
+    parser.add_argument("folder", type=Path, help="the folder of a run")
+    parser.set_defaults(run=_report)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Write the report and print where it is."""
+def _report(args: argparse.Namespace) -> None:
+    from vidcsl.report.page import write_report
+
     print(write_report(args.folder))
+
+
+def compare(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `vidcsl compare`."""
+    parser.add_argument(
+        "folders", type=Path, nargs="+", help="run folders; runs of one name are its seeds"
+    )
+    parser.add_argument("--baseline", required=True, help="name of the plain contrastive run")
+    parser.add_argument(
+        "--reference",
+        required=True,
+        nargs="+",
+        help="names of the runs that the gap is to",
+    )
+    parser.add_argument("--output", type=Path, help="folder for study.json, study.md, study.html")
+    parser.set_defaults(run=_compare)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from vidcsl.studies.analysis import read_arms, summarise
+    from vidcsl.studies.page import markdown, write_study
+
+    summary = summarise(read_arms(args.folders), baseline=args.baseline, references=args.reference)
+    document = {"name": "Comparison", "question": "", "notes": [], "settings": {"": summary}}
+    if args.output:
+        print(*write_study(document, args.output), sep="\n")
+    else:
+        print(markdown(document))

@@ -3,106 +3,129 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vidcsl import shipped
-from vidcsl.commands.arguments import at_least
-from vidcsl.commands.launching import add_launcher, launch, refuse_unlaunched
+from vidcsl.commands.arguments import add_launcher, at_least, launch, refuse_job_options
 from vidcsl.errors import UserError
-from vidcsl.report.study import Arms, write_study
-from vidcsl.report.study.records import read_record
-from vidcsl.report.study.summary import summarise
-from vidcsl.study.budget import estimate
-from vidcsl.study.plan import Run, Study, read_study
-from vidcsl.study.runner import Runner, check_runs, state, visible_gpus
 
-HELP = "run a study: arms x seeds, then tables, tests and a page"
+if TYPE_CHECKING:  # importing these takes seconds, and `--help` answers at once
+    from vidcsl.studies.plan import Run, Study
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The study, and how it is run."""
-    parser.add_argument("study", type=Path, help="study file, or a shipped one: studies/small")
+def study(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `vidcsl study`."""
+    parser.add_argument("study", type=Path, help="a study file, or a shipped one: studies/small")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="options of all runs, over the file's"
+        "overrides", nargs="*", metavar="KEY VALUE", help="options that override the file, all runs"
     )
     parser.add_argument(
         "--jobs", type=at_least(0), default=0, help="runs at a time; 0: one for each GPU"
     )
     parser.add_argument(
-        "--part", metavar="I/N", help="only each N-th run from the I-th (from 0): for job arrays"
+        "--part",
+        metavar="I/N",
+        help="run each N-th run from the I-th (counted from 0): for job arrays",
     )
     parser.add_argument(
-        "--arms", metavar="ARM,ARM", help="only runs of these; the tables are of all that is there"
+        "--arms", metavar="ARM,ARM", help="run these arms only; the tables hold all finished runs"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be run")
-    parser.add_argument("--budget", action="store_true", help="state the expected hours first")
-    parser.add_argument("--table", action="store_true", help="run nothing; tables of what is there")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
+    parser.add_argument("--budget", action="store_true", help="estimate the hours first")
+    parser.add_argument("--table", action="store_true", help="run nothing, write the tables")
     add_launcher(parser)
+    parser.set_defaults(run=_study)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Say, run what is missing, write the tables."""
+def _study(args: argparse.Namespace) -> None:
+    """Print the plan, run what is missing, write the tables."""
+    from vidcsl.config import find_config
+    from vidcsl.studies.plan import read_study
+    from vidcsl.studies.runner import Runner, check_runs, state, visible_gpus
+
     if not args.launcher:
-        refuse_unlaunched(args, used=["processes"])
-    path = shipped.find(args.study)
+        refuse_job_options(args, used=["processes"])
+    path = find_config(args.study)
     study = read_study(path, args.overrides)
-    chosen = _part(_of_arms(study.runs, args.arms), args.part)
+    runs = _chosen(study.runs, arms=args.arms, part=args.part)
     processes = max(1, args.processes or (args.gpus if args.launcher else 1))
     gpus = visible_gpus() if processes == 1 else []
     jobs = args.jobs or max(1, len(gpus))
     if args.budget or args.dry_run:
-        print("\n".join(_plan(study, chosen)))
+        print(f"study {study.name}: {len(runs)} runs, in {study.folder}")
+        for run in runs:
+            print(f"  {run.title}: {state(run)}")
+        for note in _differences(study):
+            print(f"  {note}")
     if args.budget:
-        print("\n".join(_budget(chosen, jobs=jobs)))
+        _print_budget(runs, jobs=jobs)
     if args.dry_run:
         return
     if args.table:
-        _write(study)
+        _write_tables(study)
         return
-    check_runs(chosen)
+    check_runs(runs)
     try:
         if args.launcher:
-            _launch(study, chosen, path, args, processes=processes)
+            _launch(study, runs, path, args, processes=processes)
         else:
-            # A part is a job's: it has ended well only when its runs are finished.
-            patient = bool(args.part)
-            Runner(jobs=jobs, gpus=gpus, processes=processes, patient=patient).run(chosen)
-    finally:  # also where runs failed or were stopped: of what is there
+            # A job that runs one part has succeeded only when its runs have finished, so it waits
+            # for runs that another process is working on.
+            Runner(jobs=jobs, gpus=gpus, processes=processes, patient=bool(args.part)).run(runs)
+    finally:  # after a failure or a stop, too: the tables show the runs that have ended
         if args.wait or not (args.part or args.launcher):
-            _write(study)
+            _write_tables(study)
+
+
+def _chosen(runs: "Sequence[Run]", *, arms: str | None, part: str | None) -> "Sequence[Run]":
+    """The runs that --arms and --part leave."""
+    if arms is not None:
+        known = list(dict.fromkeys(run.arm for run in runs))
+        if unknown := [name for name in arms.split(",") if name not in known]:
+            raise UserError(
+                f"--arms: no arm is named {unknown[0]!r}; choose from {', '.join(known)}"
+            )
+        runs = [run for run in runs if run.arm in arms.split(",")]
+    if part is not None:
+        index, _, count = part.partition("/")
+        if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+            raise UserError(f"--part must be I/N with I from 0 to N - 1, not {part!r}")
+        runs = runs[int(index) :: int(count)]
+    return runs
 
 
 def _launch(
-    study: Study, chosen: Sequence[Run], path: Path, args: argparse.Namespace, *, processes: int
+    study: "Study",
+    runs: "Sequence[Run]",
+    path: Path,
+    args: argparse.Namespace,
+    *,
+    processes: int,
 ) -> None:
-    """A job for each chosen run that is not finished, `--jobs` of them at a time; here, one job."""
+    """Start one Slurm job for each run that is not finished, or one local job for all of them."""
+    from vidcsl.studies.runner import state
+
     if args.nodes > 1:
-        raise UserError("--nodes: a run of a study has one node; --jobs says how many at a time")
-    count = len(study.runs)
-    words = ["study", str(path.resolve()), *args.overrides, "--processes", str(processes)]
-    left = [
-        index for index, run in enumerate(study.runs) if run in chosen and state(run) != "finished"
+        raise UserError("--nodes: a run of a study uses one node; --jobs sets how many run at once")
+    unfinished = [
+        index for index, run in enumerate(study.runs) if run in runs and state(run) != "finished"
     ]
-    if not left:
+    if not unfinished:
         print(f"study {study.name}: nothing is left to run")
         return
-    # The job itself is one process, which starts those of the run.
-    args.processes = 1
-    parts = [[*words, "--jobs", "1", "--part", f"{index}/{count}"] for index in left]
+    words = ["study", str(path.resolve()), *args.overrides, "--processes", str(processes)]
+    args.processes = 1  # the job is one process, which starts the processes of each run
     if args.launcher == "local":
-        asked = {"--arms": args.arms, "--part": args.part}
-        chosen_by = [word for pair in asked.items() if pair[1] for word in pair]
-        parts = [[*words, "--jobs", str(args.jobs), *chosen_by]]
-    launch(parts, args, folder=study.folder / "jobs", name=study.name, at_once=args.jobs)
+        chosen_by = {"--arms": args.arms, "--part": args.part}
+        given = [word for pair in chosen_by.items() if pair[1] for word in pair]
+        commands = [[*words, "--jobs", str(args.jobs), *given]]
+    else:
+        count = len(study.runs)
+        commands = [[*words, "--jobs", "1", "--part", f"{index}/{count}"] for index in unfinished]
+    launch(commands, args, folder=study.folder / "jobs", name=study.name, at_once=args.jobs)
 
 
-def _plan(study: Study, runs: Sequence[Run]) -> list[str]:
-    lines = [f"study {study.name}: {len(runs)} runs, in {study.folder}"]
-    lines += [f"  {run.title}: {state(run)}" for run in runs]
-    return lines + [f"  {note}" for note in _differences(study)]
-
-
-def _differences(study: Study) -> list[str]:
+def _differences(study: "Study") -> list[str]:
+    """How each arm differs from the baseline, a line an option."""
     return [
         f"{arm} differs from {study.baseline} in {key}: {value}, not {plain}"
         for arm, differences in study.differences.items()
@@ -110,40 +133,49 @@ def _differences(study: Study) -> list[str]:
     ]
 
 
-def _budget(runs: Sequence[Run], *, jobs: int) -> list[str]:
+def _print_budget(runs: "Sequence[Run]", *, jobs: int) -> None:
+    from vidcsl.studies.runner import check_runs, estimate, state
+
     check_runs(runs)
-    open_ = [run for run in runs if state(run) != "finished"]
-    each = estimate(runs, jobs=jobs)
-    lines = [
-        f"  {' '.join(filter(None, kind))}: {known.hours:.2f} h a run ({known.source})"
-        for kind, known in each.items()
-    ]
-    total = sum(each[run.setting, run.arm].hours for run in open_)
-    return [
-        "expected cost, without EVALUATE.SPLITS, TRANSFER and LOW_SHOT; robust models take longer "
-        "to attack than the untrained ones of a trial:",
-        *lines,
-        f"  {len(open_)} runs to go: {total:.2f} h, {total / jobs:.2f} h with {jobs} at a time",
-    ]
+    estimates = estimate(runs, jobs=jobs)
+    unfinished = [run for run in runs if state(run) != "finished"]
+    total = sum(estimates[run.setting, run.arm].hours for run in unfinished)
+    print(
+        "expected cost, without EVALUATE.SPLITS, TRANSFER and LOW_SHOT; attacks on robust models "
+        "take longer than on the untrained models of this trial:"
+    )
+    for kind, known in estimates.items():
+        print(f"  {' '.join(filter(None, kind))}: {known.hours:.2f} h a run ({known.source})")
+    print(
+        f"  {len(unfinished)} runs to go: {total:.2f} h, {total / jobs:.2f} h with {jobs} at a time"
+    )
 
 
-def _write(study: Study) -> None:
-    """`study.json`, `.md` and `.html` of all that is there, other parts' runs too."""
-    there = {run: (run.folder / "results.json").exists() for run in study.runs}
+def _write_tables(study: "Study") -> None:
+    """Write `study.json`, `.md` and `.html` of every run that has results, whoever ran it."""
+    from vidcsl.studies.analysis import read_record, summarise
+    from vidcsl.studies.page import write_study
+    from vidcsl.studies.runner import state
+
+    has_results = {run: (run.folder / "results.json").exists() for run in study.runs}
     settings: dict[str, dict[str, Any]] = {}
     for setting in dict.fromkeys(run.setting for run in study.runs):
-        arms = _arms([run for run, known in there.items() if known and run.setting == setting])
+        arms: dict[str, list[Any]] = {}
+        for run, known in has_results.items():
+            if known and run.setting == setting:
+                arms.setdefault(run.arm, []).append(read_record(run.folder))
         if study.baseline in arms:
             present = [arm for arm in study.references if arm in arms]
             settings[setting] = summarise(arms, baseline=study.baseline, references=present)
     if not settings:
         print(f"study {study.name}: no run of {study.baseline} has results yet")
         return
-    missing = [run.title for run, known in there.items() if not known]
-    notes = [f"{len(there) - len(missing)} of {len(there)} runs have results."]
+    missing = [run.title for run, known in has_results.items() if not known]
+    started = [run for run, known in has_results.items() if known]
+    partial = [run.title for run in started if state(run) != "finished"]
+    notes = [f"{len(study.runs) - len(missing)} of {len(study.runs)} runs have results."]
     notes += [f"Without results: {', '.join(missing)}."] if missing else []
-    unfinished = [run.title for run, known in there.items() if known and state(run) != "finished"]
-    notes += [f"Not brought to their end: {', '.join(unfinished)}."] if unfinished else []
+    notes += [f"Not finished: {', '.join(partial)}."] if partial else []
     document = {
         "name": study.name,
         "question": study.question,
@@ -151,29 +183,3 @@ def _write(study: Study) -> None:
         "settings": settings,
     }
     print(*write_study(document, study.folder), sep="\n")
-
-
-def _arms(runs: Sequence[Run]) -> Arms:
-    arms: dict[str, list[Any]] = {}
-    for run in runs:
-        arms.setdefault(run.arm, []).append(read_record(run.folder))
-    return arms
-
-
-def _of_arms(runs: Sequence[Run], names: str | None) -> Sequence[Run]:
-    if names is None:
-        return runs
-    known = list(dict.fromkeys(run.arm for run in runs))
-    wanted = names.split(",")
-    if unknown := [name for name in wanted if name not in known]:
-        raise UserError(f"--arms: no arm is named {unknown[0]!r}; there are {', '.join(known)}")
-    return [run for run in runs if run.arm in wanted]
-
-
-def _part(runs: Sequence[Run], part: str | None) -> Sequence[Run]:
-    if part is None:
-        return runs
-    index, _, count = part.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise UserError(f"--part must be I/N with I from 0 to N - 1, not {part!r}")
-    return runs[int(index) :: int(count)]

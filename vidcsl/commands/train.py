@@ -1,57 +1,123 @@
-"""`vidcsl train`: the main job from end to end."""
+"""`vidcsl train`, `vidcsl evaluate` and `vidcsl export`: a model is made, measured, handed on."""
 
 import argparse
 import sys
+from pathlib import Path
 
-from fvcore.common.config import CfgNode
-
-from vidcsl import builders, shipped
-from vidcsl.commands.arguments import add_config, add_weights, with_weights
-from vidcsl.commands.launching import add_launcher, launch, refuse_unlaunched
-from vidcsl.config import load_config
-from vidcsl.engine import distributed
-from vidcsl.engine.run_folder import RunFolder
-from vidcsl.engine.signals import Interrupted
-from vidcsl.stages.run import headline, train_and_evaluate
-from vidcsl.stages.starting import refuse_overwriting
-
-HELP = "pretrain, evaluate and report"
+from vidcsl.commands.arguments import (
+    add_config,
+    add_launcher,
+    add_model,
+    add_weights,
+    launch,
+    overrides_of,
+    refuse_job_options,
+)
+from vidcsl.errors import UserError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Config, whether to continue, and who runs it."""
+def train(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `vidcsl train`."""
     add_config(parser)
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
     add_launcher(parser)
+    parser.set_defaults(run=_train)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Train and evaluate; exit code 128 + signal number where a signal stopped it."""
-    cfg = load_config(args.cfg, with_weights(args))
+def _train(args: argparse.Namespace) -> None:
+    from vidcsl.config import find_config, load_config
+    from vidcsl.distributed import distributed_context
+    from vidcsl.pipelines.context import refuse_overwriting
+    from vidcsl.pipelines.train import headline, train_and_evaluate
+    from vidcsl.pipelines.training import check, output_dir
+    from vidcsl.run_folder import RunFolder
+    from vidcsl.training.monitor import Interrupted
+
+    cfg = load_config(args.cfg, overrides_of(args))
     if args.launcher:
-        _launch(cfg, args)
+        check(cfg)  # a wrong config is found here and not in the queue
+        folder = RunFolder(output_dir(cfg))
+        if not args.resume:
+            refuse_overwriting(folder)
+        with folder.held():
+            pass  # raises where another process trains in this folder
+        config = str(find_config(args.cfg).resolve())
+        words = ["train", "--cfg", config, *overrides_of(args), "--resume"]
+        launch([words], args, folder=folder.path / "jobs", name=cfg.NAME)
         return
-    refuse_unlaunched(args)
-    with distributed.start(cfg.DEVICE) as world:
+    refuse_job_options(args)
+    with distributed_context(cfg.DEVICE) as distributed:
         try:
-            folder = train_and_evaluate(cfg, world, resume=args.resume)
+            folder = train_and_evaluate(cfg, distributed, resume=args.resume)
         except Interrupted as interruption:
-            if world.is_main:
+            if distributed.is_main:
                 print(f"vidcsl: {interruption}", file=sys.stderr)
             raise SystemExit(128 + interruption.number) from None
-        if world.is_main:
+        if distributed.is_main:
             print(headline(folder))
 
 
-def _launch(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Submit the same command; a wrong config is found here and not in the queue."""
-    builders.check(cfg)
-    folder = RunFolder(builders.output_dir(cfg))
-    if not args.resume:
-        refuse_overwriting(folder)
-    with folder.held():
-        pass  # nobody trains there
-    config = str(shipped.find(args.cfg).resolve())
-    words = ["train", "--cfg", config, *with_weights(args), "--resume"]
-    launch([words], args, folder=folder.path / "jobs", name=cfg.NAME)
+def evaluate(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `vidcsl evaluate`."""
+    add_config(parser)
+    add_model(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from vidcsl.config import load_config
+    from vidcsl.distributed import distributed_context
+    from vidcsl.pipelines.train import evaluate_model, headline
+
+    cfg = load_config(args.cfg, overrides_of(args))
+    with distributed_context(cfg.DEVICE) as distributed:
+        folder = evaluate_model(
+            cfg, distributed, checkpoint=args.checkpoint, foreign=bool(args.weights)
+        )
+        if distributed.is_main:
+            print(headline(folder))
+
+
+def export(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `vidcsl export`."""
+    add_config(parser)
+    add_model(parser)
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument(
+        "--program",
+        action="append",
+        choices=("torch_export", "torchscript"),
+        default=[],
+        help="also write a program that runs without vidcsl",
+    )
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload to the Hugging Face hub")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from vidcsl.config import load_config
+    from vidcsl.hub import export_encoder, push
+    from vidcsl.pipelines.model import build_encoder, load_weights_of
+    from vidcsl.pipelines.training import output_dir
+    from vidcsl.run_folder import RunFolder
+    from vidcsl.training.checkpoint import list_checkpoints
+
+    cfg = load_config(args.cfg, overrides_of(args))
+    source = args.weights or (args.checkpoint and f"vidcsl:{args.checkpoint}")
+    if not source:
+        folder = RunFolder(output_dir(cfg)).checkpoints
+        found = list_checkpoints(folder)
+        if not found:
+            raise UserError(
+                f"no checkpoint in {folder}: train first, or give --checkpoint or --weights"
+            )
+        source = f"vidcsl:{found[-1]}"
+    encoder = build_encoder(cfg)
+    for note in load_weights_of(cfg, encoder, source=source):
+        print(note)
+    for path in export_encoder(encoder, cfg, args.out, programs=args.program):
+        print(path)
+    if args.push:
+        print(push(args.out, args.push, private=args.private))

@@ -8,13 +8,11 @@ group the file's name up to its clip number.
 """
 
 import csv
-import hashlib
 import io
 import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +20,7 @@ from typing import NamedTuple
 from vidcsl.data.readers import Source
 from vidcsl.data.shards import Span, check_shards, is_url, read_text
 from vidcsl.errors import UserError, VideoError
+from vidcsl.io import file_state, replacing
 
 COLUMNS = ("video", "class", "group")
 SPAN_COLUMNS = ("shard", "offset", "size", "crc32")
@@ -157,29 +156,6 @@ def _check_field(text: str, path: str | Path) -> None:
 
 def _fields(row: Row) -> tuple[object, ...]:
     return row[:-1] if row.span is None else (*row[:-1], *astuple(row.span))
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a hidden path to write to, which takes the place of `path` once the block succeeds."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def file_state(path: Path) -> str:
-    """Size and time of a file, as text; of a folder those of all files in it. Raises OSError."""
-    state = path.stat()
-    if not path.is_dir():
-        return f"{state.st_size} {state.st_mtime_ns}"
-    # A file that is rewritten in place changes nothing of the folder itself.
-    files = sorted((file.name, file_state(file)) for file in path.iterdir() if file.is_file())
-    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def missing_files(videos: Iterable[Video]) -> list[Path]:

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vidcsl.data.dataset import ClipDataset, Sample
-from vidcsl.data.watch import NOTHING, Desk, tell_stacks
+from vidcsl.data.dataset import NOTHING, ClipDataset, Desk, Sample, tell_stacks
 from vidcsl.errors import PassingError, UserError, VideoError
 from vidcsl.seeding import numpy_generator, torch_generator
 

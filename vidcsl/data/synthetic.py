@@ -1,22 +1,232 @@
-"""A data set to learn from at once: small labelled videos, drawn and written as real H.264 files.
-
-The class is the motion (see `motions.py`). Several clips are cut from each source, at other times
-and under another camera; they share their group, so that false negatives are known to the list.
-"""
+"""A labelled data set of rendered motions."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcsl.data.lists import Row, replacing, shorten, write_list
-from vidcsl.data.motions import MOTIONS, draw_source, render
-from vidcsl.engine.progress import Bar
+from vidcsl.data.lists import Row, shorten, write_list
 from vidcsl.errors import UserError
+from vidcsl.io import Bar, replacing
 from vidcsl.seeding import numpy_generator
+
+# ----------------------------------------------------------------------
+# Draws clips in which the motion is the class and the appearance says nothing.
+#
+# A textured object moves before a textured background. Shape, size, colours, place, pace and camera
+# are random, drawn per source; the class is the way in which the object moves. The motions stay
+# what they are when a clip is mirrored left to right, because training does that. Rising and
+# falling, and growing and shrinking, show the same frames in another order, so no frame tells
+# them apart.
+
+Array = NDArray[np.float32]
+
+SLACK = 0.15  # how far the camera may be off, in frames
+SHAPES: dict[str, Callable[[Array, Array], Array]] = {
+    "disc": lambda u, v: np.sqrt(u * u + v * v),
+    "box": lambda u, v: np.maximum(np.abs(u), np.abs(v)) * np.float32(1.15),
+    "diamond": lambda u, v: (np.abs(u) + np.abs(v)) * np.float32(0.8),
+    "cross": lambda u, v: np.minimum(
+        np.maximum(np.abs(u), 3 * np.abs(v)), np.maximum(3 * np.abs(u), np.abs(v))
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the object is in each frame, [T] each. Places in frames, angle in turns."""
+
+    x: Array | float = 0.0
+    y: Array | float = 0.0
+    scale: Array | float = 1.0
+    angle: Array | float = 0.0
+    opacity: Array | float = 1.0
+
+
+def _swing(turns: Array) -> Array:
+    return np.sin(2 * np.pi * turns)
+
+
+def _climb(turns: Array) -> Array:
+    """From below the frame to above it, relative to a rest in the middle; then again."""
+    return np.float32(0.7) - np.float32(1.4) * (turns % 1)
+
+
+def _swell(turns: Array) -> Array:
+    """From under half the size to over double; then again."""
+    return np.float32(0.45) * np.float32(5) ** (turns % 1)
+
+
+# Name to (time in periods [T], amplitude in frames, direction +1 or -1) -> change of pose.
+MOTIONS: dict[str, Callable[[Array, float, int], Pose]] = {
+    "sway": lambda t, a, _d: Pose(x=a * _swing(t)),
+    "bob": lambda t, a, _d: Pose(y=a * _swing(t)),
+    "diagonal": lambda t, a, d: Pose(x=0.7 * a * _swing(t), y=0.7 * d * a * _swing(t)),
+    "orbit": lambda t, a, d: Pose(x=a * _swing(t), y=d * a * _swing(t + 0.25)),
+    "rise": lambda t, _a, _d: Pose(y=_climb(t)),
+    "fall": lambda t, _a, _d: Pose(y=_climb(-t)),
+    "grow": lambda t, _a, _d: Pose(scale=_swell(t)),
+    "shrink": lambda t, _a, _d: Pose(scale=_swell(-t)),
+    "spin": lambda t, _a, d: Pose(angle=d * t),
+    "blink": lambda t, _a, _d: Pose(opacity=np.clip(0.5 + 2 * _swing(2 * t), 0, 1)),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What clips of one group share: appearance, place, pace and phase."""
+
+    background: Array  # [B, B, 3] in [0, 1], wider than the frame by the camera's slack
+    shape: str
+    colours: Array  # [2, 3]
+    stripes: Array  # [3]: two frequencies in radians per radius, one phase
+    radius: float  # in frames, as are the centre and the amplitude
+    centre: Array  # [2]: x, y
+    amplitude: float
+    angle: float  # in turns
+    direction: int
+    period: float  # in video frames
+    phase: float  # in periods
+
+
+def draw_source(
+    generator: np.random.Generator,
+    *,
+    size: int,
+    shared: np.random.Generator | None = None,
+    coherence: float = 0.0,
+) -> Source:
+    """A random source for frames of `size` pixels.
+
+    Args:
+        generator: of what is the source's own.
+        size: of the frames.
+        shared: draws the looks of the source's class.
+        coherence: share of the class in background, colours and stripes, from 0 to 1; also the
+            probability that the source has the class's shape.
+    """
+    own = _draw_own(generator, size=size)
+    if shared is None or coherence == 0:
+        return own
+    typical = _draw_own(shared, size=size)
+    mixed = {
+        name: (1 - coherence) * getattr(own, name) + coherence * getattr(typical, name)
+        for name in ("background", "colours", "stripes")
+    }
+    shape = typical.shape if generator.random() < coherence else own.shape
+    return replace(own, shape=shape, **{k: v.astype(np.float32) for k, v in mixed.items()})
+
+
+def _draw_own(generator: np.random.Generator, *, size: int) -> Source:
+    return Source(
+        background=_texture(generator, side=round(size * (1 + 2 * SLACK)) + 4),
+        shape=str(generator.choice(sorted(SHAPES))),
+        colours=generator.random((2, 3), dtype=np.float32),
+        stripes=generator.uniform([-5, -5, 0], [5, 5, 2 * np.pi]).astype(np.float32),
+        radius=generator.uniform(0.14, 0.22),
+        centre=generator.uniform(0.4, 0.6, size=2).astype(np.float32),
+        amplitude=generator.uniform(0.15, 0.28),
+        angle=generator.uniform(0, 1),
+        direction=int(generator.choice([-1, 1])),
+        period=generator.uniform(20, 32),
+        phase=generator.uniform(0, 1),
+    )
+
+
+def render(
+    source: Source, *, motion: str, frames: int, size: int, generator: np.random.Generator
+) -> NDArray[np.uint8]:
+    """One clip of a source, from a random time and under a random camera.
+
+    Returns:
+        uint8 [T, H, W, 3], RGB; the same to the bit for the same generator.
+    """
+    time = np.arange(frames, dtype=np.float32) + generator.uniform(0, 8 * source.period)
+    pose = MOTIONS[motion](
+        (time / source.period + source.phase).astype(np.float32),
+        source.amplitude,
+        source.direction,
+    )
+    camera = _camera(generator, frames=frames, size=size)  # [T, 2] in pixels
+    canvas = _backdrop(source.background, pose, camera=camera, size=size)
+    shift = camera.astype(np.float32) / size
+    mask, pattern = _object(
+        source,
+        x=source.centre[0] + pose.x - shift[:, 0],
+        y=source.centre[1] + pose.y - shift[:, 1],
+        scale=np.broadcast_to(np.float32(pose.scale), frames),
+        angle=np.broadcast_to(np.float32(source.angle + pose.angle), frames),
+        size=size,
+    )
+    mask = mask * np.broadcast_to(np.float32(pose.opacity), frames)[:, None, None]
+    first, second = source.colours
+    clip = canvas + mask[..., None] * (first + pattern[..., None] * (second - first) - canvas)
+    clip *= np.float32(generator.uniform(0.85, 1.15))  # exposure
+    clip += generator.standard_normal((frames, size, size, 1), dtype=np.float32) * np.float32(0.02)
+    return np.rint(255 * np.clip(clip, 0, 1)).astype(np.uint8)
+
+
+def _backdrop(background: Array, pose: Pose, *, camera: NDArray, size: int) -> Array:
+    """The background in each frame, [T, H, W, 3]: it moves and grows with the object, endlessly.
+
+    Otherwise motion would be a matter of few pixels, which small encoders are slow to see.
+    """
+    place = np.arange(size) - size / 2
+    scale = np.broadcast_to(np.float32(pose.scale), len(camera))[:, None]
+    shifts = (np.broadcast_to(np.float32(shift), len(camera)) for shift in (pose.x, pose.y))
+    columns, rows = (
+        np.rint(place / scale - shift[:, None] * size + camera[:, axis, None]).astype(int)
+        % len(background)
+        for axis, shift in enumerate(shifts)
+    )  # [T, size] each
+    return background[rows[:, :, None], columns[:, None, :]]
+
+
+def _object(
+    source: Source, *, x: Array, y: Array, scale: Array, angle: Array, size: int
+) -> tuple[Array, Array]:
+    """The object's mask with soft edges and its stripes, both in [0, 1], [T, H, W]."""
+    pixel = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / size
+    radius = (np.float32(source.radius) * scale)[:, None, None]
+    across = (pixel - x[:, None])[:, None, :] / radius  # [T, 1, W]
+    down = (pixel - y[:, None])[:, :, None] / radius  # [T, H, 1]
+    turned = (2 * np.pi * angle).astype(np.float32)[:, None, None]
+    u = np.cos(turned) * across + np.sin(turned) * down
+    v = np.cos(turned) * down - np.sin(turned) * across
+    mask = np.clip((1 - SHAPES[source.shape](u, v)) * radius * size + np.float32(0.5), 0, 1)
+    along, over, phase = source.stripes
+    return mask, np.float32(0.5) + np.float32(0.5) * np.sin(along * u + over * v + phase)
+
+
+def _camera(generator: np.random.Generator, *, frames: int, size: int) -> NDArray[np.int64]:
+    """Whole pixels by which the camera is off in each frame: a fixed part and a slow shake."""
+    rest = generator.uniform(-0.8, 0.8, size=2)
+    speed, phase = generator.uniform(0.05, 0.2, size=2), generator.uniform(0, 7, size=2)
+    shake = 0.15 * np.sin(np.arange(frames)[:, None] * speed + phase)
+    return np.rint((rest + shake) * SLACK * size).astype(np.int64)
+
+
+def _texture(generator: np.random.Generator, *, side: int) -> Array:
+    """Noise of four scales, [side, side, 3] in [0, 1]."""
+    texture = np.zeros((side, side, 3), dtype=np.float32)
+    for cells, weight in ((2, 0.4), (4, 0.3), (8, 0.2), (16, 0.1)):
+        knots = np.linspace(0, cells - 1, side, dtype=np.float32)[:, None] - np.arange(cells)
+        linear = np.maximum(0, 1 - np.abs(knots)).astype(np.float32)  # [side, cells]
+        noise = generator.random((cells, cells, 3), dtype=np.float32)
+        smooth = np.einsum("ik,klc,jl->ijc", linear, noise, linear, optimize=True)
+        texture += np.float32(weight) * smooth
+    return texture
+
+
+# ----------------------------------------------------------------------
+# A data set to learn from at once: small labelled videos, drawn and written as real H.264 files.
+#
+# The class is the motion (see `motions.py`). Several clips are cut from each source, at other times
+# and under another camera; they share their group, so that false negatives are known to the list.
 
 VERSION = 1  # part of the marker: files of another version of the drawing are made anew
 TEST_EVERY = 4  # each fourth source is for testing

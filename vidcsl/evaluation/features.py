@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.data.loader import Batch
-from vidcsl.engine.distributed import World
-from vidcsl.engine.progress import Bar
+from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
-from vidcsl.evaluation.arrays import load_arrays, save_arrays
+from vidcsl.io import Bar, load_arrays, save_arrays
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def extract_features(
     batches: Iterable[Batch],
     *,
     crop: Callable[[Tensor, Tensor], Tensor],
-    world: World,
+    distributed: DistributedContext,
     title: str,
     total: int,
 ) -> Features:
@@ -80,17 +79,17 @@ def extract_features(
         title, total: of the progress bar: videos of this process.
     """
     encoder.eval()
-    bar = Bar(title, total=total, shown=world.is_main)
+    bar = Bar(title, total=total, shown=distributed.is_main)
     parts: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
-        moved = batch.to(world.device)
+        moved = batch.to(distributed.device)
         clips = crop(moved.frames, moved.sizes)
         features = encoder(clips.flatten(0, 1)).float().unflatten(0, clips.shape[:2])
         ids = (batch.labels, batch.groups, batch.indices)
         parts.append(tuple(each.cpu().numpy() for each in (features, *ids)))
         bar.advance(len(batch))
     bar.close()
-    everywhere = [part for each in world.collect(parts) for part in each]
+    everywhere = [part for each in distributed.collect(parts) for part in each]
     if not everywhere:
         raise UserError(f"{title}: not one video can be read")
     return _join(everywhere)

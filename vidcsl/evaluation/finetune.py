@@ -1,4 +1,4 @@
-"""Fine-tuning: every weight learns from the labels, deep layers less than the head."""
+"""Fine-tuning, and the linear classifier of adversarial protocols."""
 
 import re
 from typing import Any
@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidcsl.objectives.losses import at_least_float32
-from vidcsl.objectives.method import ClipBatch
-from vidcsl.objectives.metrics import Metric
-from vidcsl.objectives.supervised import Supervised
+from vidcsl.methods.adversarial.classifier import AdversarialTraining
+from vidcsl.methods.losses import at_least_float32
+from vidcsl.methods.method import ClipBatch, Metric
+from vidcsl.methods.supervised import Supervised
 from vidcsl.seeding import numpy_generator, torch_generator
+
+# ----------------------------------------------------------------------
+# Fine-tuning: every weight learns from the labels, deep layers less than the head.
 
 # Blocks of our encoders, by which depth is counted.
 _BLOCK = re.compile(r"encoder\.backbone\.(?:image\.)?((?:blocks|layer\d|features)\.\d+)\.")
@@ -123,3 +126,23 @@ def _depths(names: list[str]) -> dict[str, int]:
 
 def _comes_last(name: str) -> bool:
     return name.startswith("head.") or ".norm." in name or ".fc_norm." in name
+
+
+# ----------------------------------------------------------------------
+# ALF: a linear head on a frozen encoder learns from clips that are perturbed against both.
+#
+# With SLF (the linear probe) and AFF (TRADES on all weights) the protocols of adversarial
+# pretraining: Jiang et al., NeurIPS 2020; Fan et al., NeurIPS 2021.
+
+
+class AdversarialLinear(AdversarialTraining):
+    """Adversarial training of the head alone; the encoder stays in eval mode."""
+
+    def __init__(self, encoder: nn.Module, **options: Any) -> None:
+        super().__init__(encoder.requires_grad_(False), **options)
+
+    def train(self, mode: bool = True) -> "AdversarialLinear":
+        """The encoder keeps out of it."""
+        super().train(mode)
+        self.encoder.eval()
+        return self

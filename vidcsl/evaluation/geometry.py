@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidcsl.evaluation.features import Features
-from vidcsl.objectives.geometry import class_margins, effective_rank
-from vidcsl.objectives.losses import alignment, uniformity
+from vidcsl.methods.losses import alignment, uniformity
+from vidcsl.methods.method import class_margins, effective_rank
 
 BINS = 50
 

@@ -6,12 +6,20 @@ from functools import partial
 from vidcsl.models.encoder import Encoder
 from vidcsl.models.frames import frames
 from vidcsl.models.mvit import mvit_v2_s
-from vidcsl.models.r2plus1d import r2plus1d_18, r2plus1d_34, r2plus1d_34_mmaction2
-from vidcsl.models.r3d import mc3_18, r3d_18, r3d_18_tclr
+from vidcsl.models.resnet3d import (
+    mc3_18,
+    r2plus1d_18,
+    r2plus1d_34,
+    r2plus1d_34_mmaction2,
+    r3d_18,
+    r3d_18_tclr,
+)
 from vidcsl.models.s3d import s3d
 from vidcsl.models.slow import slow_r50
 from vidcsl.models.swin3d import swin3d_b, swin3d_s, swin3d_t
 from vidcsl.models.vit import video_vit
+
+__all__ = ["ENCODERS", "Encoder"]
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "r2plus1d_18": r2plus1d_18,
@@ -31,5 +39,3 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "video_vit_l": partial(video_vit, published=(1024, 24)),
     "frames": frames,
 }
-
-__all__ = ["ENCODERS", "Encoder"]

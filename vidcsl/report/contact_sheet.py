@@ -9,10 +9,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vidcsl.data.lists import replacing
+from vidcsl.io import replacing
 from vidcsl.report.page import TEMPLATES, templates
-from vidcsl.report.pictures import chosen_frames
-from vidcsl.report.player import player
+from vidcsl.report.pictures import chosen_frames, player
 
 _LINE, _GAP, _MARGIN = 18, 4, 16  # pixels
 _INK, _SOFT, _PAGE = "#1a1d21", "#575d66", "#ffffff"

@@ -8,9 +8,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from vidcsl.data.lists import replacing
+from vidcsl.io import replacing
 from vidcsl.report.page import templates
-from vidcsl.report.player import player
+from vidcsl.report.pictures import player
 
 # Half the size of a film that hides its coding; strong noise would make the page too large.
 _QUALITY = 24

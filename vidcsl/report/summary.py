@@ -1,12 +1,19 @@
-"""A run's main numbers in words: formatting, intervals, opening sentences, key figures."""
+"""A run read back, in words."""
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+
+from vidcsl.errors import UserError
+
+# ----------------------------------------------------------------------
+# A run's main numbers in words: formatting, intervals, opening sentences, key figures.
 
 UNDEFINED = "undefined"
 SUITE_TITLES = {
@@ -252,3 +259,151 @@ def _length(training: Tree) -> str:
         return length
     by = f" (all but the last by {earlier})" if earlier else ""
     return f"{plain(rounds)} rounds of {length}{by}"
+
+
+# ----------------------------------------------------------------------
+# The files of a run's folder, read and checked.
+
+# What holds what in results.json, as far as the page relies on it; "*" stands for any other key.
+_FORM: dict[str, Any] = {
+    "data": {"classes": list, "left_out": list},
+    "training": {"damaged_videos": list},
+    "clean": {"retrieval": dict, "intervals": {"*": list}, "low_shot": {"*": {"draws": list}}},
+    "splits": {"mean": dict},
+    "transfer": {"*": dict},
+    "geometry": {"histogram": {"edges": list, "same_class": list, "other_class": list}},
+    "false_negatives": {"by_class": {"*": dict}},
+    "attacks": {"*": dict},
+    "survival": {"*": dict},
+    "attack_settings": {"*": dict},
+    "attack_classes": {"*": {"*": list}},
+    "attack_frames": {"*": {"*": list}},
+    "attack_checks": {"*": {"checks": list}},
+    "corruptions": {
+        **{suite: {"*": list} for suite in ("P", "C", "V")},
+        "scores": {"over": {"*": dict}, "suites": {"*": {"*": {"interval": {"*": list}}}}},
+        "repeated_frames": {"*": list},
+    },
+    "cost": {"seconds": dict},
+}
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """`results.json` with an empty dict for every section that is absent.
+
+    Raises:
+        UserError: it is missing, damaged, or a section is not of the form of docs/design.md.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give the folder of a run whose training has ended")
+    results = read_mapping(path)
+    for name, form in _FORM.items():
+        section = results.get(name)
+        results[name] = {} if section is None else section
+        if not _fits(results[name], form):
+            raise UserError(f"{path}: section {name} is damaged; run the evaluation again")
+    return results
+
+
+def _fits(value: object, form: Any) -> bool:
+    if not isinstance(form, dict):
+        return isinstance(value, form)
+    return isinstance(value, dict) and all(
+        _fits(inner, form.get(key, form.get("*", object))) for key, inner in value.items()
+    )
+
+
+def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines of `log.jsonl`, and how many cannot be read (a crash may cut one off).
+
+    A resumed run repeats steps: of a training step the last line counts.
+    """
+    lines: list[dict[str, Any]] = []
+    unreadable = 0
+    for text in filter(str.strip, read_text(path).splitlines()):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if isinstance(line, dict):
+            lines.append(line)
+        else:
+            unreadable += 1
+    trained = {line["step"]: line for line in lines if _is_training(line)}
+    others = [line for line in lines if line.get("kind") != "train"]
+    return [trained[step] for step in sorted(trained)] + others, unreadable
+
+
+def _is_training(line: Tree) -> bool:
+    return line.get("kind") == "train" and None not in (
+        number(line.get("epoch")),
+        number(line.get("step")),
+    )
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where the file is absent."""
+    try:
+        content = json.loads(read_text(path) or "{}")
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); run the evaluation again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object; run the evaluation again")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """A file's text; empty where the file is absent."""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
+# ----------------------------------------------------------------------
+# What a reader must know before believing the numbers, in a sentence each.
+
+FEW = 100  # videos: an accuracy is then known to about ten points
+
+
+def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
+    """Of failed checks, of too few videos, of training and test videos that were left out."""
+    found = [
+        f"{attack_title(name)}: not so, “{check['name']}”; robustness may be overstated."
+        for name, checks in results["attack_checks"].items()
+        for check in checks.get("checks", [])
+        if isinstance(check, dict) and not check.get("passed")
+    ]
+    return [*found, *_few(results), *_missing(results, damaged), *_chance(results)]
+
+
+def _few(results: Tree) -> list[str]:
+    videos = number(results["data"].get("test_videos"))
+    if videos is None or videos >= FEW:
+        return []
+    return [f"Only {videos:.0f} test videos: differences of a few points mean nothing."]
+
+
+def _missing(results: Tree, damaged: Sequence[str]) -> list[str]:
+    left_out = results["data"].get("left_out") or []
+    told = []
+    if damaged:
+        told.append(f"{len(damaged)} training videos could not be read and were replaced.")
+    if left_out:
+        told.append(f"{len(left_out)} test videos could not be read and were left out.")
+    return told
+
+
+def _chance(results: Tree) -> list[str]:
+    """An accuracy whose interval holds chance says nothing about the features."""
+    top1, chance = (
+        number(results[section].get(key))
+        for section, key in (("clean", "linear_top1"), ("data", "chance"))
+    )
+    seen = interval(top1, results["data"].get("test_videos"))
+    if seen is None or chance is None or seen[0] > chance:
+        return []
+    return [
+        f"The linear probe’s {percent(top1)} cannot be told from chance ({percent(chance)}): what "
+        "follows is about features that know nothing."
+    ]

@@ -1,19 +1,29 @@
-"""Attacks on a list of videos at growing budgets: what became of each, and what follows from it."""
+"""Accuracy over growing budgets, and attacked clips as files."""
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Protocol
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
 
+import av
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vidcsl.engine.distributed import World
-from vidcsl.engine.ledger import Ledger
-from vidcsl.robustness.clips import Clips
-from vidcsl.robustness.targets import Target
+from vidcsl.distributed import DistributedContext
+from vidcsl.errors import UserError
+from vidcsl.io import replacing
+from vidcsl.robustness.targets import Clips, Target
+from vidcsl.run_folder import ResultCache
+
+# ----------------------------------------------------------------------
+# Attacks on a list of videos at growing budgets: what became of each, and what follows from it.
 
 
 class Attack(Protocol):
@@ -144,8 +154,8 @@ def attack_curve(
     batches: Iterable[Clips],
     attacks: Mapping[str, Attack],
     *,
-    world: World,
-    ledger: Ledger | None = None,
+    distributed: DistributedContext,
+    result_cache: ResultCache | None = None,
     condition: str = "attack",
     advance: Callable[[int], None] = lambda _: None,
 ) -> Curve:
@@ -160,7 +170,7 @@ def attack_curve(
         condition: under which name it does.
         advance: called with the number of clips done.
     """
-    known = {} if ledger is None else ledger.answers(condition)
+    known = {} if result_cache is None else result_cache.answers(condition)
     outcomes = {video: Outcome(**answer) for video, answer in known.items()}
     for batch in batches:
         if any(video not in outcomes for video in batch.videos):
@@ -169,11 +179,11 @@ def attack_curve(
             each = round((time.perf_counter() - started) / len(batch), 4)
             found = [replace(outcome, seconds=each) for outcome in found]
             outcomes |= dict(zip(batch.videos, found, strict=True))
-            if ledger is not None:
-                ledger.record(condition, batch.videos, [asdict(outcome) for outcome in found])
+            if result_cache is not None:
+                result_cache.record(condition, batch.videos, [asdict(outcome) for outcome in found])
         advance(len(batch))
     everyone: dict[int, Outcome] = {}
-    for part in world.collect(outcomes):
+    for part in distributed.collect(outcomes):
         everyone |= part
     return Curve(tuple(attacks), dict(sorted(everyone.items())))
 
@@ -237,3 +247,101 @@ def _mean_profile(rows: Sequence[Sequence[float]]) -> list[float]:
     at = np.linspace(0, 1, length)
     even = [np.interp(at, np.linspace(0, 1, len(row)), row) for row in rows]
     return [round(float(value), 4) for value in np.mean(even, axis=0)]
+
+
+# ----------------------------------------------------------------------
+# Attacked clips on disk, without loss: a folder a set, with a description that any tool can read.
+#
+# `set.json` says what was attacked and how, and names the file of each clip: a clip whose pixels
+# are whole multiples of 1/255 is an FFV1 film in Matroska, any other one float32 in safetensors.
+
+MANIFEST = "set.json"
+_RATE = Fraction(8)  # of a film to look at; a clip's frames are not evenly spaced in time
+_KEYS = {"attack", "clean", "model", "classes", "look", "clips"}
+
+
+def write_clip(stem: Path, clip: Tensor) -> Path:
+    """Write a clip `[3, T, H, W]` in [0, 1], whole or not at all, and return where.
+
+    Args:
+        stem: the path without its suffix, which the pixels decide.
+        clip: float32.
+    """
+    levels = (clip * 255).round()
+    exact = bool((levels / 255 == clip).all())
+    path = stem.with_name(stem.name + (".mkv" if exact else ".safetensors"))
+    with replacing(path) as partial:
+        if exact:
+            _write_film(partial, levels.byte().permute(1, 2, 3, 0).cpu().numpy())
+        else:
+            save_file({"clip": clip.detach().cpu().contiguous()}, partial)
+    return path
+
+
+def read_clip(path: Path) -> Tensor:
+    """The clip that `write_clip` wrote, the same to the last bit.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)["clip"]
+        with av.open(str(path)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).float() / 255
+    except (OSError, ValueError, KeyError, SafetensorError, av.FFmpegError) as error:
+        raise UserError(f"cannot read attacked clip {path}: {error}") from error
+
+
+def write_set(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write the description of a set whose clips are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(description, indent=1) + "\n")
+
+
+def read_set(folder: Path) -> dict[str, Any]:
+    """The description of a set.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        description = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    if not isinstance(description, dict) or not set(description) >= _KEYS:
+        raise UserError(f"{path} does not describe attacked clips")
+    if not description["clips"]:
+        raise UserError(f"{path} names no clips")
+    return description
+
+
+def find_sets(paths: Sequence[Path]) -> list[Path]:
+    """The folders of all sets at or below some paths, in order.
+
+    Raises:
+        UserError: there is none below one of them.
+    """
+    found = []
+    for path in paths:
+        sets = sorted(manifest.parent for manifest in path.rglob(MANIFEST))
+        if not sets:
+            raise UserError(
+                f"{path} holds no attacked clips ({MANIFEST}); make some: vidcsl attack"
+            )
+        found += sets
+    return list(dict.fromkeys(found))
+
+
+def _write_film(path: Path, frames: np.ndarray) -> None:
+    """Frames uint8 `[T, H, W, 3]` as lossless RGB."""
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("ffv1", rate=_RATE)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="bgr0")))
+        container.mux(stream.encode(None))

@@ -1,18 +1,223 @@
-"""Accuracy under corruption: what a model says of each video under each condition."""
+"""Accuracy under every corruption, and the scores made of it."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist, fmean
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vidcsl.engine.distributed import World
-from vidcsl.engine.ledger import Ledger
-from vidcsl.robustness.clips import Clips
+from vidcsl.distributed import DistributedContext
+from vidcsl.errors import UserError
 from vidcsl.robustness.corruptions import SEVERITIES, corrupt_and_count, find
+from vidcsl.robustness.corruptions.suites import SCORED, SUITES
+from vidcsl.robustness.targets import Clips
+from vidcsl.run_folder import ResultCache
+from vidcsl.seeding import numpy_generator
+
+# ----------------------------------------------------------------------
+# Robustness in a few numbers. Pure functions of accuracies in [0, 1].
+
+Shares = TypeVar("Shares", float, NDArray[np.floating])
+
+# The accuracies of each corruption, one a severity.
+Accuracies = Mapping[str, Sequence[float]]
+
+
+def gamma_absolute(clean: Shares, perturbed: Shares) -> Shares:
+    """1 - (clean - perturbed): 1 where nothing is lost (Schiappa et al., CVPR 2023)."""
+    return 1 - (clean - perturbed)
+
+
+def gamma_relative(clean: float, perturbed: float) -> float | None:
+    """1 - (clean - perturbed) / clean (Schiappa et al., CVPR 2023); None where clean is 0."""
+    return 1 - (clean - perturbed) / clean if clean > 0 else None
+
+
+def mean_performance(accuracies: Accuracies) -> float:
+    """Accuracy averaged over severities, then corruptions: mPC (Yi et al., NeurIPS 2021)."""
+    return fmean(fmean(severities) for severities in accuracies.values())
+
+
+def relative_performance(clean: float, accuracies: Accuracies) -> float | None:
+    """Mean accuracy under corruption over the clean one: rPC; None where clean is 0."""
+    return mean_performance(accuracies) / clean if clean > 0 else None
+
+
+def robustness_scores(clean: float, suites: Mapping[str, Accuracies]) -> dict[str, Any]:
+    """The four published scores, and over what they were taken.
+
+    The gammas belong to suite P, mPC and rPC to suite C. Where a score's own suite was not run,
+    the score is taken over another one, and `over` says so: such a number must not be set beside
+    published ones. Corruptions that a suite's scores do not count (bit rates in suite C) are
+    left out.
+
+    Args:
+        clean: clean accuracy of the same clips.
+        suites: `{"P": {"jpeg": [accuracy at each severity], ...}, "C": {...}}`, any may lack.
+
+    Returns:
+        `gamma_a`, `gamma_r`, `mPC`, `rPC` (None where undefined), and `over`:
+        `{"gamma": {"suite", "corruptions", "published", "severities"}, "mPC": {...}}`.
+        A suite is complete where `corruptions == published` and `severities == 5`.
+
+    Raises:
+        UserError: an accuracy outside [0, 1], a corruption with none, or an unknown name.
+    """
+    _check(clean, suites)
+    run = {suite: counted for suite in suites if (counted := scored(suites[suite], suite=suite))}
+    if not run:
+        return dict.fromkeys(("gamma_a", "gamma_r", "mPC", "rPC")) | {"over": {}}
+    gamma_suite, mean_suite = (_first(order, run) for order in ("PCV", "CPV"))
+    perturbed = mean_performance(run[gamma_suite])
+    return {
+        "gamma_a": gamma_absolute(clean, perturbed),
+        "gamma_r": gamma_relative(clean, perturbed),
+        "mPC": mean_performance(run[mean_suite]),
+        "rPC": relative_performance(clean, run[mean_suite]),
+        "over": {
+            "gamma": _coverage(gamma_suite, run[gamma_suite]),
+            "mPC": _coverage(mean_suite, run[mean_suite]),
+        },
+    }
+
+
+def scored(accuracies: Accuracies, *, suite: str) -> dict[str, Sequence[float]]:
+    """Those of a suite's corruptions that its scores count."""
+    return {name: row for name, row in accuracies.items() if SUITES[suite][name].scored}
+
+
+def by_category(names: Iterable[str], *, suite: str) -> dict[str, list[str]]:
+    """A suite's corruptions by category (noise, blur, ...)."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        members[SUITES[suite][name].category].append(name)
+    return dict(members)
+
+
+def category_scores(
+    clean: float, accuracies: Accuracies, *, suite: str
+) -> dict[str, dict[str, float | None]]:
+    """Mean accuracy and gammas of each category (noise, blur, ...) of one suite.
+
+    Returns:
+        `{category: {"accuracy", "gamma_a", "gamma_r"}}`.
+    """
+    _check(clean, {suite: accuracies})
+    groups = by_category(accuracies, suite=suite)
+    return {
+        category: mean_scores(clean, mean_performance({name: accuracies[name] for name in names}))
+        for category, names in groups.items()
+    }
+
+
+def mean_scores(clean: float, accuracy: float) -> dict[str, float | None]:
+    """A mean accuracy under corruption with its gammas."""
+    return {
+        "accuracy": accuracy,
+        "gamma_a": gamma_absolute(clean, accuracy),
+        "gamma_r": gamma_relative(clean, accuracy),
+    }
+
+
+def bootstrap_intervals(
+    clean: NDArray[np.bool_],
+    corrupted: Mapping[str, NDArray[np.floating]],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+) -> dict[str, dict[str, list[float]]]:
+    """Where the scores of means over corruptions lie, were other videos drawn (Efron, 1979).
+
+    All of a video's answers are drawn together, as they depend on each other: an interval from
+    the number of answers alone would be far too narrow.
+
+    Args:
+        clean: which videos are right without corruption, `[videos]`.
+        corrupted: by name of the mean, the share of conditions under which each video is right.
+        confidence: share of the resamples inside the interval.
+        resamples: lists of as many videos, drawn with replacement by a fixed seed.
+
+    Returns:
+        `{name: {"accuracy": [low, high], "gamma_a": ..., "gamma_r": ...}}`; a score that is not
+        defined in any resample is left out.
+    """
+    count = len(clean)
+    draws = numpy_generator(0, "bootstrap").multinomial(
+        count, np.full(count, 1 / count), size=resamples
+    )
+    plain = draws @ clean / count  # [resamples]
+    edges = [50 * (1 - confidence), 50 * (1 + confidence)]
+    intervals: dict[str, dict[str, list[float]]] = {}
+    for name, share in corrupted.items():
+        accuracy = draws @ share / count
+        defined = plain > 0
+        scores = {
+            "accuracy": accuracy,
+            "gamma_a": gamma_absolute(plain, accuracy),
+            "gamma_r": 1 - (plain - accuracy)[defined] / plain[defined],
+        }
+        intervals[name] = {
+            key: np.percentile(values, edges).tolist()
+            for key, values in scores.items()
+            if len(values)
+        }
+    return intervals
+
+
+def wilson_interval(
+    accuracy: float, count: int, *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Where the true accuracy lies, given the share of `count` clips that was right.
+
+    Unlike accuracy ± 1.96 standard errors it stays inside [0, 1] and has a width at 0 and 1
+    (Wilson, JASA 1927). Nothing is known of 0 clips: (0, 1).
+    """
+    if count == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    shrink = 1 / (1 + z**2 / count)
+    centre = shrink * (accuracy + z**2 / (2 * count))
+    variance = accuracy * (1 - accuracy) / count + z**2 / (4 * count**2)
+    reach = shrink * z * variance**0.5
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def _first(order: str, run: Collection[str]) -> str:
+    return next(suite for suite in order if suite in run)
+
+
+def _coverage(suite: str, accuracies: Accuracies) -> dict[str, str | int]:
+    return {
+        "suite": suite,
+        "corruptions": len(accuracies),
+        "published": SCORED[suite],
+        "severities": min(len(severities) for severities in accuracies.values()),
+    }
+
+
+def _check(clean: float, suites: Mapping[str, Accuracies]) -> None:
+    if not 0 <= clean <= 1:
+        raise UserError(f"clean accuracy is {clean}; accuracies are shares in [0, 1]")
+    for suite, accuracies in suites.items():
+        unknown = [suite] if suite not in SUITES else sorted({*accuracies} - {*SUITES[suite]})
+        if unknown:
+            raise UserError(f"unknown suite or corruption {unknown[0]!r} among the accuracies")
+        for name, severities in accuracies.items():
+            if not severities or not all(0 <= accuracy <= 1 for accuracy in severities):
+                raise UserError(
+                    f"accuracies of {suite}/{name} are {list(severities)}; "
+                    "expected one share in [0, 1] a severity"
+                )
+
+
+# ----------------------------------------------------------------------
+# Accuracy under corruption: what a model says of each video under each condition.
 
 CLEAN = "clean"
 
@@ -91,9 +296,9 @@ def conditions(names: Sequence[str]) -> Iterator[tuple[str, str, int]]:
             yield condition(name, severity), name, severity
 
 
-def answered(ledger: Ledger, names: Sequence[str]) -> set[int]:
+def answered(result_cache: ResultCache, names: Sequence[str]) -> set[int]:
     """The videos of which the ledger knows all answers."""
-    every = [set(ledger.answers(key)) for key, _, _ in conditions(names)]
+    every = [set(result_cache.answers(key)) for key, _, _ in conditions(names)]
     return set.intersection(*every)
 
 
@@ -102,8 +307,8 @@ def corruption_table(
     batches: Iterable[Clips],
     names: Sequence[str],
     *,
-    world: World,
-    ledger: Ledger | None = None,
+    distributed: DistributedContext,
+    result_cache: ResultCache | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> CorruptionTable:
     """Ask a model for every clip, clean and under every corruption and severity.
@@ -117,7 +322,8 @@ def corruption_table(
         advance: called with the number of clips done.
     """
     known: dict[str, dict[int, Answer]] = {
-        key: dict(ledger.answers(key)) if ledger else {} for key, _, _ in conditions(names)
+        key: dict(result_cache.answers(key)) if result_cache else {}
+        for key, _, _ in conditions(names)
     }
     for batch in batches:
         for key, name, severity in conditions(names):
@@ -125,11 +331,11 @@ def corruption_table(
                 continue
             found = judge(model, batch, name, severity)
             known[key] |= dict(zip(batch.videos, found, strict=True))
-            if ledger is not None:
-                ledger.record(key, batch.videos, found)
+            if result_cache is not None:
+                result_cache.record(key, batch.videos, found)
         advance(len(batch))
     everyone: dict[str, dict[int, Answer]] = {key: {} for key in known}
-    for part in world.collect(known):
+    for part in distributed.collect(known):
         for key, found in part.items():
             everyone[key] |= found
     return CorruptionTable(names, {key: dict(sorted(a.items())) for key, a in everyone.items()})

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from vidcsl.robustness.attack_curve import predict
 from vidcsl.robustness.attacks import SOLVERS, Goal, Solver, attack, frozen
-from vidcsl.robustness.attacks.noise import RandomNoise, RandomSearch
 from vidcsl.robustness.attacks.problem import Problem
-from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.attacks.square import RandomNoise, RandomSearch
+from vidcsl.robustness.targets import Clips
 from vidcsl.robustness.threats import Ball, Threat
 
 MORE = 4  # times the steps

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from tests.data.prepare.test_official import touch
 from vidcsl.data.lists import Row, read_list, read_rows
-from vidcsl.data.prepare import folder
+from vidcsl.data.prepare import lists as folder
 from vidcsl.errors import UserError
 
 
@@ -57,7 +57,7 @@ def test_another_seed_holds_out_others():
 def test_folder_keeps_groups_together(tmp_path):
     names = [f"{c}/clip_g{g:02d}_c{k:02d}.mp4" for c in "ab" for g in range(8) for k in range(3)]
     touch(tmp_path, *names, "a/note.txt", "b/deep/x.mp4", "b/odd.MKV", "a/old.wmv", "older.WMV")
-    report = folder.prepare(root=tmp_path, out=tmp_path / "lists")
+    report = folder.prepare_folder(root=tmp_path, out=tmp_path / "lists")
     train, test = (read_rows(path) for path in report.lists)
     assert {row.video for row in train + test} == {*names, "b/odd.MKV"}
     assert {row.group for row in train}.isdisjoint(row.group for row in test)
@@ -72,7 +72,7 @@ def test_folder_keeps_groups_together(tmp_path):
 def test_folder_without_classes_is_unlabelled(tmp_path):
     touch(tmp_path, *(f"scene{i // 2}-take{i}.webm" for i in range(8)))
     options = {"root": tmp_path, "out": tmp_path / "lists", "group_pattern": r"(scene\d+)"}
-    report = folder.prepare(**options, test_share=0)
+    report = folder.prepare_folder(**options, test_share=0)
     assert list(report.lists) == [tmp_path / "lists" / "train.csv"]
     videos = read_list(tmp_path / "lists" / "train.csv", root=tmp_path)
     assert {video.label for video in videos.videos} == {-1}
@@ -92,19 +92,19 @@ def test_folder_without_classes_is_unlabelled(tmp_path):
 def test_faults_of_a_folder(tmp_path, options, message):
     touch(tmp_path, "a/x1.mp4", "a/x2.mp4")
     with pytest.raises(UserError, match=message):
-        folder.prepare(root=tmp_path, out=tmp_path / "lists", **options)
+        folder.prepare_folder(root=tmp_path, out=tmp_path / "lists", **options)
 
 
 def test_an_empty_folder(tmp_path):
     with pytest.raises(UserError, match=r"no video \(\.avi, "):
-        folder.prepare(root=tmp_path, out=tmp_path)
+        folder.prepare_folder(root=tmp_path, out=tmp_path)
 
 
 def test_names_that_a_list_would_not_give_back(tmp_path):
     touch(tmp_path / "blank", " a/x.mp4")
     with pytest.raises(UserError, match="starts or ends with a blank"):
-        folder.prepare(root=tmp_path / "blank", out=tmp_path / "lists", test_share=0)
+        folder.prepare_folder(root=tmp_path / "blank", out=tmp_path / "lists", test_share=0)
     touch(tmp_path / "bytes", "a/x\udce9.mp4")  # as Python names a byte that is no UTF-8
     with pytest.raises(UserError, match=r"'a/x\\udce9\.mp4' is not a name in UTF-8"):
-        folder.prepare(root=tmp_path / "bytes", out=tmp_path / "lists", test_share=0)
+        folder.prepare_folder(root=tmp_path / "bytes", out=tmp_path / "lists", test_share=0)
     assert not list((tmp_path / "lists").glob("*"))

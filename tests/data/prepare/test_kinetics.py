@@ -4,7 +4,7 @@ import pytest
 
 from tests.data.prepare.test_official import touch
 from vidcsl.data.lists import Row, read_rows
-from vidcsl.data.prepare import kinetics
+from vidcsl.data.prepare import datasets as kinetics
 from vidcsl.errors import UserError
 
 HEAD = "label,youtube_id,time_start,time_end,split,is_cc\n"
@@ -36,7 +36,7 @@ def small(tmp_path):
 
 
 def test_files_are_found_under_their_names(small):
-    report = kinetics.prepare(**small)
+    report = kinetics.prepare_kinetics(**small)
     assert [path.name for path in report.lists] == ["train.csv", "val.csv"]
     assert read_rows(small["out"] / "train.csv") == [
         Row(FILES[0], "playing harp", "-0abcdefghi"),
@@ -54,21 +54,21 @@ def test_links_to_folders_are_followed_and_rings_end(small, tmp_path):
     (small["root"] / "train").rename(tmp_path / "elsewhere")
     (small["root"] / "train").symlink_to(tmp_path / "elsewhere")
     (small["root"] / "b/ring").symlink_to(small["root"])
-    kinetics.prepare(**small)
+    kinetics.prepare_kinetics(**small)
     assert read_rows(small["out"] / "train.csv")[0].video == FILES[0]
 
 
 def test_annotations_are_not_overwritten(small, tmp_path):
     with pytest.raises(UserError, match=r"would overwrite .*train\.csv"):
-        kinetics.prepare(**small | {"out": tmp_path})
+        kinetics.prepare_kinetics(**small | {"out": tmp_path})
     assert (tmp_path / "train.csv").read_text() == TRAIN
 
 
 def test_missing_clips_are_told(small):
     (small["root"] / FILES[0]).unlink()
     with pytest.raises(UserError, match=r"lacks 1 videos \(playing harp 1\): .*-0abcdefghi_000007"):
-        kinetics.prepare(**small)
-    report = kinetics.prepare(**small, allow_missing=True, classes=["playing harp"])
+        kinetics.prepare_kinetics(**small)
+    report = kinetics.prepare_kinetics(**small, allow_missing=True, classes=["playing harp"])
     assert (report.videos, len(report.missing)) == (2, 1)
 
 
@@ -81,7 +81,7 @@ def test_json_and_secret_labels(small, tmp_path):
         "aaaaaaaaaaa": {"annotations": {"segment": [50, 60]}, "subset": "test"},
     }
     (tmp_path / "all.json").write_text(json.dumps(clips))
-    kinetics.prepare(**small | {"annotations": [tmp_path / "all.json"]})
+    kinetics.prepare_kinetics(**small | {"annotations": [tmp_path / "all.json"]})
     assert read_rows(small["out"] / "train.csv") == [Row(FILES[0], "a", "-0abcdefghi")]
     assert read_rows(small["out"] / "test.csv") == [Row(FILES[3], "", "aaaaaaaaaaa")]
 
@@ -103,12 +103,12 @@ def test_faulty_annotations(small, tmp_path, name, text, message):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
-        kinetics.prepare(**small | {"annotations": [tmp_path / name]})
+        kinetics.prepare_kinetics(**small | {"annotations": [tmp_path / name]})
     assert not small["out"].exists()
 
 
 def test_faulty_options(small):
     with pytest.raises(UserError, match="no class 'juggling'"):
-        kinetics.prepare(**small, classes=["juggling"])
+        kinetics.prepare_kinetics(**small, classes=["juggling"])
     with pytest.raises(UserError, match=r"folder .*absent does not exist"):
-        kinetics.prepare(**small | {"root": small["root"] / "absent"})
+        kinetics.prepare_kinetics(**small | {"root": small["root"] / "absent"})

@@ -5,12 +5,14 @@ import pytest
 
 from tests.data.made_videos import SHARED as DATA
 from vidcsl.data.lists import Row, read_list, read_rows
-from vidcsl.data.prepare import hmdb51, official, ucf101
-from vidcsl.data.prepare.common import locate
+from vidcsl.data.prepare import datasets as hmdb51
+from vidcsl.data.prepare import datasets as official
+from vidcsl.data.prepare import datasets as ucf101
+from vidcsl.data.prepare.lists import locate
 from vidcsl.errors import UserError
 
-prepare_ucf101 = partial(official.prepare, ucf101.UCF101)
-prepare_hmdb51 = partial(official.prepare, hmdb51.HMDB51)
+prepare_ucf101 = partial(official.prepare_official, ucf101.UCF101)
+prepare_hmdb51 = partial(official.prepare_official, hmdb51.HMDB51)
 OFFICIAL = DATA / "official_splits"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared videos are not here")
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.data.prepare.test_official import touch
 from vidcsl.data.lists import Row, read_rows
-from vidcsl.data.prepare import ssv2
+from vidcsl.data.prepare import datasets as ssv2
 from vidcsl.errors import UserError
 
 HOLDING = "Holding something next to something"
@@ -39,7 +39,7 @@ def small(tmp_path):
 
 
 def test_lists_read_back(small):
-    report = ssv2.prepare(**small)
+    report = ssv2.prepare_ssv2(**small)
     assert read_rows(small["out"] / "train.csv") == [
         Row("78687.webm", HOLDING),
         Row("9.webm", LIFTING),
@@ -50,15 +50,15 @@ def test_lists_read_back(small):
 
 def test_answers_of_the_test_split(small, tmp_path):
     (tmp_path / "test-answers.csv").write_text(f"11;{HOLDING}\n")
-    report = ssv2.prepare(**small | {"annotations": [tmp_path / "test-answers.csv"]})
+    report = ssv2.prepare_ssv2(**small | {"annotations": [tmp_path / "test-answers.csv"]})
     assert read_rows(next(iter(report.lists))) == [Row("11.webm", HOLDING)]
 
 
 def test_missing_and_chosen(small):
     (small["root"] / "9.webm").unlink()
     with pytest.raises(UserError, match=r"lacks 1 videos \(Lifting something.*\): 9\.webm"):
-        ssv2.prepare(**small)
-    assert ssv2.prepare(**small, allow_missing=True).missing == (Row("9.webm", LIFTING),)
+        ssv2.prepare_ssv2(**small)
+    assert ssv2.prepare_ssv2(**small, allow_missing=True).missing == (Row("9.webm", LIFTING),)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_missing_and_chosen(small):
 def test_faulty_annotations(small, tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
-        ssv2.prepare(**small | {"annotations": [tmp_path / name]})
+        ssv2.prepare_ssv2(**small | {"annotations": [tmp_path / name]})
 
 
 def test_faulty_options(small, tmp_path):
     with pytest.raises(UserError, match=r"ssv2: the annotations have no class 'x'"):
-        ssv2.prepare(**small, classes=["x"])
+        ssv2.prepare_ssv2(**small, classes=["x"])
     (tmp_path / "labels.json").write_text("[]")
     with pytest.raises(UserError, match="expected an object with a number"):
-        ssv2.prepare(**small)
+        ssv2.prepare_ssv2(**small)

@@ -11,8 +11,8 @@ import pytest
 from tests.data.made_videos import SHARED, numbers, write_numbered
 from tests.data.mutants import mutant
 from tests.data.readers.installed import decoders, needs_decord
+from vidcsl.data.dataset import time_limit
 from vidcsl.data.readers import Source, open_reader, scaled_size
-from vidcsl.data.watch import time_limit
 from vidcsl.errors import UserError, VideoError
 
 needs_videos = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared videos are not here")

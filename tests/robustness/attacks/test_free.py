@@ -1,11 +1,10 @@
 import pytest
 import torch
 
-from tests.objectives.made import free, inner
+from tests.methods.made import free, inner
 from tests.robustness.attacks.test_inner import EPS, clips, loss, network
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.free import FreeAttack
-from vidcsl.robustness.attacks.inner import InnerAttack
+from vidcsl.robustness.attacks.inner import FreeAttack, InnerAttack
 from vidcsl.robustness.attacks.pgd import PGD
 from vidcsl.robustness.threats import L2, Flicker
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.objectives.made import inner
+from tests.methods.made import inner
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import PGD, SOLVERS
 from vidcsl.robustness.attacks.inner import InnerAttack

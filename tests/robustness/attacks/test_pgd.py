@@ -1,6 +1,7 @@
 from itertools import islice
 from pathlib import Path
 
+import av
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,8 @@ from tests.robustness.attacks.models import (
 )
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import PGD, SOLVERS, RandomNoise, attack
-from vidcsl.robustness.attacks.ascent import default_step_size
 from vidcsl.robustness.attacks.goals import cross_entropy, margin
-from vidcsl.robustness.attacks.problem import Verdict, Worst
+from vidcsl.robustness.attacks.problem import Verdict, Worst, default_step_size
 from vidcsl.robustness.threats import L2, BudgetExceeded, Linf
 
 VIDEOS = Path(__file__).parents[4] / "shared" / "data" / "ucf101_10_mini"
@@ -291,7 +291,7 @@ def test_float32_clips_and_a_model_under_autocast(model, clips, labels):
     assert found.dtype == torch.float32
 
 
-def test_empty_batch(model, clips, labels):
+def test_an_empty_batch_stays_empty(model, clips, labels):
     for solver in (PGD(steps=2), RandomNoise()):
         found = attack(model, clips[:0], labels[:0], threat=L2(eps=1.0), solver=solver)
         assert found.shape == (0, 3, 4, 6, 6)
@@ -334,7 +334,6 @@ def test_agrees_with_torchattacks(model, clips, labels):
 
 
 def test_real_video_keeps_its_budget(model):
-    av = pytest.importorskip("av")
     path = next(iter(sorted(VIDEOS.rglob("*.mp4"))), None)
     if path is None:
         pytest.skip("the folder of real videos is not here")

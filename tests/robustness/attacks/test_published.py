@@ -7,9 +7,9 @@ import torch
 
 from tests.robustness.attacks.models import predict, random_clips, sharp
 from vidcsl.robustness.attacks import APGD, GOALS, Adam, MomentumPGD, Problem, Square, attack
-from vidcsl.robustness.attacks.adam import unevenness
 from vidcsl.robustness.attacks.apgd import checkpoints
 from vidcsl.robustness.attacks.fab import NEAREST, _nearest_l2, _step
+from vidcsl.robustness.attacks.pgd import unevenness
 from vidcsl.robustness.attacks.problem import Verdict
 from vidcsl.robustness.attacks.square import _block, _Dice, _move, _reach, share_at
 from vidcsl.robustness.threats import L2, Flicker, Linf, Threat

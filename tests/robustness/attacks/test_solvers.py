@@ -7,12 +7,7 @@ from torch import nn
 from tests.robustness.attacks.models import CLASSES, Linear, predict, random_clips, seeded, sharp
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import SOLVERS, attack
-from vidcsl.robustness.attacks.goals import (
-    Targeted,
-    cross_entropy,
-    margin,
-    targeted_cross_entropy,
-)
+from vidcsl.robustness.attacks.goals import Targeted, cross_entropy, margin, targeted_cross_entropy
 from vidcsl.robustness.threats import L1, L2, Flicker, FrameSparse, Linf, Universal, to_levels
 
 QUICK = {

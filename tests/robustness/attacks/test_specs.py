@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from vidcsl import builders
 from vidcsl.config import load_config
 from vidcsl.errors import UserError
+from vidcsl.pipelines.targets import build_attack_runs, build_attacks
 from vidcsl.robustness.attacks import FGSM, GOALS, PGD, MomentumPGD
 from vidcsl.robustness.attacks.specs import parse_run
 from vidcsl.robustness.threats import L1, L2, Flicker, Linf, Universal
@@ -95,10 +95,10 @@ def config(tmp_path, *overrides: str):
 def test_from_a_config(tmp_path):
     words = "[pgd/linf, 'mifgsm:steps=3/l2', pgd/l1, pgd/l21, pgd/flicker]"
     cfg = config(tmp_path, "ATTACK.RUNS", words, "ATTACK.STEPS", "5", "ATTACK.RESTARTS", "2")
-    runs = {run.name: run for run in builders.build_attack_runs(cfg)}
+    runs = {run.name: run for run in build_attack_runs(cfg)}
     assert runs["pgd_linf"].solver == PGD(steps=5, restarts=2)
     assert runs["mifgsm_steps=3_l2"].solver == MomentumPGD(steps=3)
-    attacks = builders.build_attacks(runs["pgd_l1"], cfg)
+    attacks = build_attacks(runs["pgd_l1"], cfg)
     assert list(attacks) == ["1", "3", "10", "30", "100"]
 
 
@@ -112,4 +112,4 @@ def test_from_a_config(tmp_path):
 )
 def test_a_config_that_does_not_fit(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
-        builders.build_attack_runs(config(tmp_path, *overrides))
+        build_attack_runs(config(tmp_path, *overrides))

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from tests.robustness.attacks.models import Linear, predict, random_clips, seeded, sharp
-from vidcsl import builders
 from vidcsl.config import load_config
 from vidcsl.errors import UserError
+from vidcsl.pipelines.targets import build_attack_runs, build_attacks
 from vidcsl.robustness.attacks import GOALS, PGD
 from vidcsl.robustness.attacks.universal import UniversalAttack, _problem, fit_universal
-from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.targets import Clips
 from vidcsl.robustness.threats import L2, Flicker, Linf, Universal, to_levels
 
 
@@ -85,7 +85,7 @@ def test_a_cyclic_delta_meets_a_clip_at_other_moments_in_other_passes():
     assert len(seeds) == 4
 
 
-def test_quantised():
+def test_a_quantised_perturbation_has_whole_levels():
     test, made = some(20, 30), attack_of(Universal(Linf(3.5 / 255)), quantise=True)
     found = made(sharp(), test.clips, test.labels, test.seeds)
     assert torch.equal(found, to_levels(found))
@@ -120,10 +120,10 @@ def test_what_a_config_cannot_fit(tmp_path, words):
     path = tmp_path / "config.yaml"
     path.write_text("DATA: {FRAMES: 4}\n")
     with pytest.raises(UserError, match="are fitted by pgd"):
-        builders.build_attack_runs(load_config(path, ["ATTACK.RUNS", f"['{words}']"]))
+        build_attack_runs(load_config(path, ["ATTACK.RUNS", f"['{words}']"]))
     cfg = load_config(path, ["ATTACK.RUNS", "['pgd/linf:universal=cyclic,eps=8']"])
-    (run,) = builders.build_attack_runs(cfg)
-    attacks = builders.build_attacks(run, cfg, training=lambda: [some(0, 10)])
+    (run,) = build_attack_runs(cfg)
+    attacks = build_attacks(run, cfg, training=lambda: [some(0, 10)])
     test = some(20, 24)
     found = attacks["8/255"](sharp(), test.clips, test.labels, test.seeds)
     assert not torch.equal(found, test.clips)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.threats import L2, THREATS, BudgetExceeded, Linf, choose_frames
-from vidcsl.robustness.threats.ball import draw_levels
+from vidcsl.robustness.threats.threat import draw_levels
 
 SHAPE = (3, 3, 4, 2, 5)
 BOTH = pytest.mark.parametrize("ball", [Linf, L2])

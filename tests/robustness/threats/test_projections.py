@@ -3,12 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vidcsl.robustness.threats.projections import (
-    nearest_in_l1,
-    nearest_in_l2,
-    shrinkage,
-    water_level,
-)
+from vidcsl.robustness.threats.norms import nearest_in_l1, nearest_in_l2, shrinkage, water_level
 
 SEEDS = st.integers(0, 10_000)
 SIZES = st.integers(1, 12)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.threats import L2, Linf
-from vidcsl.robustness.threats.regions import choose_region
+from vidcsl.robustness.threats.threat import choose_region
 from vidcsl.seeding import torch_generator
 
 

@@ -20,7 +20,7 @@ import rarfile
 
 from vidcsl.data.lists import VIDEO_SUFFIXES, shorten
 from vidcsl.data.prepare import jobs
-from vidcsl.data.prepare.relist import has_size
+from vidcsl.data.prepare.lists import has_size
 from vidcsl.errors import UserError
 
 FORMATS = {".rar": rarfile.RarFile, ".zip": ZipFile}

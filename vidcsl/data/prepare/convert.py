@@ -10,9 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vidcsl.data.lists import Row
-from vidcsl.data.prepare.annotated import read_json, read_text, shared_groups, without_repeats
-from vidcsl.data.prepare.common import Report, check_disjoint, write_splits
-from vidcsl.data.prepare.groups import GROUP_PATTERN, compile_pattern, group_of
+from vidcsl.data.prepare.lists import (
+    GROUP_PATTERN,
+    ListReport,
+    check_disjoint,
+    compile_pattern,
+    group_of,
+    read_json,
+    read_text,
+    shared_groups,
+    without_repeats,
+    write_splits,
+)
 from vidcsl.errors import UserError
 
 DIGITS = 4  # of a class that has a number and no name
@@ -30,7 +39,7 @@ def prepare(
     class_names: Path | None = None,
     group_pattern: str = GROUP_PATTERN,
     allow_missing: bool = False,
-) -> Report:
+) -> ListReport:
     """Write a CSV list for each list, named like it.
 
     Args:

@@ -23,8 +23,8 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
 
-from vidcsl.engine.progress import Bar
 from vidcsl.errors import UserError, VideoError
+from vidcsl.io import Bar
 
 Result = dict[str, Any]
 

@@ -1,26 +1,86 @@
-"""Decode every frame of every video of some lists, and set aside what training would stumble on.
-
-Headers prove nothing: a file may open, tell its length and break in the middle. Training replaces
-such videos one by one; scanned lists do without them from the start.
-"""
+"""Decode every video once and report what is damaged."""
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
+
+import av
 
 from vidcsl.data.lists import shorten
-from vidcsl.data.prepare import common, jobs, relist
-from vidcsl.data.prepare.decoding import decoding
-from vidcsl.data.readers import open_reader
+from vidcsl.data.prepare import jobs
+from vidcsl.data.prepare import lists as common
+from vidcsl.data.prepare import lists as relist
+from vidcsl.data.readers import Source, open_reader
+from vidcsl.data.readers.pyav import frames_of, open_stream
 from vidcsl.errors import VideoError
+
+# ----------------------------------------------------------------------
+# Every frame of a video, in the order in which its decoder puts them out.
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A video that is being decoded.
+
+    Attributes:
+        frames: `av.VideoFrame`s; they raise VideoError where the file is damaged.
+        codec: its name.
+        rate: frames per second on average, None where the file does not say.
+    """
+
+    frames: Iterator[Any]
+    codec: str
+    rate: Fraction | None
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[Decoding]:
+    """Open a file, or a folder of pictures. Raises VideoError where that is impossible."""
+    if path.is_dir():
+        yield Decoding(_pictures(path), "pictures", None)
+        return
+    stream = open_stream(Source.of(path))
+    with stream.container:
+        rate = stream.average_rate or stream.guessed_rate
+        yield Decoding(_frames(stream, path), stream.codec_context.name, rate)
+
+
+def _frames(stream: Any, path: Path) -> Iterator[Any]:
+    number = -1
+    try:
+        for number, frame in enumerate(frames_of(stream)):
+            if frame.is_corrupt:
+                raise VideoError(path, f"frame {number} is damaged")
+            yield frame
+    except av.error.FFmpegError as error:
+        where = f"after frame {number}" if number >= 0 else "before any frame"
+        raise VideoError(path, f"decoding fails {where} ({error.strerror})") from error
+    if number < 0:
+        raise VideoError(path, "no frame can be decoded")
+
+
+def _pictures(path: Path) -> Iterator[Any]:
+    with open_reader(path, backend="pictures") as reader:
+        for number in range(reader.num_frames):
+            yield av.VideoFrame.from_ndarray(reader.read([number])[0].copy(), format="rgb24")
+
+
+# ----------------------------------------------------------------------
+# Decode every frame of every video of some lists, and set aside what training would stumble on.
+#
+# Headers prove nothing: a file may open, tell its length and break in the middle. Training replaces
+# such videos one by one; scanned lists do without them from the start.
 
 FACTS = ("frames", "fps", "width", "height", "codec", "seconds")
 
 
 @dataclass(frozen=True)
-class Report:
+class ScanReport:
     """What was found.
 
     Attributes:
@@ -55,7 +115,7 @@ def scan(
     reader: str = "auto",
     workers: int,
     timeout: float | None = None,
-) -> Report:
+) -> ScanReport:
     """Decode everything; write the lists without the videos that are not sound.
 
     In `out`: each list under its name, `quarantine.csv` (video, reason), `facts.csv` (frames, size,
@@ -98,7 +158,7 @@ def scan(
     )
     clean = {name: [row for row in part if row.video in sound] for name, part in rows.items()}
     written = relist.write_lists(clean, out)
-    return Report(len(videos), outcomes.failures, written, outcomes.resumed)
+    return ScanReport(len(videos), outcomes.failures, written, outcomes.resumed)
 
 
 def examine(path: Path, reader: str) -> jobs.Result:

@@ -15,16 +15,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vidcsl.data.lists import Row, replacing, shorten
-from vidcsl.data.prepare import common, jobs, relist
+from vidcsl.data.lists import Row, shorten
+from vidcsl.data.prepare import jobs
+from vidcsl.data.prepare import lists as common
+from vidcsl.data.prepare import lists as relist
 from vidcsl.data.shards import Span
 from vidcsl.errors import UserError
+from vidcsl.io import replacing
 
 RECORD = "shard.jsonl"
 
 
 @dataclass(frozen=True)
-class Report:
+class ShardReport:
     """What was packed.
 
     Attributes:
@@ -48,7 +51,7 @@ class Report:
 
 def shard(
     *, root: Path, lists: Sequence[Path], out: Path, shard_bytes: int = 2**28, workers: int
-) -> Report:
+) -> ShardReport:
     """Write `<list>-000000.tar`, ... and `<list>.csv` for each list into `out`.
 
     To train from them, `DATA.ROOT` names `out`, or the URL where it has been copied to, and
@@ -94,7 +97,7 @@ def shard(
         results = outcomes.results.values()
         partial.write_text("".join(f"{r['sha256']}  {r['shard']}\n" for r in results))
     packed = {name: _packed_rows(name, part, outcomes.results) for name, part in rows.items()}
-    return Report(
+    return ShardReport(
         shards={name: result["bytes"] for name, result in outcomes.results.items()},
         lists=relist.write_lists(packed, out),
         resumed=outcomes.resumed,

@@ -15,10 +15,13 @@ from typing import Any
 import av
 from av.video.reformatter import VideoReformatter
 
-from vidcsl.data.lists import Row, replacing, shorten
-from vidcsl.data.prepare import common, jobs, relist
-from vidcsl.data.prepare.decoding import Decoding, decoding
+from vidcsl.data.lists import Row, shorten
+from vidcsl.data.prepare import jobs
+from vidcsl.data.prepare import lists as common
+from vidcsl.data.prepare import lists as relist
+from vidcsl.data.prepare.scan import Decoding, decoding
 from vidcsl.errors import UserError, VideoError
+from vidcsl.io import replacing
 
 PLAIN_RATE = Fraction(25)  # of a file that does not say
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
@@ -52,7 +55,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Report:
+class TranscodeReport:
     """What was made.
 
     Attributes:
@@ -90,7 +93,7 @@ def transcode(
     allow_damaged: bool = False,
     workers: int,
     timeout: float | None = None,
-) -> Report:
+) -> TranscodeReport:
     """Write an H.264 copy of every video of some lists, and the lists of the copies.
 
     In `out_root`: the copies, `SHA256SUMS`, and the record `transcode.jsonl`, with which a second
@@ -136,7 +139,7 @@ def transcode(
         )
     made = {video: copy for video, copy in copy_of.items() if video in outcomes.results}
     written = relist.write_lists(_renamed(rows, made), out)
-    return Report(copies, outcomes.failures, written, outcomes.resumed)
+    return TranscodeReport(copies, outcomes.failures, written, outcomes.resumed)
 
 
 def _task(path: Path, video: str, copy: str, shared: Mapping[str, Any]) -> jobs.Task:

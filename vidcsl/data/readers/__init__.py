@@ -5,10 +5,11 @@ from pathlib import Path
 from vidcsl.data.readers.decord import DecordReader
 from vidcsl.data.readers.pictures import PicturesReader
 from vidcsl.data.readers.pyav import PyavReader
-from vidcsl.data.readers.reader import Reader, UnsuitedError, scaled_size
-from vidcsl.data.readers.source import Source
+from vidcsl.data.readers.reader import Reader, Source, UnsuitedError, scaled_size
 from vidcsl.data.readers.torchcodec import TorchcodecReader
 from vidcsl.errors import UserError
+
+__all__ = ["READERS", "Reader", "Source", "open_reader", "scaled_size"]
 
 READERS: dict[str, type[Reader]] = {
     "pyav": PyavReader,
@@ -16,8 +17,6 @@ READERS: dict[str, type[Reader]] = {
     "torchcodec": TorchcodecReader,
     "pictures": PicturesReader,
 }
-
-__all__ = ["READERS", "Reader", "Source", "open_reader", "scaled_size"]
 
 
 def open_reader(

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcsl.data.readers.pyav import PyavReader
-from vidcsl.data.readers.reader import Pixels, Reader
-from vidcsl.data.readers.source import Source
+from vidcsl.data.readers.reader import Pixels, Reader, Source
 
 # Grey levels, mean of a frame. Libraries interpolate and round colours differently, by less.
 _FAR = 3.5

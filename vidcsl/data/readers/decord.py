@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcsl.data.readers.checked import CheckedReader
-from vidcsl.data.readers.reader import Pixels
-from vidcsl.data.readers.source import Source
+from vidcsl.data.readers.reader import Pixels, Source
 from vidcsl.errors import UserError, VideoError
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcsl.data.readers.reader import Pixels, Reader, scaled_size
-from vidcsl.data.readers.source import Source
+from vidcsl.data.readers.reader import Pixels, Reader, Source, scaled_size
 from vidcsl.errors import VideoError
 
 # torch is imported where it is used: processes that only look at files start without it.

@@ -1,36 +1,42 @@
 """The reader that is always there, and strict: what FFmpeg finds damaged is an error."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcsl.data.readers.container import (
-    facts_of,
-    first_frame,
-    frames_of,
-    open_stream,
-    reported,
-    shows_size,
+from vidcsl.data.readers.frame_index import (
+    FrameIndex,
+    Start,
+    header_index,
+    is_clean_start,
+    is_idr,
+    packet_index,
 )
-from vidcsl.data.readers.index import FrameIndex, header_index, packet_index
-from vidcsl.data.readers.numbered import (
-    Numbered,
-    UnprovenError,
-    after_jumps,
-    in_order,
-    past_between,
-)
-from vidcsl.data.readers.reader import Pixels, Reader, scaled_size
-from vidcsl.data.readers.scaling import Cutter, Scaler
-from vidcsl.data.readers.source import Source
+from vidcsl.data.readers.reader import Cutter, Pixels, Reader, Scaler, Source, scaled_size
 from vidcsl.errors import VideoError
 
+_STILL_IMAGE_FORMATS = ("image2", "_pipe")
+# These containers cannot say that a picture is to be turned.
+_NEVER_ROTATED = ("avi", "gif", "h264", "hevc")
+# Pictures above this many pixels are taken for a damaged header, not for something to allocate.
+_MOST_PIXELS = 2**27
 # Frames that had to be decoded to be counted are kept up to this size, and not decoded again.
 _KEPT_BYTES = 256 * 2**20
+# Decoding on over fewer frames than this takes no longer than a jump to a keyframe.
+_JUMP_WORTH = 4
+# Pictures that H.264 and H.265 allow to come before one that is shown earlier.
+_DEEPEST_ORDER = 16
+# Pictures that H.264 allows to be kept for reference.
+_MOST_REFERENCES = 16
+
+Numbered = Iterator[tuple[int, Any]]
 
 
 class PyavReader(Reader):
@@ -143,19 +149,14 @@ class PyavReader(Reader):
         if self._kept:
             yield from ((number, self._kept[number]) for number in wanted)
             return
-        if self._index.starts or self._index.between:
+        if self._index.starts:
             # Otherwise in order, where each frame is given anew or what is wrong comes to light.
             with suppress(UnprovenError, av.error.FFmpegError):
-                yield from self._quickly(wanted)
+                self._moved = True
+                yield from after_jumps(self._video, wanted, self._index)
                 return
             self._index = FrameIndex(self.num_frames)
         yield from in_order(self._at_start(), wanted)
-
-    def _quickly(self, wanted: Sequence[int]) -> Numbered:
-        if self._index.starts:
-            self._moved = True
-            return after_jumps(self._video, wanted, self._index)
-        return past_between(self._at_start(), wanted, self._index)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -163,3 +164,208 @@ class PyavReader(Reader):
         if self._video is not None:
             self._video.container.close()
         self._video = None
+
+
+# Files and streams --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of itself and its first frame shows. Sizes are as displayed (rotated)."""
+
+    container: str
+    fps: float  # 0 where the file does not say
+    height: int
+    width: int
+
+
+@contextmanager
+def reported(source: Source) -> Iterator[None]:
+    """FFmpeg's errors become VideoError."""
+    try:
+        yield
+    except (av.error.FFmpegError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or "it asks for more memory than there is"
+        raise VideoError(source.name, f"not a readable video ({reason})") from error
+
+
+def open_stream(source: Source) -> Any:
+    """The best video stream of a file, to be decoded by one thread; its `container` is open.
+
+    Raises:
+        VideoError: there is no such file, or no video in it that can be decoded.
+    """
+    source.check()
+    with reported(source):
+        # Some old files hold tags that are no UTF-8; they are not used.
+        container = av.open(source.as_argument(), metadata_errors="ignore")
+        try:
+            return _video_of(container, source)
+        except BaseException:
+            container.close()
+            raise
+
+
+def _video_of(container: Any, source: Source) -> Any:
+    if container.format.name.endswith(_STILL_IMAGE_FORMATS):
+        raise VideoError(source.name, "it is a still image, not a video")
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
+        raise VideoError(source.name, "it holds no video that can be decoded")
+    stream.thread_type = "NONE"
+    # A decoder that meets a fault says so, instead of painting over it.
+    stream.codec_context.options = {
+        "err_detect": "explode",
+        "max_pixels": str(_MOST_PIXELS),
+    }
+    return stream
+
+
+def frames_of(stream: Any) -> Iterator[Any]:
+    """The frames of a stream from its start, as the decoder puts them out.
+
+    A cut that copies packets leaves references to pictures that are gone. Decoders put out nothing
+    before the first keyframe, so faults there are no damage; and the pictures after an H.264
+    keyframe that is no IDR picture may still ask to forget some that were before it.
+    """
+    opened, forgiving = False, 0
+    # PyAV's own generators keep some memory for good where they are left early and not closed.
+    with closing(stream.container.demux(stream)) as packets:
+        for packet in packets:
+            if not opened and packet.is_keyframe:
+                opened, forgiving = True, 0 if is_idr(packet, stream) else _MOST_REFERENCES
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                if opened and not forgiving:
+                    raise
+                frames = []
+            forgiving = max(0, forgiving - opened)
+            yield from frames
+
+
+def shows_size(stream: Any) -> bool:
+    """Whether a file's header alone says how large its pictures are shown."""
+    codec = stream.codec_context
+    return stream.container.format.name in _NEVER_ROTATED and bool(codec.height and codec.width)
+
+
+def facts_of(stream: Any, first: Any | None) -> Facts:
+    """What is known of a stream; `first` is its first frame, None where `shows_size`."""
+    shown = first or stream.codec_context
+    height, width = shown.height, shown.width
+    if first is not None and first.rotation // 90 % 2:
+        height, width = width, height
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    return Facts(stream.container.format.name, fps, height, width)
+
+
+def first_frame(stream: Any, source: Source) -> Any:
+    """The first frame of a stream at its start. Raises VideoError where there is none."""
+    frame = next(frames_of(stream), None)
+    if frame is None:
+        raise VideoError(source.name, "no frame can be decoded")
+    return frame
+
+
+# Numbered frames ----------------------------------------------------------------------------------
+
+
+class UnprovenError(Exception):
+    """Nothing shows that the frames have the numbers they seem to have."""
+
+
+def in_order(stream: Any, wanted: Sequence[int]) -> Numbered:
+    """The frames of rising numbers, from a stream at its start. Exact for every file."""
+    numbers = set(wanted)
+    for number, frame in enumerate(frames_of(stream)):
+        if number in numbers:
+            yield number, frame
+        if number == wanted[-1]:
+            return
+
+
+def after_jumps(stream: Any, wanted: Sequence[int], index: FrameIndex) -> Numbered:
+    """The frames of rising numbers, each decoded from the last keyframe before it.
+
+    Raises:
+        UnprovenError: their numbers are in doubt. Frames that were given before may be wrong.
+    """
+    for start, numbers in _jumps(wanted, index.starts):
+        stream.container.seek(start.latest, stream=stream)
+        with closing(stream.container.demux(stream)) as packets:
+            first = next(packets, None)
+            found = _arrival(first, stream, start, index)
+            yield from _after(stream, numbers, index, found, chain([first], packets))
+
+
+def _jumps(wanted: Sequence[int], starts: Sequence[Start]) -> Iterator[tuple[Start, Sequence[int]]]:
+    """Which frames to decode from which keyframe."""
+    keys = [start.number for start in starts]
+    begin, key = 0, bisect_right(keys, wanted[0]) - 1
+    for place, number in enumerate(wanted):
+        nearest = bisect_right(keys, number) - 1
+        if nearest < 0:
+            raise UnprovenError
+        if place and keys[nearest] - wanted[place - 1] > _JUMP_WORTH:
+            yield starts[key], wanted[begin:place]
+            begin, key = place, nearest
+    yield starts[key], wanted[begin:]
+
+
+def _arrival(first: Any | None, stream: Any, start: Start, index: FrameIndex) -> Start:
+    """Where a jump ended, by its first packet: at `start`, or at a keyframe before it."""
+    at = getattr(first, index.clock, None), getattr(first, "pos", None)
+    found = next((s for s in index.starts if (s.time, s.place) == at), None)
+    if found is None or found.number > start.number or not is_clean_start(first, stream):
+        raise UnprovenError
+    return found
+
+
+def _after(
+    stream: Any, wanted: Sequence[int], index: FrameIndex, start: Start, packets: Iterator[Any]
+) -> Numbered:
+    """Frames after a jump: of all that are put out since, the k-th in time is the k-th frame."""
+    ahead = wanted[-1] - start.number + 1
+    ahead += _DEEPEST_ORDER if stream.codec_context.has_b_frames else 0
+    run, times = _gather(packets, index, start, frames=ahead)
+    if wanted[-1] - start.number >= len(times):
+        raise UnprovenError
+    numbers = {times[number - start.number]: number for number in wanted}
+    last = times[wanted[-1] - start.number]
+    for time, frame in zip(times, _decoded(run, stream), strict=False):
+        if frame.pts != time:
+            raise UnprovenError
+        if time in numbers:
+            yield numbers[time], frame
+        if time == last:
+            return
+    raise UnprovenError
+
+
+def _gather(
+    packets: Iterator[Any], index: FrameIndex, start: Start, *, frames: int
+) -> tuple[list[Any], list[int]]:
+    """The packets of the next frames, and the times of those that are put out, rising."""
+    run: list[Any] = []
+    times: list[int] = []
+    for packet in packets:
+        if not packet.size:
+            continue
+        place = start.packet + len(run)
+        if place >= len(index.sizes) or packet.size != index.sizes[place] or packet.pts is None:
+            raise UnprovenError
+        run.append(packet)
+        if place not in index.silent:
+            times.append(packet.pts)
+        if len(times) == frames:
+            break
+    if len(set(times)) < len(times) or min(times) < run[0].pts:
+        raise UnprovenError
+    return run, sorted(times)
+
+
+def _decoded(packets: Iterable[Any], stream: Any) -> Iterator[Any]:
+    for packet in packets:
+        yield from packet.decode()
+    yield from stream.codec_context.decode(None)  # what it holds in the end

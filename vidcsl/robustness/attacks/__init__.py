@@ -7,16 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.adam import Adam
 from vidcsl.robustness.attacks.apgd import APGD
 from vidcsl.robustness.attacks.autoattack import AutoAttack
 from vidcsl.robustness.attacks.fab import FAB
 from vidcsl.robustness.attacks.goals import GOALS, Goal, goal_of
-from vidcsl.robustness.attacks.noise import RandomNoise, RandomSearch
-from vidcsl.robustness.attacks.pgd import FGSM, PGD, MomentumPGD
+from vidcsl.robustness.attacks.pgd import FGSM, PGD, Adam, MomentumPGD
 from vidcsl.robustness.attacks.problem import Model, Problem, frozen
-from vidcsl.robustness.attacks.solvers import SOLVERS, Solver
-from vidcsl.robustness.attacks.square import Square
+from vidcsl.robustness.attacks.specs import SOLVERS, Solver
+from vidcsl.robustness.attacks.square import RandomNoise, RandomSearch, Square
 from vidcsl.robustness.threats import LEVEL, Threat, to_levels
 
 __all__ = [

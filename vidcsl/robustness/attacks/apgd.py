@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.ascent import Ascent, State, like_rows, per_row
-from vidcsl.robustness.attacks.problem import Problem, Verdict
+from vidcsl.robustness.attacks.problem import Ascent, Problem, State, Verdict, like_rows, per_row
 
 MOMENTUM = 0.75  # weight of the new step; the rest repeats the last one
 

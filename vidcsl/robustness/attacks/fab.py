@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.ascent import per_row
 from vidcsl.robustness.attacks.goals import GOALS
-from vidcsl.robustness.attacks.problem import Problem, Worst
+from vidcsl.robustness.attacks.problem import Problem, Worst, per_row
 from vidcsl.robustness.threats import L1, L2, Linf, Threat
-from vidcsl.robustness.threats.projections import water_level
+from vidcsl.robustness.threats.norms import water_level
 
 OVERSHOOT, BIAS, BACKWARD = 1.05, 0.1, 0.9  # eta, alpha_max and beta of the paper
 

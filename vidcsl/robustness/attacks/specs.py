@@ -1,19 +1,47 @@
-"""Attacks as words: `SOLVER[-GOAL][:option=value,...]/THREAT[:option=value,...]`.
-
-For example `pgd/linf`, `apgd-dlr:steps=100/l2:frames=first:1`, `adam/flicker`, `autoattack/linf`,
-`pgd/linf:region=patch:0.1,eps=64+255`, `pgd/linf:universal=cyclic`. Lists are written with `+`.
-Options are the arguments of the solver's and the threat's class.
-"""
+"""Solvers by name, and attacks written as words in a config."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from torch import Tensor
+
 from vidcsl.errors import UserError
+from vidcsl.robustness.attacks.apgd import APGD
+from vidcsl.robustness.attacks.autoattack import AutoAttack
+from vidcsl.robustness.attacks.fab import FAB
 from vidcsl.robustness.attacks.goals import Goal, goal_of
-from vidcsl.robustness.attacks.solvers import SOLVERS, Solver
+from vidcsl.robustness.attacks.pgd import FGSM, PGD, Adam, MomentumPGD
+from vidcsl.robustness.attacks.problem import Problem
+from vidcsl.robustness.attacks.square import RandomNoise, RandomSearch, Square
 from vidcsl.robustness.threats import THREATS, Frames, Threat, Universal
+
+# ----------------------------------------------------------------------
+# Solvers by name.
+
+Solver = Callable[[Problem], Tensor]
+
+SOLVERS: dict[str, Callable[..., Solver]] = {
+    "fgsm": FGSM,
+    "pgd": PGD,
+    "mifgsm": MomentumPGD,
+    "apgd": APGD,
+    "adam": Adam,
+    "fab": FAB,
+    "square": Square,
+    "autoattack": AutoAttack,
+    "random_noise": RandomNoise,
+    "random_search": RandomSearch,
+}
+
+
+# ----------------------------------------------------------------------
+# Attacks as words: `SOLVER[-GOAL][:option=value,...]/THREAT[:option=value,...]`.
+#
+# For example `pgd/linf`, `apgd-dlr:steps=100/l2:frames=first:1`, `adam/flicker`, `autoattack/linf`,
+# `pgd/linf:region=patch:0.1,eps=64+255`, `pgd/linf:universal=cyclic`. Lists are written with `+`.
+# Options are the arguments of the solver's and the threat's class.
 
 USUAL_GOALS = {"fab": "margin", "square": "margin"}  # elsewhere cross-entropy
 IN_255 = ("linf", "flicker")  # norms whose budgets are written in 1/255, as pixel values are

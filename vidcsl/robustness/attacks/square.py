@@ -1,15 +1,80 @@
-"""Square (Andriushchenko et al. 2020): random search with squares, which sees outputs alone."""
+"""Attacks without gradients: noise, random search, Square."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.ascent import per_row
-from vidcsl.robustness.attacks.problem import Problem, Worst
+from vidcsl.robustness.attacks.problem import Problem, Worst, per_row
 from vidcsl.robustness.threats import L2, Linf
-from vidcsl.robustness.threats.ball import draw, uniform
+from vidcsl.robustness.threats.threat import draw, uniform
+
+# ----------------------------------------------------------------------
+# Random draws, the floor under every attack; and a search by them.
+
+
+@dataclass(frozen=True)
+class RandomNoise:
+    """The worst of some random draws from the threat: what any attack must beat.
+
+    With one draw, its accuracy is simply that under noise: a clip that noise puts right counts.
+    """
+
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise UserError(f"random noise needs 1 or more draws, not {self.draws}")
+
+    def __call__(self, problem: Problem) -> Tensor:
+        """The worst delta drawn for each row."""
+        problem = replace(problem, warm=None)  # only its own draws count
+        delta = problem.start(0)
+        worst = Worst(delta, problem.judge(delta))
+        for number in range(1, self.draws):
+            delta = problem.start(number)
+            worst.offer(problem.rows, delta, problem.judge(delta))
+        return worst.delta
+
+
+@dataclass(frozen=True)
+class RandomSearch:
+    """A walk that keeps each random step which raises the goal: no gradient, no model's inside.
+
+    Args:
+        queries: forward passes a clip.
+        share: of a fresh random draw mixed into each step, from 0 to 1; it falls to a tenth.
+        stop_when_fooled: leave a clip alone once it is misclassified.
+    """
+
+    queries: int = 100
+    share: float = 0.5
+    stop_when_fooled: bool = True
+
+    def __post_init__(self) -> None:
+        if self.queries < 1 or not 0 < self.share <= 1:
+            raise UserError(f"random search needs 1 or more queries and a share in (0, 1]: {self}")
+
+    def __call__(self, problem: Problem) -> Tensor:
+        """The worst delta found for each row."""
+        clean = problem.zero()
+        worst = Worst(clean, problem.judge(clean))
+        for query in range(self.queries - 1):
+            rows = worst.standing() if self.stop_when_fooled else problem.rows
+            if len(rows) == 0:
+                break
+            part, share = problem.take(rows), self.share * 0.1 ** (query / self.queries)
+            step = part.start(query)
+            delta = part.project((1 - share) * worst.delta[rows] + share * step)
+            if query == 0:
+                delta = step
+            worst.offer(rows, delta, part.judge(delta))
+        return worst.delta
+
+
+# ----------------------------------------------------------------------
+# Square (Andriushchenko et al. 2020): random search with squares, which sees outputs alone.
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
 

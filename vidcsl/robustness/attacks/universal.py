@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from vidcsl.engine.weights import weights_digest
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.goals import Goal
 from vidcsl.robustness.attacks.pgd import PGD
 from vidcsl.robustness.attacks.problem import Problem, frozen
-from vidcsl.robustness.clips import Clips
+from vidcsl.robustness.targets import Clips
 from vidcsl.robustness.threats import Universal, to_levels
 from vidcsl.seeding import seed_of
+from vidcsl.state import weights_digest
 
 
 def fit_universal(

@@ -1,15 +1,16 @@
 """Corruptions of clips that real cameras, codecs and networks cause, at five severities."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.corruptions.stream import Recovered
+from vidcsl.robustness.corruptions.codec import Recovered
 from vidcsl.robustness.corruptions.suites import SCORED, SEVERITIES, SUITES, Corruption
-from vidcsl.seeding import numpy_generator
+from vidcsl.seeding import numpy_generator, seed_of
 
 __all__ = [
     "SCORED",
@@ -102,3 +103,36 @@ def corrupt_and_count(
     if not isinstance(corrupted, Recovered):
         corrupted = Recovered(corrupted, torch.zeros(len(clips), dtype=torch.int64))
     return corrupted.clips.clamp_(0, 1), corrupted.repeated
+
+
+# ----------------------------------------------------------------------
+# Corruptions as augmentation of training clips.
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCorruption:
+    """Each clip is, with some probability, corrupted in one way; all is drawn by its seed.
+
+    Args:
+        names: full names of the corruptions, equally likely.
+        severities: from 1 to 5, equally likely.
+        probability: of a clip being corrupted at all.
+    """
+
+    names: Sequence[str]
+    severities: Sequence[int]
+    probability: float
+
+    def __call__(self, clips: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Clips `[N, 3, T, S, S]` in [0, 1] and N seeds to new clips."""
+        pairs = zip(clips.split(1), seeds, strict=True)
+        return torch.cat([self._corrupt(clip, seed) for clip, seed in pairs])
+
+    def _corrupt(self, clip: Tensor, seed: int) -> Tensor:
+        draws = numpy_generator(seed, "corruption")
+        if draws.random() >= self.probability:
+            return clip
+        name = self.names[int(draws.integers(len(self.names)))]
+        severity = self.severities[int(draws.integers(len(self.severities)))]
+        own = seed_of(seed, "corruption")
+        return corrupt(clip, name, severity=severity, seeds=[own])

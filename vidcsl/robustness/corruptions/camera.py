@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidcsl.robustness.corruptions.draws import Generators, normal, uniform
-from vidcsl.robustness.corruptions.layout import to_clips, to_frames
+from vidcsl.robustness.corruptions.draws import Generators, normal, to_clips, to_frames, uniform
 
 _SHAKE_FRAMES = 2
 

@@ -1,8 +1,10 @@
-"""A round trip through a video codec, in memory: encode, decode, the same frames a little worse."""
+"""Compression, pixelation, and damage of the coded stream."""
 
+import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, cast
 
@@ -13,10 +15,15 @@ from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+from torchvision.io import decode_jpeg
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.corruptions.layout import to_bytes
+from vidcsl.robustness.corruptions.draws import Generators, random_bits, to_bytes
+
+# ----------------------------------------------------------------------
+# A round trip through a video codec, in memory: encode, decode, the same frames a little worse.
 
 Frames = NDArray[np.uint8]
 """RGB `[T, H, W, 3]`."""
@@ -184,3 +191,301 @@ def open_codec(name: str, mode: Literal["r", "w"]) -> VideoCodecContext:
 def _cores() -> int:
     known = getattr(os, "sched_getaffinity", None)  # absent outside Linux
     return len(known(0)) if known else os.cpu_count() or 1
+
+
+# ----------------------------------------------------------------------
+# Lossy compression of frames (JPEG) and of whole clips (MPEG-2, MPEG-4, H.264, H.265).
+
+# The AVX-512 code of x264's macroblock tree gives another stream every few runs (seen with x264 in
+# PyAV 18.1); up to SSE4.2, AVX and AVX2 the bits are the same, always.
+X264 = {"preset": "medium", "x264-params": "asm=SSE4.2"}
+# x265 starts threads of its own and writes to stderr unless it is told not to.
+X265 = {"preset": "medium", "x265-params": "log-level=none:pools=none:frame-threads=1"}
+# FFmpeg's default, which most stored video went through.
+SOURCE_QUALITY = {**X264, "crf": "23"}
+_WHOLE = torch.tensor(2.0**23)
+_LOWEST_RATE = 1000  # bits per second; the encoders' own limit
+
+
+def jpeg(clips: Tensor, *, generators: Generators, quality: int) -> Tensor:
+    """JPEG, frame by frame."""
+    del generators
+    coded = torch.empty(clips.shape)
+    for clip, out in zip(clips.cpu(), coded, strict=True):
+        for frame, decoded in zip(clip.unbind(1), out.unbind(1), strict=True):
+            file = io.BytesIO()
+            _image(frame).save(file, "JPEG", quality=quality)
+            data = torch.frombuffer(file.getbuffer(), dtype=torch.uint8)
+            decoded.copy_(decode_jpeg(data))
+    return coded.mul_(1 / 255).to(clips.device)
+
+
+def _image(frame: Tensor) -> Image.Image:
+    """A frame `[3, H, W]` in [0, 1] as Pillow's: four bytes a pixel, the last without meaning.
+
+    At 2^23 a float's last bit is a whole level, so adding that rounds a channel into the lowest
+    byte; one sum of shifted words then packs a pixel. Several times as fast as converting.
+    """
+    red, green, blue = torch.add(_WHOLE, frame, alpha=255).view(torch.int32)
+    pixels = red.add_(green, alpha=1 << 8).add_(blue, alpha=1 << 16)
+    height, width = frame.shape[1:]
+    return Image.frombuffer("RGBX", (width, height), pixels.numpy(), "raw", "RGBX", 0, 1)
+
+
+def fixed_quantiser(
+    clips: Tensor, *, generators: Generators, encoder: str, quantiser: int
+) -> Tensor:
+    """MPEG-2 or MPEG-4 part 2 with one quantiser (1 finest .. 31 coarsest) for every frame."""
+    del generators
+    # Lagrange multipliers count in 118ths of a quantiser step (FFmpeg's FF_QP2LAMBDA).
+    step, multiplier = str(quantiser), str(118 * quantiser)
+    options = {"qmin": step, "qmax": step, "lmin": multiplier, "lmax": multiplier}
+    return transcode_clips(clips, encoder=encoder, options=lambda _: options)
+
+
+def h264(clips: Tensor, *, generators: Generators, crf: int) -> Tensor:
+    """H.264 by x264 at a constant rate factor (0 lossless .. 51 worst)."""
+    del generators
+    return transcode_clips(clips, encoder="libx264", options=lambda _: {**X264, "crf": str(crf)})
+
+
+def h265(clips: Tensor, *, generators: Generators, crf: int) -> Tensor:
+    """H.265 by x265 at a constant rate factor (0 best .. 51 worst)."""
+    del generators
+    return transcode_clips(clips, encoder="libx265", options=lambda _: {**X265, "crf": str(crf)})
+
+
+def h264_bit_rate(clips: Tensor, *, generators: Generators, divisor: int) -> Tensor:
+    """H.264 at the source's bit rate over `divisor`, which is also the largest rate allowed.
+
+    A clip does not know the file it comes from: the rate at which it is itself coded by H.264
+    with FFmpeg's default quality stands for the source's.
+    """
+    del generators
+    return transcode_clips(clips, encoder="libx264", options=_share_of_source(divisor, X264))
+
+
+def h265_bit_rate(clips: Tensor, *, generators: Generators, divisor: int) -> Tensor:
+    """H.265 at the source's bit rate over `divisor`, see `h264_bit_rate`."""
+    del generators
+    return transcode_clips(clips, encoder="libx265", options=_share_of_source(divisor, X265))
+
+
+def _share_of_source(
+    divisor: int, encoder: Mapping[str, str]
+) -> Callable[[Frames], Mapping[str, str]]:
+    def options(frames: Frames) -> Mapping[str, str]:
+        source = encode(frames, encoder="libx264", options=SOURCE_QUALITY).bits_per_second
+        rate = str(max(_LOWEST_RATE, round(source / divisor)))
+        return {**encoder, "b": rate, "maxrate": rate, "bufsize": rate}
+
+    return options
+
+
+def pixelate(clips: Tensor, *, generators: Generators, share: float) -> Tensor:
+    """Shrink each side to `share` of its length, the mean of each box, and enlarge it again."""
+    del generators
+    planes = clips.flatten(0, 2)
+    bounds = [_box_bounds(size, count=max(1, int(size * share))) for size in planes.shape[1:]]
+    # Whole rows are cheap to pick, single columns are not: hence the transposing.
+    small = _means_of_rows(planes, bounds[0]).transpose(1, 2).contiguous()
+    wide = _repeat_rows(_means_of_rows(small, bounds[1]), size=planes.shape[2])
+    tall = _repeat_rows(wide.transpose(1, 2).contiguous(), size=planes.shape[1])
+    return tall.view(clips.shape)
+
+
+def _box_bounds(size: int, *, count: int) -> list[int]:
+    """Where the `count` boxes along a side begin, and where the last ends, as in Pillow."""
+    return [int(i * size / count + 0.5) for i in range(count + 1)]
+
+
+def _means_of_rows(planes: Tensor, bounds: list[int]) -> Tensor:
+    """Means of rows `bounds[i]` to `bounds[i + 1] - 1`, `[P, H, W]` to `[P, count, W]`."""
+    starts = torch.tensor(bounds[:-1])
+    lengths = torch.tensor(bounds).diff()
+    total = planes.index_select(1, starts.to(planes.device))
+    for step in range(1, int(lengths.max())):
+        longer = (lengths > step).nonzero()[:, 0]
+        more = planes.index_select(1, (starts[longer] + step).to(planes.device))
+        total.index_add_(1, longer.to(planes.device), more)
+    return total.div_(lengths.to(planes)[:, None])
+
+
+def _repeat_rows(planes: Tensor, *, size: int) -> Tensor:
+    """The nearest row for each of `size` rows."""
+    count = planes.shape[1]
+    nearest = torch.tensor([int((i + 0.5) * count / size) for i in range(size)])
+    return planes.index_select(1, nearest.to(planes.device))
+
+
+# ----------------------------------------------------------------------
+# Damage to the coded stream of a clip, which is then decoded with the decoder's concealment.
+#
+# The clip is coded by H.264 with FFmpeg's default quality, damaged in memory, and decoded. A frame
+# that the decoder cannot give back is replaced by the last one that it could, and counted. Before
+# the first good frame that one stands in; where nothing at all can be decoded the clip is black.
+# The decoder knows the stream's parameters from the start, as the published code damages none of
+# them. Damage that a longer video would have suffered before the clip is not seen.
+
+# Seven packets of a transport stream fill what one datagram of a common network can carry.
+_DATAGRAM = 7 * 188
+_TICKS = 90_000 // FRAMES_PER_SECOND  # of a transport stream's clock, from frame to frame
+_LEAD = 16  # frames by which it starts late, more than any are reordered
+_SLICE_BYTES = "1200"
+_SLICES, _PARAMETERS = (1, 5), (7, 8)  # types of H.264's NAL units
+_START = b"\x00\x00\x01"
+
+
+class Recovered(NamedTuple):
+    """Clips, and of each the number of frames that could not be recovered: int64 `[N]`."""
+
+    clips: Tensor
+    repeated: Tensor
+
+
+def bit_error(clips: Tensor, *, generators: Generators, bytes_per_error: int) -> Recovered:
+    """On average one of `bytes_per_error` bytes is overwritten by a random one.
+
+    The published code runs FFmpeg's filter `noise`, which also overwrites one byte of so many, at
+    places that depend on the bytes before; here chance chooses them.
+    """
+
+    def hit(data: bytes, generator: np.random.Generator) -> bytes:
+        bits = random_bits((len(data),), generator=generator, kind=np.uint64)
+        chosen = _uniform(bits) < 1 / bytes_per_error
+        return np.where(chosen, bits.astype(np.uint8), np.frombuffer(data, np.uint8)).tobytes()
+
+    return _damaged_packets(clips, generators, hit, options=SOURCE_QUALITY)
+
+
+def nal_loss(clips: Tensor, *, generators: Generators, probability: float) -> Recovered:
+    """Each coded slice (a NAL unit of at most 1,200 bytes) is lost with `probability`."""
+
+    def thin(data: bytes, generator: np.random.Generator) -> bytes:
+        units = split_units(data)
+        lost = _lost(len(units), probability, generator)
+        return b"".join(u for u, gone in zip(units, lost, strict=True) if not (gone and u.is_slice))
+
+    options = {**SOURCE_QUALITY, "slice-max-size": _SLICE_BYTES}
+    return _damaged_packets(clips, generators, thin, options=options)
+
+
+def packet_loss(clips: Tensor, *, generators: Generators, probability: float) -> Recovered:
+    """Each datagram of the stream is lost with `probability`.
+
+    As FFmpeg sends it: an MPEG transport stream over UDP, seven packets of 188 bytes a datagram.
+    """
+
+    def change(frames: Frames, generator: np.random.Generator) -> tuple[Frames, int]:
+        sent, parameters = _transport_stream(frames)
+        datagrams = [sent[i : i + _DATAGRAM] for i in range(0, len(sent), _DATAGRAM)]
+        lost = _lost(len(datagrams), probability, generator)
+        received = b"".join(d for d, gone in zip(datagrams, lost, strict=True) if not gone)
+        return _recovered(frames, _concealed(_received(received), parameters=parameters))
+
+    return Recovered(*each_clip(clips, change, generators))
+
+
+class Unit(bytes):
+    """A NAL unit with its start code."""
+
+    @property
+    def kind(self) -> int:
+        """The type of the unit (H.264, table 7-1)."""
+        return self[self.index(_START) + 3] & 0x1F
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it holds a part of a picture; other units hold parameters."""
+        return self.kind in _SLICES
+
+
+def split_units(data: bytes) -> list[Unit]:
+    """The NAL units of a byte stream (H.264, annex B); joined they give `data` again."""
+    starts = []
+    place = data.find(_START)
+    while place >= 0:
+        # A start code may have a fourth byte in front, which belongs to it.
+        starts.append(place - 1 if place > 0 and data[place - 1] == 0 else place)
+        place = data.find(_START, place + 3)
+    return [Unit(data[a:b]) for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+
+def _damaged_packets(
+    clips: Tensor,
+    generators: Generators,
+    damage: Callable[[bytes, np.random.Generator], bytes],
+    *,
+    options: dict[str, str],
+) -> Recovered:
+    """Code each clip, damage the packets of its frames, and recover what can be recovered."""
+
+    def change(frames: Frames, generator: np.random.Generator) -> tuple[Frames, int]:
+        stream = encode(frames, encoder="libx264", options=options)
+        packets = ((packet.pts or 0, damage(bytes(packet), generator)) for packet in stream.packets)
+        return _recovered(frames, _concealed(packets, parameters=stream.header or b""))
+
+    return Recovered(*each_clip(clips, change, generators))
+
+
+def _concealed(
+    packets: Iterable[tuple[int, bytes]], *, parameters: bytes
+) -> Iterator[av.VideoFrame]:
+    """All that the decoder can make of damaged packets, given as (time, bytes)."""
+    context = open_codec("h264", "r")
+    context.extradata = parameters
+    context.flags |= Flags.output_corrupt
+    for time, data in packets:
+        if not data:  # an empty packet would end the stream
+            continue
+        packet = av.Packet(data)
+        packet.pts = time
+        with suppress(av.FFmpegError):  # nothing to show for this packet
+            yield from context.decode(packet)
+    with suppress(av.FFmpegError):
+        yield from context.decode(None)
+
+
+def _recovered(frames: Frames, decoded: Iterable[av.VideoFrame]) -> tuple[Frames, int]:
+    """The decoded frames at their times, each gap filled by the frame before it."""
+    length, height, width, _ = frames.shape
+    pixels = Pixels(height=height, width=width)
+    found = {f.pts: pixels(f) for f in decoded if f.pts is not None and 0 <= f.pts < length}
+    shown = found[min(found)] if found else np.zeros_like(frames[0])
+    filled = np.empty_like(frames)
+    for time in range(length):
+        filled[time] = shown = found.get(time, shown)
+    return filled, length - len(found)
+
+
+def _transport_stream(frames: Frames) -> tuple[bytes, bytes]:
+    """The coded clip as it is sent, and the parameters that its decoder needs."""
+    file = io.BytesIO()
+    coded: list[av.Packet] = []
+    with av.open(file, "w", format="mpegts") as container:
+        stream = container.add_stream("libx264")
+        configure(stream.codec_context, frames, options=SOURCE_QUALITY)
+        for frame in [*video_frames(frames, start=_LEAD), None]:
+            for packet in stream.encode(frame):
+                coded.append(packet)
+                container.mux(packet)
+    units = split_units(bytes(coded[0]))
+    return file.getvalue(), b"".join(unit for unit in units if unit.kind in _PARAMETERS)
+
+
+def _received(sent: bytes) -> Iterator[tuple[int, bytes]]:
+    """The packets that can be found in what is left of a transport stream."""
+    # A stream without one whole packet cannot even be opened.
+    with suppress(av.FFmpegError), av.open(io.BytesIO(sent), "r", format="mpegts") as container:
+        for packet in container.demux(video=0) if container.streams.video else ():
+            if packet.pts is not None and packet.size:
+                yield round(packet.pts / _TICKS) - _LEAD, bytes(packet)
+
+
+def _lost(count: int, probability: float, generator: np.random.Generator) -> NDArray[np.bool_]:
+    return _uniform(random_bits((count,), generator=generator, kind=np.uint64)) < probability
+
+
+def _uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1) from the upper bits."""
+    return (bits >> np.uint64(11)) * 2.0**-53

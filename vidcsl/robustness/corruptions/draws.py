@@ -1,17 +1,38 @@
-"""Random numbers for a batch: one generator a clip, drawn on the CPU whatever the device.
-
-Everything is made from the raw bits of the generators, whose streams NumPy keeps the same in all
-versions.
-"""
+"""Random numbers of corruptions, one generator a video, and layouts of clips."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+# ----------------------------------------------------------------------
+# The same pixels in the layouts that image operators and codecs want.
+
+
+def to_frames(clips: Tensor) -> Tensor:
+    """Clips `[N, C, T, H, W]` as a batch of images `[N * T, C, H, W]`."""
+    return clips.transpose(1, 2).flatten(0, 1)
+
+
+def to_clips(frames: Tensor, *, count: int) -> Tensor:
+    """Images `[N * T, C, H, W]` back to N = `count` clips `[N, C, T, H, W]`."""
+    return frames.unflatten(0, (count, -1)).transpose(1, 2)
+
+
+def to_bytes(clips: Tensor) -> Tensor:
+    """[0, 1] floats to the nearest of 256 levels, uint8."""
+    return (clips * 255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+# ----------------------------------------------------------------------
+# Random numbers for a batch: one generator a clip, drawn on the CPU whatever the device.
+#
+# Everything is made from the raw bits of the generators, whose streams NumPy keeps the same in all
+# versions.
 
 Generators = Sequence[np.random.Generator]
 
@@ -83,3 +104,77 @@ def _normal_quantiles() -> NDArray[np.float32]:
     upper = np.array([NormalDist().inv_cdf((i + 0.5) / LEVELS) for i in range(LEVELS // 2, LEVELS)])
     quantiles = np.concatenate([-upper[::-1], upper])
     return (quantiles / quantiles.std()).astype(np.float32)
+
+
+# ----------------------------------------------------------------------
+# Poisson counts of few different means, by Walker's alias method (Walker, TOMS 1977).
+
+_COLUMNS = 256  # possible counts of one mean: ± 7 standard deviations up to a mean of 300
+_CHUNK = 1 << 15  # values worked on at a time, so that they stay in the cache
+
+
+def poisson_counts(levels: Tensor, means: Sequence[float], *, generators: Generators) -> Tensor:
+    """For each value a count from the Poisson distribution of its level's mean.
+
+    torch.poisson does the same for arbitrary means, at eight times the cost, and on a GPU draws
+    other numbers than on the CPU.
+
+    Args:
+        levels: whole numbers `[N, ...]` on the CPU, which of the means is meant.
+        means: at most 300 each.
+        generators: N of them.
+
+    Returns:
+        float32 counts of the shape of `levels`.
+    """
+    table, lowest = _alias_table(tuple(means))
+    counts = torch.empty(levels.shape)
+    for row, out, generator in zip(levels, counts, generators, strict=True):
+        bits = torch.from_numpy(
+            random_bits((row.numel(),), generator=generator, kind=np.uint32).view(np.int32)
+        )
+        pieces = (each.flatten().split(_CHUNK) for each in (row, out, bits))
+        for level, count, draw in zip(*pieces, strict=True):
+            count.copy_(_sampled(level.int(), draw, table, lowest))
+    return counts
+
+
+def _sampled(level: Tensor, draw: Tensor, table: Tensor, lowest: Tensor) -> Tensor:
+    """A column at random, or with its own probability the other count that shares the column."""
+    column = draw & (_COLUMNS - 1)
+    entry = table.index_select(0, level * _COLUMNS + column)
+    kept = ((draw >> 8) & 0xFFFF) < (entry >> 8)
+    return torch.where(kept, column, entry & 0xFF) + lowest.index_select(0, level)
+
+
+@lru_cache(maxsize=32)
+def _alias_table(means: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """int32 `[levels * columns]`, 2^16 x probability and alias in one; lowest count `[levels]`."""
+    lowest = [max(0, int(mean - 8 * mean**0.5)) for mean in means]
+    rows = [_alias_row(_probabilities(m, low)) for m, low in zip(means, lowest, strict=True)]
+    return torch.from_numpy(np.concatenate(rows)), torch.tensor(lowest, dtype=torch.int32)
+
+
+def _probabilities(mean: float, lowest: int) -> np.ndarray:
+    counts = np.arange(lowest, lowest + _COLUMNS)
+    if mean == 0:
+        return (counts == 0).astype(float)
+    factorials = torch.lgamma(torch.from_numpy(counts).double() + 1).numpy()
+    weights = np.exp(counts * np.log(mean) - mean - factorials)
+    return weights / weights.sum()
+
+
+def _alias_row(probabilities: np.ndarray) -> np.ndarray:
+    """Each column holds its own count up to a threshold and one other above it."""
+    heights = probabilities * len(probabilities)
+    thresholds, aliases = np.ones(len(heights)), np.arange(len(heights))
+    short = [i for i, height in enumerate(heights) if height < 1]
+    tall = [i for i, height in enumerate(heights) if height >= 1]
+    while short and tall:
+        low, high = short.pop(), tall.pop()
+        thresholds[low], aliases[low] = heights[low], high
+        heights[high] -= 1 - heights[low]
+        (short if heights[high] < 1 else tall).append(high)
+    # A full column needs 2^16, one more than fits: its alias is itself, so nothing is lost.
+    packed = np.minimum(np.round(thresholds * 65536), 65535).astype(np.int32)
+    return packed * 256 + aliases.astype(np.int32)

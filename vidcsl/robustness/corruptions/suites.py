@@ -1,11 +1,4 @@
-"""The published corruptions and their parameters, as data, and those of our own.
-
-Suite P: UCF101-P, HMDB51-P, Kinetics400-P (Schiappa et al., CVPR 2023, arXiv:2207.01398).
-Suite C: Mini Kinetics-C and Mini SSv2-C (Yi et al., NeurIPS 2021, arXiv:2110.06513).
-Suite V: this project's additions; no published figures can be compared with theirs.
-
-Lengths in pixels were published for frames of 224 x 224; they are not rescaled for other sizes.
-"""
+"""The suites of corruptions, their strengths, and their table in the docs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,16 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-from vidcsl.robustness.corruptions import (
-    blur,
-    camera,
-    digital,
-    noise,
-    photometric,
-    stream,
-    temporal,
-    weather,
-)
+from vidcsl.robustness.corruptions import blur, camera, photometric, temporal, weather
+from vidcsl.robustness.corruptions import codec as digital
+from vidcsl.robustness.corruptions import codec as stream
+from vidcsl.robustness.corruptions import photometric as noise
+
+# ----------------------------------------------------------------------
+# The published corruptions and their parameters, as data, and those of our own.
+#
+# Suite P: UCF101-P, HMDB51-P, Kinetics400-P (Schiappa et al., CVPR 2023, arXiv:2207.01398).
+# Suite C: Mini Kinetics-C and Mini SSv2-C (Yi et al., NeurIPS 2021, arXiv:2110.06513).
+# Suite V: this project's additions; no published figures can be compared with theirs.
+#
+# Lengths in pixels were published for frames of 224 x 224; they are not rescaled for other sizes.
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -287,3 +283,24 @@ def strength(corruption: Corruption, severity: int) -> str:
     """What a severity stands for, in words: "radius 3, alias blur 0.1"."""
     values = corruption.at(severity).items()
     return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values)
+
+
+# ----------------------------------------------------------------------
+# The suites as Markdown tables, as docs/corruptions.md holds them.
+
+
+def markdown(suite: str) -> str:
+    """One row a corruption: name, category, the values at severities 1 to 5, and the note."""
+    header = ["name", "category", "severities 1 to 5", "note"]
+    rows = [_row(name, corruption) for name, corruption in SUITES[suite].items()]
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _row(name: str, corruption: Corruption) -> list[str]:
+    values = "; ".join(
+        f"{parameter.replace('_', ' ')} {' '.join(f'{value:g}' for value in row)}"
+        for parameter, row in corruption.parameters.items()
+    )
+    mark = name if corruption.scored else f"{name} (not scored)"
+    return [mark, corruption.category, values, corruption.note]

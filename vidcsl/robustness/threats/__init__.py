@@ -5,22 +5,20 @@ no part). `mask` says which pixels may change; whoever holds a threat asks for i
 (`threat.mask(clips, seeds)`) and hands it back with every call, sliced along with the clips.
 """
 
-from vidcsl.robustness.threats.ball import LEVEL, Ball, to_levels
 from vidcsl.robustness.threats.flicker import Flicker, roughness, thickness
-from vidcsl.robustness.threats.frames import check_frames, choose_frames
-from vidcsl.robustness.threats.norms import L2, Linf
-from vidcsl.robustness.threats.sparse import L1, FrameSparse
-from vidcsl.robustness.threats.threat import BudgetExceeded, Frames, Probe, Threat
+from vidcsl.robustness.threats.norms import L1, L2, FrameSparse, Linf
+from vidcsl.robustness.threats.threat import (
+    LEVEL,
+    Ball,
+    BudgetExceeded,
+    Frames,
+    Probe,
+    Threat,
+    check_frames,
+    choose_frames,
+    to_levels,
+)
 from vidcsl.robustness.threats.universal import Universal
-
-THREATS: dict[str, type[Ball]] = {
-    "linf": Linf,
-    "l2": L2,
-    "l1": L1,
-    "l21": FrameSparse,
-    "flicker": Flicker,
-}
-
 
 __all__ = [
     "L1",
@@ -42,3 +40,11 @@ __all__ = [
     "thickness",
     "to_levels",
 ]
+
+THREATS: dict[str, type[Ball]] = {
+    "linf": Linf,
+    "l2": L2,
+    "l1": L1,
+    "l21": FrameSparse,
+    "flicker": Flicker,
+}

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.threats.ball import draw, uniform
 from vidcsl.robustness.threats.norms import Linf
-from vidcsl.robustness.threats.threat import BudgetExceeded, Probe
+from vidcsl.robustness.threats.threat import BudgetExceeded, Probe, draw, uniform
 
 
 class Flicker(Linf):

@@ -1,4 +1,4 @@
-"""The balls of the Linf and the Euclidean norm."""
+"""Linf, L2, L1 and frame-sparse balls."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.threats.ball import (
+from vidcsl.robustness.threats.threat import (
     LEVEL,
     Ball,
     draw,
@@ -17,7 +17,109 @@ from vidcsl.robustness.threats.ball import (
     to_levels,
     uniform,
 )
-from vidcsl.robustness.threats.projections import nearest_in_l2
+
+# ----------------------------------------------------------------------
+# Nearest points of norm balls within a box, row by row, on `[G, n]` tensors.
+#
+# All boxes hold zero. Each problem comes down to one number a row, the root of a monotone and
+# piecewise linear function; Newton's method finds it in a few passes over the data, without a sort.
+
+PASSES = 64  # far more than Newton's method takes
+
+
+def water_level(slopes: Tensor, caps: Tensor, target: Tensor) -> Tensor:
+    """The smallest t >= 0 with sum_i min(t slopes_i, caps_i) >= target, in each row.
+
+    The sum is concave in t, so that Newton's method from the left never passes the root, and ends
+    on it once it knows which terms have reached their caps.
+
+    Args:
+        slopes, caps: from 0, `[G, n]`.
+        target: from 0, `[G]`.
+
+    Returns:
+        `[G, 1]`; infinite where all caps together do not reach the target.
+    """
+    target = target[:, None]
+    level = torch.zeros_like(target)
+    for _ in range(PASSES):
+        full = slopes * level >= caps
+        missing = (target - caps.where(full, caps.new_zeros(())).sum(1, keepdim=True)).clamp_min(0)
+        free = slopes.masked_fill(full, 0).sum(1, keepdim=True)
+        # Zero over zero: the caps reach the target exactly, or the target is zero.
+        found = torch.where(missing > 0, missing / free, level)
+        if not (found > level * (1 + 1e-6)).any():
+            break
+        level = torch.maximum(level, found)
+    return level
+
+
+def shrinkage(sizes: Tensor, caps: Tensor, target: Tensor) -> Tensor:
+    """The smallest t >= 0 with sum_i min(max(sizes_i - t, 0), caps_i) <= target, in each row.
+
+    The sum falls with t but is neither convex nor concave: Newton steps within a bracket, which is
+    halved wherever a step would leave it.
+
+    Args:
+        sizes, caps: from 0, `[G, n]`.
+        target: from 0, `[G]`.
+
+    Returns:
+        `[G, 1]`.
+    """
+    target = target[:, None]
+    low, high = torch.zeros_like(target), sizes.amax(1, keepdim=True)
+    level = low
+    for _ in range(PASSES):
+        left = (sizes - level).clamp_min(0)
+        excess = torch.minimum(left, caps).sum(1, keepdim=True) - target
+        low, high = low.where(excess <= 0, level), high.where(excess > 0, level)
+        done = excess.abs() <= 1e-6 * target
+        if (done | (high - low <= 1e-7 * high)).all():
+            break
+        falling = ((left > 0) & (left < caps)).sum(1, keepdim=True)
+        newton = level + excess / falling
+        inside = (newton > low) & (newton < high)
+        level = torch.where(done, level, torch.where(inside, newton, (low + high) / 2))
+    return torch.where(done, level, high)
+
+
+def nearest_in_l2(delta: Tensor, low: Tensor, high: Tensor, eps: float) -> Tensor:
+    """The point of the Euclidean ball within [low, high] that is nearest to delta, all `[G, n]`."""
+    boxed = torch.minimum(torch.maximum(delta, low), high)
+    if not (_norm(boxed) > eps).any():
+        return boxed
+    # Optimality: the point is clip(s delta) for one s in [0, 1]; its squared norm is a sum of
+    # min(s^2 delta_i^2, bound_i^2).
+    bounds = high.where(delta > 0, low)
+    target = delta.new_full((len(delta),), eps**2)
+    scale = water_level(delta.square(), bounds.square(), target).sqrt().clamp(max=1)
+    found = torch.minimum(torch.maximum(scale * delta, low), high)
+    return found * (eps / _norm(found).clamp_min(torch.finfo(delta.dtype).tiny)).clamp(max=1)
+
+
+def nearest_in_l1(delta: Tensor, low: Tensor, high: Tensor, eps: float) -> Tensor:
+    """The point of the L1 ball within [low, high] that is nearest to delta, all `[G, n]`.
+
+    The projection of Croce & Hein 2021, "Mind the Box", without its sort.
+    """
+    boxed = torch.minimum(torch.maximum(delta, low), high)
+    if not (boxed.abs().sum(1) > eps).any():
+        return boxed
+    # Optimality: the point is clip(sign(delta) max(|delta| - t, 0)) for one t >= 0.
+    sizes, bounds = delta.abs(), high.where(delta > 0, -low)
+    level = shrinkage(sizes, bounds, delta.new_full((len(delta),), eps))
+    found = torch.minimum((sizes - level).clamp_min(0), bounds) * delta.sign()
+    total = found.abs().sum(1, keepdim=True).clamp_min(torch.finfo(delta.dtype).tiny)
+    return found * (eps / total).clamp(max=1)
+
+
+def _norm(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+
+
+# ----------------------------------------------------------------------
+# The balls of the Linf and the Euclidean norm.
 
 
 class Linf(Ball):
@@ -93,3 +195,124 @@ class L2(Ball):
     def rounding(self, delta: Tensor) -> float:
         """Each pixel of clips + delta is rounded, and so are the sums in both norms."""
         return torch.finfo(delta.dtype).eps * math.sqrt(delta[:1].numel()) + 1e-5 * self.eps
+
+
+# ----------------------------------------------------------------------
+# Balls whose steepest steps change few numbers: L1 (few pixels), l_{2,1} (few frames).
+
+
+class L1(Ball):
+    """The sum of all changes of a clip may not exceed eps."""
+
+    def start(self, clips: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """A uniform draw from the ball, cut to the box."""
+        signed = 2 * draw(uniform, clips.shape, generators).to(clips) - 1
+        tiny = torch.finfo(clips.dtype).tiny
+        laplace = only(mask, -signed.sign() * (1 - signed.abs()).clamp_min(1e-12).log())
+        rows = self.grouped(laplace)
+        rows = self.eps * rows / rows.abs().sum(1, keepdim=True).clamp_min(tiny)
+        noise = draw(uniform, (len(clips), *[1] * (clips.ndim - 1)), generators).to(clips)
+        radius = noise ** (1 / self.dimensions(clips, mask))
+        return self.project(clips, radius * self.ungrouped(rows, clips), mask)
+
+    def project(self, clips: Tensor, delta: Tensor, mask: Tensor) -> Tensor:
+        """The nearest allowed delta."""
+        point, low, high = self.in_box(clips, delta, mask)
+        return self.ungrouped(nearest_in_l1(point, low, high, self.eps), delta)
+
+    def steepest_step(
+        self, clips: Tensor, delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
+    ) -> Tensor:
+        """The pixels with the largest gradients go all the way to black or white, until `step`.
+
+        Steepest ascent in L1 *and* the box (Croce & Hein 2021, "Mind the Box"): without the box,
+        one pixel alone would take the whole step.
+        """
+        rows = self.grouped(only(mask, gradient))
+        room = torch.where(gradient > 0, 1 - clips - delta, clips + delta).clamp_min(0)
+        felt, order = rows.abs().sort(dim=1, descending=True)
+        room = self.grouped(room).gather(1, order) * (felt > 0)
+        left = self.grouped_step(step, len(rows)) - (room.cumsum(dim=1) - room)
+        taken = torch.minimum(room, left.clamp_min(0))
+        ascent = torch.zeros_like(rows).scatter(1, order, taken) * rows.sign()
+        return self.ungrouped(ascent, gradient)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """Sums of absolute changes."""
+        return self.grouped(delta).abs().sum(dim=1)
+
+    def rounding(self, delta: Tensor) -> float:
+        """Each changed pixel of clips + delta is rounded, and so are the sums."""
+        changed = int((delta != 0).flatten(1).sum(dim=1).max()) if delta.numel() else 0
+        return torch.finfo(delta.dtype).eps * changed + 1e-5 * self.eps
+
+
+class FrameSparse(Ball):
+    """The Euclidean norms of a clip's frames may not sum to more than eps: few frames change.
+
+    The l_{2,1} norm of Wei et al. 2019, "Sparse adversarial perturbations for videos", as a budget.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.over != "clip":
+            raise UserError("the frame-sparse budget is over the clip: use L2 for a budget a frame")
+
+    def mask(self, clips: Tensor, seeds: Sequence[int], probe: object = None) -> Tensor:
+        """What may change, as in every ball; images have no frames to be sparse in."""
+        if clips.ndim != 5:
+            raise UserError("a frame-sparse budget needs clips [N, 3, T, H, W], not images")
+        return super().mask(clips, seeds, probe)  # type: ignore[arg-type]
+
+    def start(self, clips: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Random directions, eps shared among the frames at random, cut to the box."""
+        directions = only(mask, draw(normal, clips.shape, generators).to(clips))
+        shape = (len(clips), 1, clips.shape[2], 1, 1)
+        shares = only(self._alive(directions), -draw(uniform, shape, generators).to(clips).log())
+        total = shares.sum(dim=2, keepdim=True).clamp_min(torch.finfo(clips.dtype).tiny)
+        return self.project(clips, self.eps * shares / total * self._unit(directions), mask)
+
+    def project(self, clips: Tensor, delta: Tensor, mask: Tensor) -> Tensor:
+        """First the box, then the nearest point of the ball: whole frames shrink, some to nothing.
+
+        In this order both hold, as the box is convex and holds delta = 0, and no part of the budget
+        is lost on changes that the box takes back. It is not always the nearest allowed delta.
+        """
+        boxed = only(mask, torch.minimum(torch.maximum(delta, -clips), 1 - clips))
+        norms = self._norms(boxed)  # [N, 1, T, 1, 1]
+        flat = norms.flatten(1)
+        level = shrinkage(flat, flat, flat.new_full((len(flat),), self.eps))
+        kept = (norms - level.view(-1, 1, 1, 1, 1)).clamp_min(0)
+        total = kept.sum(dim=2, keepdim=True)
+        tiny = torch.finfo(delta.dtype).tiny
+        kept = kept * (self.eps / total.clamp_min(tiny)).clamp(max=1)
+        return boxed * (kept / norms.clamp_min(tiny))
+
+    def steepest_step(
+        self, _clips: Tensor, _delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
+    ) -> Tensor:
+        """The gradient's direction in the one frame where the gradient is largest."""
+        gradient = only(mask, gradient)
+        tiny = torch.finfo(gradient.dtype).tiny
+        gradient = gradient / gradient.flatten(1).abs().amax(1).clamp_min(tiny).view(-1, 1, 1, 1, 1)
+        norms = self._norms(gradient)
+        best = torch.zeros_like(norms).scatter(2, norms.argmax(dim=2, keepdim=True), 1.0)
+        return step * best * self._unit(gradient)
+
+    def size(self, delta: Tensor) -> Tensor:
+        """Sums over frames of Euclidean norms, `[N]`."""
+        return self._norms(delta).flatten(1).sum(dim=1)
+
+    def rounding(self, delta: Tensor) -> float:
+        """Each pixel of clips + delta is rounded, and so are the sums."""
+        frames, pixels = delta.shape[2], delta[:1, :, :1].numel()
+        return torch.finfo(delta.dtype).eps * frames * math.sqrt(pixels) + 1e-5 * self.eps
+
+    def _norms(self, delta: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(delta, dim=(1, 3, 4), keepdim=True)
+
+    def _unit(self, delta: Tensor) -> Tensor:
+        return delta / self._norms(delta).clamp_min(torch.finfo(delta.dtype).tiny)
+
+    def _alive(self, delta: Tensor) -> Tensor:
+        return self._norms(delta) > 0

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.threats.ball import Ball
-from vidcsl.robustness.threats.threat import Frames, Probe
+from vidcsl.robustness.threats.threat import Ball, Frames, Probe
 from vidcsl.seeding import seed_of
 
 

@@ -1,0 +1,84 @@
+"""The study's page in a browser, where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from tests.studies.made import write_run
+from vidcsl.studies.analysis import read_arms, summarise
+from vidcsl.studies.page import write_study
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+PROBE = """<script>
+addEventListener("error", (event) => { document.title = "error: " + event.message; });
+addEventListener("load", () => {
+  const table = document.querySelector("table"), names = () =>
+    [...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join();
+  const before = names(), button = table.tHead.querySelectorAll("button")[2];
+  button.click();
+  const once = names();
+  button.click();
+  const scheme = matchMedia("(prefers-color-scheme: dark)").matches;
+  const found = { before, once, twice: names(), scheme,
+    wide: document.documentElement.scrollWidth - innerWidth,
+    unlabelled: document.querySelectorAll("svg:not([aria-label])").length,
+    ground: getComputedStyle(document.body).backgroundColor };
+  document.body.dataset.found = JSON.stringify(found);
+});
+</script>"""
+
+
+def page(tmp_path):
+    """Two arms in three seeds beside a reference."""
+    arms = {"plain": (2, 0.5), "removal": (5, 0.7), "supervised": (8, 0.6)}
+    folders = [
+        write_run(
+            *(tmp_path, name, seed),
+            fooled=([None] * (kept - seed) + ["1/255"] * (9 - kept + seed) + ["clean"]) * 4,
+            clean=clean,
+            geometry={"uniformity": -1.0 - 0.1 * kept - 0.01 * seed, "margin": 0.01 * kept},
+        )
+        for name, (kept, clean) in arms.items()
+        for seed in range(2)
+    ]
+    summary = summarise(read_arms(folders), baseline="plain", references=["supervised"])
+    document = {
+        "name": "made",
+        "question": "<Why?>",
+        "notes": ["6 runs"],
+        "settings": {"": summary},
+    }
+    return write_study(document, tmp_path / "out")[-1]
+
+
+def look(path, *, dark, width):
+    text = path.read_text().replace("</body>", PROBE + "</body>")
+    shown = path.with_name(f"shown{dark}{width}.html")
+    shown.write_text(text)
+    scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", *scheme]
+    command += [f"--window-size={width},900", "--dump-dom", shown.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    assert "<title>error" not in done.stdout
+    found = re.search(r'data-found="([^"]*)"', done.stdout).group(1)
+    return json.loads(found.replace("&quot;", '"'))
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium here")
+def test_the_page_sorts_fits_and_follows_the_colour_scheme(tmp_path):
+    path = page(tmp_path)
+    assert "&lt;Why?&gt;" in path.read_text()
+    found = look(path, dark=False, width=1200)
+    assert found["before"] == "plain,removal,supervised"
+    assert found["once"] == "plain,supervised,removal"
+    assert found["twice"] == "removal,supervised,plain"
+    assert found["unlabelled"] == 0
+    dark = look(path, dark=True, width=520)
+    assert (found["scheme"], dark["scheme"]) == (False, True)
+    assert found["ground"] != dark["ground"]
+    assert max(found["wide"], dark["wide"]) <= 0

@@ -1,0 +1,107 @@
+import multiprocessing
+import threading
+import time
+
+from torch.utils.data import DataLoader, Dataset
+
+from tests.processes import run_in_processes
+from vidcsl.data.dataset import time_limit
+from vidcsl.data.loader import _begin
+from vidcsl.training.monitor import EXIT_CODE, Watchdog
+
+
+class Limited(Dataset):
+    """Its items are read under a time limit."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        with time_limit(60, "a video"):
+            return index
+
+
+class Stuck(Dataset):
+    """Its first item is quick, its second takes long."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        if index:
+            self.ponder_a_video()
+        return index
+
+    def ponder_a_video(self):
+        time.sleep(1.5)
+
+
+def test_stacks_of_this_process_and_of_its_workers(tmp_path, capsys):
+    path = tmp_path / "hangs" / "rank0.txt"
+    pids = []
+    with Watchdog(0.5, path=path, workers=lambda: pids) as dog:
+        loader = DataLoader(
+            Stuck(), num_workers=1, worker_init_fn=lambda worker: _begin(worker, stacks=path)
+        )
+        others = set(multiprocessing.active_children())
+        for batch in loader:
+            pids[:] = [child.pid for child in set(multiprocessing.active_children()) - others]
+            dog.beat()
+            assert len(batch) == 1
+    text = path.read_text()
+    assert text.count("no step ended for 0.5 s") == 1  # once a hang
+    assert "test_stacks_of_this_process_and_of_its_workers" in text
+    assert text.index(f"worker {pids[0]}:") < text.index("ponder_a_video")
+    assert "(LOG.HANG_SECONDS), the run waits on" in capsys.readouterr().err
+
+
+def test_workers_that_are_forked_meanwhile_can_limit_their_own_time(tmp_path):
+    with Watchdog(100, path=tmp_path / "rank0.txt"):
+        loader = DataLoader(Limited(), num_workers=1, timeout=30, multiprocessing_context="fork")
+        assert [batch.item() for batch in loader] == [0, 1]
+
+
+def test_no_trace_where_nothing_hangs(tmp_path):
+    path = tmp_path / "rank0.txt"
+    with Watchdog(5, path=path) as dog:
+        dog.beat()
+    assert not path.exists()
+    with Watchdog() as dog:
+        dog.beat()
+
+
+def hang(path):
+    with Watchdog(0.2, path=path, ends_run=True):
+        threading.Event().wait()
+
+
+def test_a_run_that_hangs_ends_if_asked(tmp_path, capfd):
+    path = tmp_path / "rank0.txt"
+    process = multiprocessing.get_context("fork").Process(target=hang, args=(path,))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == EXIT_CODE
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == (
+        "vidcsl: error: no step ended for 0.2 s (LOG.HANG_SECONDS), the run ends; what its "
+        f"processes were doing is in {path}"
+    )
+    assert "in hang" in path.read_text()
+
+
+def wait_for_the_other(distributed, folder):
+    with Watchdog(0.5, path=folder / f"rank{distributed.rank}.txt"):
+        if distributed.rank == 1:
+            ponder_alone()
+        distributed.barrier()
+
+
+def ponder_alone():
+    time.sleep(2)
+
+
+def test_where_one_process_hangs_all_say_what_they_do(tmp_path):
+    run_in_processes(wait_for_the_other, 2, tmp_path)
+    waits, hangs = ((tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1))
+    assert "in barrier" in waits
+    assert "in ponder_alone" in hangs

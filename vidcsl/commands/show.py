@@ -1,0 +1,138 @@
+"""`vidcsl show` and `vidcsl doctor`: what there is to choose from, and whether it will work."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vidcsl.commands.arguments import add_config
+from vidcsl.errors import UserError
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+PREFETCHED = 2  # batches that a worker of the loader holds
+
+# The clips (frames, side) that the weights of these encoders are published for; others: 16 x 112.
+PUBLISHED_CLIPS = {
+    "r2plus1d_34_mmaction2": (8, 224),
+    "s3d": (16, 224),
+    "slow_r50": (8, 224),
+    "swin3d_t": (32, 224),
+    "swin3d_s": (32, 224),
+    "swin3d_b": (32, 224),
+    "frames": (8, 224),
+    **dict.fromkeys(("mvit_v2_s", "video_vit_s", "video_vit_b", "video_vit_l"), (16, 224)),
+}
+
+
+def show(parser: argparse.ArgumentParser) -> None:
+    """Sub-commands of `vidcsl show`."""
+    things = parser.add_subparsers(metavar="THING", required=True)
+    meaning = "pictures of the clips that a config feeds, before and after augmentation"
+    clips = things.add_parser("clips", help=meaning, description=meaning)
+    add_config(clips)
+    clips.add_argument(
+        "--part", choices=("train", "test"), default="train", help="which list (%(default)s)"
+    )
+    clips.add_argument("--epoch", type=int, default=0, help="epoch of training (%(default)s)")
+    clips.add_argument("--samples", type=int, default=4, help="number of videos (%(default)s)")
+    clips.add_argument("--out", type=Path, help="folder; default: clips in OUTPUT_DIR")
+    clips.set_defaults(run=_show_clips)
+
+    meaning = "encoders, their parameters and the FLOPs of one clip"
+    models = things.add_parser("models", help=meaning, description=meaning)
+    models.add_argument("names", nargs="*", help="encoders; default: all")
+    models.add_argument("--cfg", help="show the encoder of this config")
+    models.set_defaults(run=_show_models)
+
+
+def _show_clips(args: argparse.Namespace) -> None:
+    from vidcsl.config import load_config
+    from vidcsl.distributed import distributed_context
+    from vidcsl.pipelines.preview import show as show_pictures
+    from vidcsl.pipelines.training import output_dir
+
+    cfg = load_config(args.cfg, args.overrides)
+    with distributed_context("cpu") as distributed:
+        paths = show_pictures(
+            cfg,
+            distributed,
+            part=args.part,
+            epoch=args.epoch,
+            samples=args.samples,
+            folder=args.out or output_dir(cfg) / "clips",
+        )
+    print("\n".join(str(path) for path in paths))
+
+
+def _show_models(args: argparse.Namespace) -> None:
+    from vidcsl.config import default_config, load_config
+    from vidcsl.models import ENCODERS
+    from vidcsl.models.encoder import cost_of
+    from vidcsl.pipelines.model import build_encoder
+
+    if unknown := [name for name in args.names if name not in ENCODERS]:
+        raise UserError(f"no encoder is named {unknown[0]!r}; choose from {', '.join(ENCODERS)}")
+    print(f"{'encoder':24} {'clip':>12} {'features':>8} {'parameters':>11} {'FLOPs':>9}")
+    configs = [load_config(args.cfg)] if args.cfg else []
+    for name in args.names or ([] if args.cfg else ENCODERS):
+        cfg = default_config()
+        cfg.MODEL.NAME = name
+        cfg.DATA.FRAMES, cfg.MODEL.FRAME_SIZE = PUBLISHED_CLIPS.get(name, (16, 112))
+        configs.append(cfg)
+    for cfg in configs:  # a line as soon as an encoder is counted: all of them take a minute
+        encoder = build_encoder(cfg)
+        cost, size = cost_of(encoder), encoder.frame_size
+        clip = f"{encoder.clip_frames}x{size}x{size}"
+        print(
+            f"{cfg.MODEL.NAME:24} {clip:>12} {encoder.feature_dim:8} "
+            f"{cost.parameters / 1e6:9.2f} M {cost.flops / 1e9:7.2f} G",
+            flush=True,
+        )
+
+
+def doctor(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `vidcsl doctor`."""
+    add_config(parser, required=False)
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from vidcsl.doctor import examine, examine_lists, examine_storage, report
+
+    if args.cfg:
+        from vidcsl.config import load_config
+        from vidcsl.pipelines.training import output_dir
+
+        cfg = load_config(args.cfg, args.overrides)
+        findings = [*examine(), *examine_storage(output_dir(cfg), batches=_loader_bytes(cfg))]
+        if not cfg.SYNTHETIC.ENABLED:  # rendered videos may not exist yet
+            findings += examine_lists(
+                root=cfg.DATA.ROOT,
+                train=cfg.DATA.TRAIN_LIST,
+                test=cfg.DATA.TEST_LIST,
+                reader=cfg.DATA.READER,
+                tolerated=cfg.DATA.DAMAGED_LIMIT,
+                tolerated_test=float(cfg.DATA.ALLOW_DAMAGED_TEST),
+            )
+    else:
+        findings = [*examine(), *examine_storage(Path("runs"))]
+    print(report(findings))
+    broken = [finding.name for finding in findings if finding.broken and not finding.there]
+    if broken:
+        raise UserError(f"broken: {', '.join(broken)}")
+
+
+def _loader_bytes(cfg: "CfgNode") -> int:
+    """The most shared memory that the loaders of this machine hold: one process a GPU, 16:9."""
+    import torch
+
+    processes = max(1, torch.cuda.device_count())
+    whole = cfg.DATA.SHORT_SIDE**2 * 16 // 9
+    fed = cfg.MODEL.FRAME_SIZE**2 if cfg.AUGMENT.CROP_BY == "decoder" else whole
+    trained = -(-cfg.TRAIN.BATCH // processes) * (cfg.DATA.CLIPS + cfg.FALSE_NEGATIVES.VOTERS) * fed
+    views = max(cfg.EVALUATE.TRAIN_VIEWS, cfg.EVALUATE.TEST_VIEWS)
+    tested = cfg.DATA.TEST_LIST or cfg.SYNTHETIC.ENABLED
+    evaluated = cfg.EVALUATE.BATCH * views * whole if tested else 0
+    batches = processes * cfg.DATA.WORKERS * PREFETCHED
+    return int(batches * max(trained, evaluated) * 3 * cfg.DATA.FRAMES)

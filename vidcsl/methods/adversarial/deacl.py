@@ -1,0 +1,70 @@
+"""DeACL: a student that is robust learns what a frozen teacher makes of clean clips.
+
+Zhang et al., "Decoupled Adversarial Contrastive Learning for Self-supervised Adversarial
+Robustness", ECCV 2022. There are no negatives, so none that could be false; the teacher may have
+been trained with them removed.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidcsl.methods.adversarial.inner import Attacking, attack_seeds
+from vidcsl.methods.losses import at_least_float32
+from vidcsl.methods.method import ClipBatch, Metric
+
+ROBUST = 2.0  # weight of what the student makes of perturbed clips
+
+
+class DeACL(Attacking):
+    """L = -cos(s(x), t(x)) - 2 cos(s(x + delta), s(x)), where delta lowers cos(s(x + delta), t(x)).
+
+    Args:
+        encoder: the student s.
+        teacher: t, frozen and in eval mode.
+        options: see `Attacking`.
+    """
+
+    def __init__(self, encoder: nn.Module, *, teacher: nn.Module, **options: Any) -> None:
+        super().__init__(encoder, **options)
+        self.teacher = teacher.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "DeACL":
+        """The teacher stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: ClipBatch) -> dict[str, Metric]:
+        """Both terms, averaged over all views."""
+        shape = batch.clips.shape[:2]
+        clips = batch.clips.flatten(0, 1)
+        with torch.no_grad():
+            taught = _unit(self.teacher(clips))
+        perturbed = self.attack(
+            self.encoder,
+            clips,
+            lambda outputs: -_cosine(_unit(outputs), taught),
+            seeds=attack_seeds(batch, views=shape[1], seed=self.seed),
+            progress=batch.progress,
+        )
+        clean, adversarial = _unit(self.encoder(clips)), _unit(self.encoder(perturbed))
+        described = self.describe(clean.unflatten(0, shape), batch)
+        distilled, robust = _cosine(clean, taught).mean(), _cosine(adversarial, clean).mean()
+        return {
+            "loss": -distilled - ROBUST * robust,
+            "teacher_cosine": distilled.detach(),
+            "adversarial_cosine": robust.detach(),
+            **described,
+        }
+
+
+def _unit(features: Tensor) -> Tensor:
+    return F.normalize(at_least_float32(features), dim=1)
+
+
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Of unit rows, `[N]`."""
+    return (one * other).sum(dim=1)

@@ -1,0 +1,47 @@
+"""Supervised learning with cross-entropy: the reference that contrastive methods are held to."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from vidcsl.methods.losses import at_least_float32
+from vidcsl.methods.method import ClipBatch, Method, Metric
+
+
+class Supervised(Method):
+    """Classifies every view; the views of a video share its label.
+
+    Args:
+        encoder: clips -> features.
+        feature_dim: length of a feature vector.
+        classes: number of classes.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`.
+        options: see `Method`.
+    """
+
+    kept = ("encoder", "head")
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        feature_dim: int,
+        classes: int,
+        label_smoothing: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(encoder, **options)
+        self.head = nn.Linear(feature_dim, classes)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, batch: ClipBatch) -> dict[str, Metric]:
+        """Mean cross-entropy and accuracy over all views of the batch, geometry of the features."""
+        features = self.encoder(batch.clips.flatten(0, 1))
+        units = F.normalize(at_least_float32(features), dim=1)
+        described = self.describe(units.unflatten(0, batch.clips.shape[:2]), batch)
+        logits = at_least_float32(self.head(features))
+        labels = batch.labels.repeat_interleave(batch.clips.shape[1])
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+        return {"loss": loss, "train_accuracy": accuracy, **described}

@@ -1,0 +1,201 @@
+"""Several sets of BatchNorms in one network, and BatchNorms folded into convolutions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from itertools import pairwise
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from vidcsl.errors import UserError
+
+# ----------------------------------------------------------------------
+# Several sets of BatchNorms in one network: clean and adversarial clips have other statistics.
+#
+# Xie et al., "Adversarial Examples Improve Image Recognition", CVPR 2020; in contrastive
+# pretraining Jiang et al., "Robust Pre-Training by Adversarial Contrastive Learning", NeurIPS
+# 2020.
+
+CLEAN, ADVERSARIAL = "clean", "adversarial"
+
+
+class NormSet(nn.Module):
+    """BatchNorms of one place, by name, of which one is in use."""
+
+    def __init__(self, norm: _BatchNorm, names: Sequence[str]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleDict({name: deepcopy(norm) for name in names})
+        self.active = names[0]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps normalised by the BatchNorm in use."""
+        normalised: Tensor = self.norms[self.active](maps)
+        return normalised
+
+
+def has_norms(module: nn.Module) -> bool:
+    """Whether there is a BatchNorm in it."""
+    return any(isinstance(each, _BatchNorm) for each in module.modules())
+
+
+def with_norm_sets(module: nn.Module, names: Sequence[str] = (CLEAN, ADVERSARIAL)) -> nn.Module:
+    """`module` with every BatchNorm copied once for each name, in place; the first is in use.
+
+    Raises:
+        UserError: there is no BatchNorm in it.
+    """
+    if not has_norms(module):
+        raise UserError(
+            f"{type(module).__name__} has no BatchNorm to be doubled; set MODEL.DUAL_NORM to false"
+        )
+    _replace(module, names)
+    return module
+
+
+def use_norms(module: nn.Module, name: str) -> None:
+    """From now on the BatchNorms of this name are in use; without any sets, nothing changes.
+
+    Raises:
+        UserError: there is no set of this name.
+    """
+    for each in _named(module, name):
+        each.active = name
+
+
+@contextmanager
+def norms_in_use(module: nn.Module, name: str) -> Iterator[None]:
+    """As `use_norms`, within the block only."""
+    with _activated(dict.fromkeys(_named(module, name), name)):
+        yield
+
+
+def idle_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of BatchNorms that are not in use."""
+    idle = (
+        norm for each in _sets(module) for name, norm in each.norms.items() if name != each.active
+    )
+    return [parameter for norm in idle for parameter in norm.parameters()]
+
+
+def use_again(module: nn.Module) -> AbstractContextManager[None]:
+    """A block in which the BatchNorms are in use that are in use now."""
+    return _activated({each: each.active for each in _sets(module)})
+
+
+def _sets(module: nn.Module) -> list[NormSet]:
+    return [each for each in module.modules() if isinstance(each, NormSet)]
+
+
+def _named(module: nn.Module, name: str) -> list[NormSet]:
+    """The sets of a module, each of which has a BatchNorm of this name."""
+    sets = _sets(module)
+    unknown = [each for each in sets if name not in each.norms]
+    if unknown:
+        raise UserError(f"no BatchNorms are named {name!r}: {', '.join(unknown[0].norms)}")
+    return sets
+
+
+@contextmanager
+def _activated(names: Mapping[NormSet, str]) -> Iterator[None]:
+    before = {each: each.active for each in names}
+    for each, name in names.items():
+        each.active = name
+    try:
+        yield
+    finally:
+        for each, name in before.items():
+            each.active = name
+
+
+def _replace(module: nn.Module, names: Sequence[str]) -> None:
+    for child_name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            setattr(module, child_name, NormSet(child, names))
+        else:
+            _replace(child, names)
+
+
+# ----------------------------------------------------------------------
+# BatchNorms in eval mode as part of the convolutions before them: fewer passes over the maps.
+
+_Leaf = tuple[nn.Sequential, str]
+"""A module in a Sequential that is none itself: where it stands."""
+
+
+@contextmanager
+def folded(module: nn.Module) -> Iterator[None]:
+    """Within the block, a BatchNorm right behind a convolution of a Sequential costs nothing.
+
+    In eval mode it scales and shifts each channel by constants, which the convolution's weight and
+    bias can do as well; outputs differ by rounding. The module must stay in eval mode, and its
+    weights as they are, until the block ends; then it is exactly what it was.
+
+    A compiled module is left alone: its compiler does as much.
+    """
+    pairs = [] if _is_compiled(module) else _pairs(module)
+    convs = [(conv, conv.weight, conv.bias) for conv, _, _ in pairs]
+    norms = [(sequence, name, sequence._modules[name]) for _, _, (sequence, name) in pairs]
+    try:
+        for conv, norm, (sequence, name) in pairs:
+            conv.weight, conv.bias = _fused(conv, norm)
+            # What is left of it: nothing, but for timm's, which hold an activation.
+            sequence._modules[name] = nn.Sequential(*norm.children())
+        yield
+    finally:
+        for conv, weight, bias in convs:
+            conv.weight, conv.bias = weight, bias
+        for sequence, name, replaced in norms:
+            sequence._modules[name] = replaced
+
+
+def _pairs(module: nn.Module) -> list[tuple[_ConvNd, _BatchNorm, _Leaf]]:
+    """Each convolution, the constant BatchNorm right behind it, and where that stands."""
+    found = {}
+    for each in module.modules():
+        for (chain, before), (sequence, name) in pairwise(_leaves(each)):
+            conv, norm = chain._modules[before], _in_use(sequence._modules[name])
+            if isinstance(conv, _ConvNd) and not conv.transposed and _is_constant(norm):
+                found[conv] = conv, norm, (sequence, name)
+    return list(found.values())
+
+
+def _leaves(module: nn.Module) -> Iterator[_Leaf]:
+    """What a chain of modules does, one after the other; nothing where it is no plain chain."""
+    if not _is_chain(module):
+        return
+    for name, child in module._modules.items():  # `named_children` leaves repeated ones out
+        if child is not None and _is_chain(child):
+            yield from _leaves(child)
+        else:
+            yield module, name
+
+
+def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _in_use(module: nn.Module | None) -> nn.Module | None:
+    return module.norms[module.active] if isinstance(module, NormSet) else module
+
+
+def _is_constant(norm: nn.Module | None) -> TypeGuard[_BatchNorm]:
+    return isinstance(norm, _BatchNorm) and not norm.training and norm.running_mean is not None
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return any(hasattr(each.forward, "_torchdynamo_orig_callable") for each in module.modules())
+
+
+def _fused(conv: _ConvNd, norm: _BatchNorm) -> tuple[nn.Parameter, nn.Parameter]:
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None
+    assert var is not None
+    with torch.no_grad():
+        return fuse_conv_bn_weights(
+            conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias
+        )

@@ -1,0 +1,298 @@
+"""R(2+1)D, R3D and MC3."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DNoTemporal, Conv3DSimple
+
+from vidcsl.models.encoder import Encoder, flat, published_or, shallow
+
+# ----------------------------------------------------------------------
+# Residual networks of 3-D convolutions: what R(2+1)D, R3D and MC3 share.
+#
+# Parameter names are torchvision's, so that its weights and those of its many descendants fit.
+
+ConvMaker = Callable[..., nn.Module]
+"""`(in_planes, out_planes, midplanes, stride=1, padding=1) -> convolution`, as torchvision's."""
+
+Shortcut = Callable[[int, int, tuple[int, int, int]], nn.Module]
+"""`(inplanes, planes, stride) -> 1 x 1 convolution with its BatchNorm`."""
+
+
+class VideoResNet(nn.Module):
+    """A stem and four stages of basic blocks, without the classifier.
+
+    Args:
+        stem: `[N, 3, T, H, W]` -> maps of `width` channels.
+        convs: maker of the convolutions of each stage.
+        blocks: residual blocks of each stage.
+        width: channels of the first stage, doubled by each later one.
+        strides: (time, space) of the first block of each stage.
+        shortcut: of blocks that change the size of their maps.
+    """
+
+    def __init__(
+        self,
+        *,
+        stem: nn.Module,
+        convs: Sequence[ConvMaker],
+        blocks: Sequence[int],
+        width: int,
+        strides: Sequence[tuple[int, int]],
+        shortcut: Shortcut | None = None,
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        widths = [width, width, 2 * width, 4 * width, 8 * width]  # the stem's, then the stages'
+        settings = zip(pairwise(widths), convs, blocks, strides, strict=True)
+        for number, ((before, after), conv, depth, (time, space)) in enumerate(settings, start=1):
+            downsample = None
+            if (time, space) != (1, 1) or before != after:
+                downsample = (shortcut or plain_shortcut)(before, after, (time, space, space))
+            first = BasicBlock(before, after, conv, space, downsample)
+            later = (BasicBlock(after, after, conv) for _ in range(depth - 1))
+            setattr(self, f"layer{number}", nn.Sequential(first, *later))
+        self.feature_dim = widths[-1]
+        initialise(self)
+
+    def maps(self, clips: Tensor) -> Tensor:
+        """Maps `[N, 8 * width, T', H', W']` of normalised clips `[N, 3, T, H, W]`."""
+        maps: Tensor = self.stem(clips)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps = stage(maps)  # type: ignore[operator]
+        return maps
+
+    def tokens(self, clips: Tensor) -> Tensor:
+        """A vector a place, `[N, T' * H' * W', 8 * width]`."""
+        return flat(self.maps(clips))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Features `[N, 8 * width]`."""
+        return self.maps(clips).mean(dim=(2, 3, 4))
+
+
+def as_encoder(
+    backbone: VideoResNet, *, clip_frames: int, frame_size: int, normalisation: str = "kinetics"
+) -> Encoder:
+    """The network behind the contract, its weights in the layout that convolves fastest."""
+    return Encoder(
+        backbone.to(memory_format=torch.channels_last_3d),
+        feature_dim=backbone.feature_dim,
+        clip_frames=clip_frames,
+        frame_size=frame_size,
+        normalisation=normalisation,
+    )
+
+
+def basic_stem(width: int) -> nn.Sequential:
+    """A 3 x 7 x 7 convolution of stride 2 in space."""
+    return nn.Sequential(
+        nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
+        nn.BatchNorm3d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
+def plain_shortcut(inplanes: int, planes: int, stride: tuple[int, int, int]) -> nn.Sequential:
+    """One 1 x 1 x 1 convolution."""
+    return nn.Sequential(
+        nn.Conv3d(inplanes, planes, 1, stride=stride, bias=False), nn.BatchNorm3d(planes)
+    )
+
+
+def initialise(network: nn.Module) -> None:
+    """He's initialisation; each residual block starts as its shortcut (Goyal et al., 2017).
+
+    Otherwise a fresh network is so steep that contrastive losses hardly fall: gradient norms of
+    500, not of 20.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, BasicBlock):
+            nn.init.zeros_(module.conv2[1].weight)
+
+
+# ----------------------------------------------------------------------
+# R(2+1)D: residual networks whose 3-D convolutions are split into space, then time.
+#
+# Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018.
+
+R2PLUS1D_WIDTH = 64  # of the published networks
+STEM_RATIO = 45 / 64  # middle channels of the published stem over its output channels
+STRIDES = ((1, 1), (2, 2), (2, 2), (2, 2))
+
+
+def r2plus1d_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
+    """R(2+1)D-18; `width` below 64 or `depth` below 2 give a slim network."""
+    return _build((2, 2, 2, 2), clip_frames, frame_size, width, depth)
+
+
+def r2plus1d_34(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
+    """R(2+1)D-34; `width` below 64 or `depth` below 6 give a slim network."""
+    return _build((3, 4, 6, 3), clip_frames, frame_size, width, depth)
+
+
+def r2plus1d_34_mmaction2(
+    *, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0
+) -> Encoder:
+    """R(2+1)D-34 as mmaction2 builds it, another network than torchvision's.
+
+    It pools after its stem, splits its shortcuts too, and counts the middle channels of every
+    convolution by itself (23 of them in the stem).
+    """
+    width = published_or(width, R2PLUS1D_WIDTH)
+    backbone = VideoResNet(
+        stem=nn.Sequential(
+            *_stem(width, middle=_middle(3, width, area=9)),
+            nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
+        ),
+        convs=(_OwnMiddle,) * 4,
+        blocks=shallow((3, 4, 6, 3), depth),
+        width=width,
+        strides=STRIDES,
+        shortcut=_split_shortcut,
+    )
+    return as_encoder(
+        backbone, clip_frames=clip_frames, frame_size=frame_size, normalisation="imagenet"
+    )
+
+
+def _build(
+    blocks: tuple[int, ...], clip_frames: int, frame_size: int, width: int, depth: int
+) -> Encoder:
+    width = published_or(width, R2PLUS1D_WIDTH)
+    backbone = VideoResNet(
+        stem=_stem(width, middle=max(1, round(width * STEM_RATIO))),
+        convs=(_Conv2Plus1D,) * 4,
+        blocks=shallow(blocks, depth),
+        width=width,
+        strides=STRIDES,
+    )
+    return as_encoder(backbone, clip_frames=clip_frames, frame_size=frame_size)
+
+
+def _stem(width: int, *, middle: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv3d(3, middle, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
+        nn.BatchNorm3d(middle),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(middle, width, (3, 1, 1), padding=(1, 0, 0), bias=False),
+        nn.BatchNorm3d(width),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _middle(inplanes: int, planes: int, *, area: int) -> int:
+    """Middle channels that keep the parameters of a full convolution, 3 deep and `area` wide."""
+    return max(1, 3 * inplanes * planes * area // (inplanes * area + 3 * planes))
+
+
+def _split_shortcut(inplanes: int, planes: int, stride: tuple[int, int, int]) -> nn.Sequential:
+    middle = _middle(inplanes, planes, area=1)
+    time, space, _ = stride
+    split = nn.Sequential(
+        nn.Conv3d(inplanes, middle, 1, stride=(1, space, space), bias=False),
+        nn.BatchNorm3d(middle),
+        nn.ReLU(inplace=True),
+        nn.Conv3d(middle, planes, 1, stride=(time, 1, 1), bias=False),
+    )
+    return nn.Sequential(split, nn.BatchNorm3d(planes))
+
+
+class _Conv2Plus1D(Conv2Plus1D):
+    def __init__(
+        self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1, padding: int = 1
+    ) -> None:
+        super().__init__(in_planes, out_planes, midplanes, stride, padding)
+        self[3] = _TemporalConv(
+            *(midplanes, out_planes, (3, 1, 1)),
+            stride=(stride, 1, 1),
+            padding=(padding, 0, 0),
+            bias=False,
+        )
+
+
+class _OwnMiddle(_Conv2Plus1D):
+    def __init__(
+        self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1, padding: int = 1
+    ) -> None:
+        del midplanes  # torchvision counts them once a block
+        own = _middle(in_planes, out_planes, area=9)
+        super().__init__(in_planes, out_planes, own, stride, padding)
+
+
+class _TemporalConv(nn.Conv3d):
+    """A temporal convolution that is safe on two frames.
+
+    On CPUs with bfloat16 instructions, the weight gradient of torch's bfloat16 kernel with
+    implicit padding reads uninitialised memory when there are exactly two frames (seen with torch
+    2.14): it is random, at times infinite. Padding by hand selects another kernel.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps `[N, C, T, H, W]` of the input, convolved over T."""
+        half = input.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+        if input.device.type != "cpu" or input.shape[2] != 2 or not half:
+            return super().forward(input)
+        before_and_after = int(self.padding[0])
+        padded = F.pad(input, (0, 0, 0, 0, before_and_after, before_and_after))
+        return F.conv3d(padded, self.weight, self.bias, self.stride)
+
+
+# ----------------------------------------------------------------------
+# R3D-18 and MC3-18: residual networks of full 3-D convolutions, in all stages or in the first.
+#
+# Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018.
+
+R3D_WIDTH = 64  # of the published networks
+R3D_BLOCKS = (2, 2, 2, 2)
+IN_TIME_AND_SPACE = ((1, 1), (2, 2), (2, 2), (2, 2))
+
+
+def r3d_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
+    """R3D-18; `width` below 64 or `depth` below 2 give a slim network."""
+    convs = (Conv3DSimple,) * 4
+    backbone = _r3d_build(convs, IN_TIME_AND_SPACE, width=width, depth=depth)
+    return as_encoder(backbone, clip_frames=clip_frames, frame_size=frame_size)
+
+
+def mc3_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
+    """MC3-18: after the first stage convolutions are of space alone, and time is kept whole."""
+    convs = (Conv3DSimple, *(Conv3DNoTemporal,) * 3)
+    strides = ((1, 1), (1, 2), (1, 2), (1, 2))
+    backbone = _r3d_build(convs, strides, width=width, depth=depth)
+    return as_encoder(backbone, clip_frames=clip_frames, frame_size=frame_size)
+
+
+def r3d_18_tclr(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
+    """R3D-18 as TCLR trains it: the last stage dilates in time where others halve it.
+
+    Dave et al., "TCLR: Temporal Contrastive Learning for Video Representation", CVIU 2022. Pixels
+    are not normalised.
+    """
+    convs = (Conv3DSimple,) * 4
+    strides = (*IN_TIME_AND_SPACE[:3], (1, 2))
+    backbone = _r3d_build(convs, strides, width=width, depth=depth)
+    first = backbone.layer4[0].conv1[0]  # type: ignore[index,union-attr]
+    assert isinstance(first, nn.Conv3d)
+    first.stride, first.padding, first.dilation = (1, 2, 2), (2, 1, 1), (2, 1, 1)
+    return as_encoder(
+        backbone, clip_frames=clip_frames, frame_size=frame_size, normalisation="none"
+    )
+
+
+def _r3d_build(
+    convs: Sequence[ConvMaker], strides: Sequence[tuple[int, int]], *, width: int, depth: int
+) -> VideoResNet:
+    width = published_or(width, R3D_WIDTH)
+    return VideoResNet(
+        stem=basic_stem(width),
+        convs=convs,
+        blocks=shallow(R3D_BLOCKS, depth),
+        width=width,
+        strides=strides,
+    )

@@ -1,0 +1,97 @@
+"""Names that a config may use: each is registered beside its code, together with its options.
+
+From a registry follow the config keys, their allowed values, the arguments that a builder passes,
+and the reference in the documentation. Nothing of it is written down a second time.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Option:
+    """One config key: its default (whose type is the key's type), meaning and allowed values."""
+
+    default: Any
+    meaning: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class Registry(dict[str, Callable[..., Any]]):
+    """Classes or functions by the name that a config gives them.
+
+    ```
+    DETECTORS = Registry("FALSE_NEGATIVES.DETECTOR", default="none", meaning="which pairs ...")
+
+    @DETECTORS.register("fnc", "the nearest few", NEAREST=Option(10, "at most so many", minimum=1))
+    class NearestFew:
+        def __init__(self, *, nearest: int) -> None: ...
+
+    DETECTORS.build("fnc", cfg.FALSE_NEGATIVES)  # NearestFew(nearest=cfg.FALSE_NEGATIVES.NEAREST)
+    ```
+
+    An argument has the name of its option in lower case. That is the whole rule.
+
+    Args:
+        key: the config key that holds the name, "SECTION.KEY".
+        default: the key's default.
+        meaning: what is chosen; the reference adds each name with a meaning of its own.
+        shared: options of the same section that several of the registered take.
+    """
+
+    def __init__(
+        self, key: str, *, default: str, meaning: str, shared: Mapping[str, Option] | None = None
+    ) -> None:
+        super().__init__()
+        self.key, self.default, self.meaning = key, default, meaning
+        self.meanings: dict[str, str] = {}
+        self._options = dict(shared or {})
+
+    def register(self, name: str, meaning: str, **options: Option) -> Callable[[T], T]:
+        """Decorate a class or function: `name` stands for it, `options` are its own options."""
+        taken = options.keys() & self._options.keys()
+        if name in self or taken:
+            raise ValueError(f"{self.key}: {name} or {sorted(taken)} is registered already")
+
+        def keep(what: T) -> T:
+            self[name] = what
+            self.meanings[name] = meaning
+            self._options.update(options)
+            return what
+
+        return keep
+
+    def options(self) -> dict[str, Option]:
+        """The config keys of this registry: the name, then everything that the named take."""
+        section = self.key.rpartition(".")[0]
+        listed = "; ".join(f"{name}: {meaning}" for name, meaning in self.meanings.items())
+        chosen = Option(self.default, f"{self.meaning}: {listed}", tuple(self))
+        return {self.key: chosen} | {f"{section}.{key}": o for key, o in self._options.items()}
+
+    def takers(self, option: str) -> list[str]:
+        """The names whose arguments include this option ("NEAREST")."""
+        return [name for name, what in self.items() if option.lower() in arguments_of(what)]
+
+    def build(self, name: str, section: Mapping[str, Any], **given: Any) -> Any:
+        """Call what `name` stands for.
+
+        Args:
+            name: one of this registry's names.
+            section: the config section's values by option name, "NEAREST".
+            given: what else may be asked for (`videos`, `seed`); each callable gets the
+                arguments that it names. They win over options of the same name.
+        """
+        values = {key.lower(): value for key, value in section.items()} | given
+        wanted = arguments_of(self[name])
+        return self[name](**{key: value for key, value in values.items() if key in wanted})
+
+
+def arguments_of(what: Callable[..., Any]) -> set[str]:
+    """The names of the arguments that a class or function takes."""
+    return set(inspect.signature(what).parameters)
