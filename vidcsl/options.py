@@ -257,8 +257,38 @@ OBJECTIVES: dict[str, Option] = {
         "which pairs are no negatives: none; labels: the same label; known_groups: clips of one "
         "source; adaptive: the most similar share; fnc: the nearest few; clusters (IFND): one "
         "k-means cluster; glofnd: above the anchor's learnt threshold; memory (ours): the most "
-        "similar share by all views seen so far",
-        ("none", "labels", "known_groups", "adaptive", "fnc", "clusters", "glofnd", "memory"),
+        "similar share by all views seen so far; teacher (ours): those that a teacher finds alike",
+        (
+            "none",
+            "labels",
+            "known_groups",
+            "adaptive",
+            "fnc",
+            "clusters",
+            "glofnd",
+            "memory",
+            "teacher",
+        ),
+    ),
+    "FALSE_NEGATIVES.TEACHER": Option(
+        "motion",
+        "teacher: who knows which videos are alike: motion (a descriptor of optical flow, computed "
+        "once); a file of features (.npz, .npy, .safetensors); the checkpoint of a run with the "
+        "detector memory; FORMAT:PATH of an encoder; several, joined by +",
+    ),
+    "FALSE_NEGATIVES.RULE": Option(
+        "auto",
+        "teacher: which videos are alike: auto, those that stand out from a video's other "
+        "similarities; share, its nearest CEILING of the list; mutual, those that are among the "
+        "nearest CEILING of each other",
+        ("auto", "share", "mutual"),
+    ),
+    "FALSE_NEGATIVES.FALSE_DISCOVERY_RATE": Option(
+        0.5,
+        "teacher, rule auto: expected share of wrong pairs among the flagged; a fifth of it where "
+        "they are attracted",
+        minimum=0.01,
+        maximum=1,
     ),
     "FALSE_NEGATIVES.ORACLE_RECALL": Option(
         1.0, "labels: share of the false negatives that are found", minimum=0, maximum=1
@@ -279,7 +309,7 @@ OBJECTIVES: dict[str, Option] = {
     ),
     "FALSE_NEGATIVES.START": Option(
         0.25,
-        "all but labels, known_groups: share of training before removal starts",
+        "all but labels, known_groups, teacher: share of training before removal starts",
         minimum=0,
         maximum=1,
     ),
@@ -291,7 +321,8 @@ OBJECTIVES: dict[str, Option] = {
     ),
     "FALSE_NEGATIVES.CEILING": Option(
         0.1,
-        "adaptive, memory: largest share of the negatives removed; glofnd: share to cut off",
+        "adaptive, memory: largest share of the negatives removed; glofnd: share to cut off; "
+        "teacher: rules share and mutual",
         minimum=0,
         maximum=1,
     ),

@@ -162,6 +162,12 @@ _OPTIONS: dict[str, Callable[[CfgNode], dict[str, Any]]] = {
         "start": cfg.FALSE_NEGATIVES.START,
         "ramp": cfg.FALSE_NEGATIVES.RAMP,
     },
+    "teacher": lambda cfg: {
+        "rule": cfg.FALSE_NEGATIVES.RULE,
+        "ceiling": cfg.FALSE_NEGATIVES.CEILING,
+        "false_discovery_rate": cfg.FALSE_NEGATIVES.FALSE_DISCOVERY_RATE,
+        "treatment": cfg.FALSE_NEGATIVES.TREATMENT,
+    },
     "glofnd": lambda cfg: {
         "share": cfg.FALSE_NEGATIVES.CEILING,
         "start": cfg.FALSE_NEGATIVES.START,

@@ -11,14 +11,14 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vidcsl.config import differing_keys, dump_config, parse_config
+from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
 from vidcsl.data.loader import Batch
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.io import save_arrays, say
 from vidcsl.methods import ContrastiveMethod, Method
-from vidcsl.methods.false_negatives import Detector, Observation, Samples
+from vidcsl.methods.false_negatives import Detector, Observation, Samples, TeacherNeighbours
 from vidcsl.pipelines.context import (
     judged_alone,
     load_kept,
@@ -35,6 +35,7 @@ from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_l
 from vidcsl.pipelines.evaluate import evaluate
 from vidcsl.pipelines.method import build_method, earlier_rounds
 from vidcsl.pipelines.targets import check_classes
+from vidcsl.pipelines.teachers import build_teacher, memory_of
 from vidcsl.pipelines.training import (
     build_guard,
     build_optimiser_of,
@@ -49,7 +50,6 @@ from vidcsl.pipelines.training import (
 )
 from vidcsl.run_folder import RunFolder
 from vidcsl.state import joined, load_weights
-from vidcsl.training.checkpoint import load_checkpoint
 from vidcsl.training.monitor import peak_memory_mib
 from vidcsl.training.train import Trainer, augmented
 
@@ -72,6 +72,7 @@ def pretrain(
     Afterwards the folder holds the checkpoints, the log and the training part of the results. What
     was given is of no more use: it may be compiled, or cut up over the processes.
     """
+    teacher = getattr(getattr(method, "detector", None), "teacher", None)
     stacks = folder.hangs / f"rank{distributed.rank}.txt" if cfg.LOG.HANG_SECONDS else None
     loader = build_train_loader(cfg, train, distributed, stacks=stacks)
     trainer = Trainer(
@@ -102,7 +103,10 @@ def pretrain(
         summary = trainer.run()
         if distributed.is_main:
             folder.update_results(_results(cfg, train, trainer, summary))
-    return _as_built(cfg, method, train, distributed)
+    built = _as_built(cfg, method, train, distributed)
+    if teacher is not None:
+        built.detector.attach(teacher)  # type: ignore[operator, union-attr]
+    return built
 
 
 def _says_nothing(folder: RunFolder, distributed: DistributedContext) -> bool:
@@ -148,6 +152,7 @@ def _results(
         "false_negatives": {
             "detector": detector,
             "treatment": cfg.FALSE_NEGATIVES.TREATMENT,
+            **({"teacher": cfg.FALSE_NEGATIVES.TEACHER} if detector == "teacher" else {}),
             **shares,
         },
         "cost": {
@@ -183,7 +188,10 @@ def pretrain_in_rounds(
     """
     count = cfg.FALSE_NEGATIVES.ROUNDS
     before, earlier = earlier_rounds(cfg), [folder.round(n) for n in range(1, count)]
-    memory = _of_tutor(cfg) if cfg.FALSE_NEGATIVES.TUTOR and checkpoint is None else None
+    tutor = cfg.FALSE_NEGATIVES.TUTOR
+    memory = None
+    if tutor and checkpoint is None:
+        memory = memory_of(cfg, Path(tutor), key="FALSE_NEGATIVES.TUTOR")
     for number, each in enumerate(earlier if checkpoint is None else [], start=1):
         if distributed.is_main:
             say(f"round {number} of {count}, in {each.path}")
@@ -205,32 +213,13 @@ def _round(
     memory: _Memory | None,
 ) -> Method:
     method = build_method(cfg, train, distributed)
+    if isinstance(getattr(method, "detector", None), TeacherNeighbours):
+        method.detector.attach(build_teacher(cfg, train, distributed, folder))  # type: ignore[operator, union-attr]
     if checkpoint is None:
         load_start(cfg, method, distributed, folder)
         if memory is not None:
             method.detector.learn_from(*memory)  # type: ignore[operator, union-attr]
     return pretrain(cfg, method, train, distributed, folder, checkpoint)
-
-
-def _of_tutor(cfg: CfgNode) -> _Memory:
-    """What another training remembers of the same videos.
-
-    Raises:
-        UserError: it remembers none, or others.
-    """
-    path = cfg.FALSE_NEGATIVES.TUTOR
-    document = load_checkpoint(Path(path))
-    before = parse_config(document["config"], where=f"the config in {path}")
-    lists = {Path(each.DATA.TRAIN_LIST).name for each in (cfg, before)}  # folders may have moved
-    if len(lists) > 1 or differing_keys(cfg, before, sections=("SYNTHETIC",)):
-        raise UserError(f"FALSE_NEGATIVES.TUTOR {path} was trained on another list of videos")
-    found = document["method"]
-    if "detector.memory" not in found:
-        raise UserError(
-            f"FALSE_NEGATIVES.TUTOR {path} remembers nothing: train it with "
-            "FALSE_NEGATIVES.DETECTOR memory"
-        )
-    return found["detector.memory"], found["detector.visits"]
 
 
 def _count(earlier: list[RunFolder], folder: RunFolder) -> None:

@@ -20,6 +20,7 @@ from vidcsl.methods.false_negatives.glofnd import LearntThresholds
 from vidcsl.methods.false_negatives.known import KnownGroups, LabelOracle, NoDetector
 from vidcsl.methods.false_negatives.memory import MemoryBank
 from vidcsl.methods.false_negatives.similarity import AdaptiveSimilarity, NearestFew
+from vidcsl.methods.false_negatives.teacher import TeacherNeighbours
 
 __all__ = [
     "AGGREGATES",
@@ -29,6 +30,7 @@ __all__ = [
     "Observation",
     "Samples",
     "SupportScores",
+    "TeacherNeighbours",
     "Treatment",
     "detection_counts",
     "pooled",
@@ -43,4 +45,5 @@ DETECTORS: dict[str, type[Detector]] = {
     "clusters": Clusters,
     "glofnd": LearntThresholds,
     "memory": MemoryBank,
+    "teacher": TeacherNeighbours,
 }
