@@ -25,6 +25,7 @@ from vidcsl.robustness.attacks import PGD
 from vidcsl.robustness.attacks.inner import FreeAttack, InnerAttack
 from vidcsl.robustness.threats import Linf
 from vidcsl.seeding import numpy_generator
+from vidcsl.teachers.neighbours import Teacher
 
 VIDEOS = 64  # length of the training list
 DIM = 8
@@ -85,7 +86,11 @@ def make_detector(name, distributed=None):
     options = dict(OPTIONS.get(name, {}))
     if name in ("clusters", "glofnd", "memory"):
         options |= {"videos": VIDEOS, "distributed": distributed}
-    return DETECTORS[name](**options)
+    detector = DETECTORS[name](**options)
+    if name == "teacher":
+        vectors = np.random.default_rng(0).standard_normal((VIDEOS, DIM)).astype(np.float16)
+        detector.attach(Teacher("made", vectors / np.linalg.norm(vectors, axis=1, keepdims=True)))
+    return detector
 
 
 def make_treatment(name):
