@@ -64,7 +64,7 @@ def _gray_frames(reader: Reader) -> NDArray[np.uint8]:
 
 def _flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Dense flow `[H, W, 2]` in pixels, right and down; Farnebäck (SCIA 2003)."""
-    flow: NDArray[np.float32] = cv2.calcOpticalFlowFarneback(
+    flow: NDArray[np.float32] = cv2.calcOpticalFlowFarneback(  # type: ignore[call-overload]
         before,
         after,
         None,
