@@ -40,7 +40,7 @@ from vidcsl.data.readers import open_reader
 PARTS = ("training", "testing", "decoding", "loading")
 SIZE, FRAMES, STRIDE, SHORT_SIDE = 112, 16, 2, 128
 AREA, ASPECT = (0.3, 1.0), (0.5, 2.0)
-SHAPE = {"clip_frames": FRAMES, "stride": STRIDE}
+SHAPE = {"frames": FRAMES, "stride": STRIDE}
 Run = Callable[[Path], Any]
 
 
@@ -158,8 +158,7 @@ def training_set(paths: Sequence[Path]) -> ClipDataset:
         sampler=two_random_clips,
         short_side=SHORT_SIDE,
         seed=0,
-        crops=augmentation().boxes,
-        crop_size=SIZE,
+        cropper=augmentation(),
         timeout=60,
     )
 

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from vidcsl.methods import ClipBatch
 from vidcsl.methods.contrastive import SimCLR
-from vidcsl.methods.false_negatives import DETECTORS, TREATMENTS
+from vidcsl.methods.false_negatives import DETECTORS, FalseNegatives
 from vidcsl.methods.losses import Pairs, blockwise_loss, nt_xent
-from vidcsl.methods.method import Metric
+from vidcsl.methods.metrics import Metric
 from vidcsl.models.encoder import projector
 from vidcsl.models.resnet3d import r2plus1d_18
 
@@ -39,7 +39,7 @@ DETECTORS_TIMED = {
     "known_groups": {},
     "labels": {},
     "adaptive": {"ceiling": 0.1, "start": 0.0, "ramp": 0.0},
-    "fnc": {"count": 10, "threshold": 0.7},
+    "fnc": {"nearest": 10, "threshold": 0.7},
 }
 STEP = {"frames": 16, "size": 112, "videos": 2}
 Loss = Callable[[Tensor], Tensor]
@@ -133,8 +133,7 @@ def heads(detector: str) -> Heads:
         nn.Identity(),
         nn.Identity(),
         loss=partial(nt_xent, temperature=TEMPERATURE),
-        detector=DETECTORS[detector](**DETECTORS_TIMED.get(detector, {})),
-        treatment=TREATMENTS["eliminate"](weight=0.0),
+        false_negatives=FalseNegatives(DETECTORS[detector](**DETECTORS_TIMED.get(detector, {}))),
         classes=10,
     )
 
@@ -156,7 +155,7 @@ def vidcsl(ids: Tensor) -> Loss:
 
 
 def detecting(ids: Tensor, detector: str) -> Loss:
-    """The same with a detector, its treatment, and the counts that it is judged by."""
+    """The same with a detector, its treatment, and the counts of its precision and recall."""
     method = heads(detector)
     return lambda leaf: method(batch_of(leaf.unflatten(0, (-1, VIEWS)), ids[::VIEWS]))["loss"]
 
@@ -248,8 +247,6 @@ def step_seconds(device: str) -> float:
         encoder,
         projector(in_dim=encoder.feature_dim, hidden_dim=512, out_dim=DIM, layers=2),
         loss=partial(nt_xent, temperature=TEMPERATURE),
-        detector=DETECTORS["none"](),
-        treatment=TREATMENTS["eliminate"](weight=0.0),
         classes=videos,
     ).to(device)
     ids = torch.arange(videos, device=device)

@@ -7,21 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from vidcsl.training.batchnorm import synchronise_batchnorm
+from vidcsl.training.metrics import MetricAccumulator
 
 from tests.methods.made import free, make_method
 from tests.processes import run_in_processes
 from vidcsl.distributed import DistributedContext, distributed_context
 from vidcsl.errors import UserError
 from vidcsl.methods import METHODS, ClipBatch
-from vidcsl.methods.adversarial import ADVERSARIAL
+from vidcsl.methods.adversarial import Attacking
 from vidcsl.methods.false_negatives import DETECTORS
 from vidcsl.models.encoder import Norms
 from vidcsl.models.resnet3d import r2plus1d_18
-from vidcsl.training.parallel import synchronise
-from vidcsl.training.train import MetricAccumulator
 
 CASES = [
-    *((name, {}) for name in METHODS if name not in ADVERSARIAL),
+    *((name, {}) for name in METHODS if not issubclass(METHODS[name], Attacking)),
     *(("simclr", {"detector": name}) for name in DETECTORS if name != "none"),
     ("simclr", {"detector": "fnc", "treatment": "weight", "voters": 1}),
     ("simclr", {"detector": "clusters", "judge": "momentum"}),
@@ -75,7 +75,7 @@ def train(distributed, name, options):
     """Losses, shares, last gradients and the whole state after some steps."""
     rest = UNNORMED if "detector" in options else {"encoder": Encoder}
     method = make_method(name, distributed=distributed, **options, **rest).double()
-    method = synchronise(method, distributed).train()
+    method = synchronise_batchnorm(method, distributed).train()
     replica = method if distributed.size == 1 else DistributedDataParallel(method)
     learning = [p for p in method.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(learning, lr=0.2, momentum=0.9)
@@ -135,7 +135,7 @@ def chunked_step(distributed, chunk):
     slim = partial(r2plus1d_18, clip_frames=2, frame_size=4, width=4)
     method = make_method("simclr", detector="known_groups", distributed=distributed, encoder=slim)
     method.encoder.chunk = chunk
-    method = synchronise(method.double(), distributed).train()
+    method = synchronise_batchnorm(method.double(), distributed).train()
     for module in method.encoder.backbone.modules():
         module.training = False
     replica = method if distributed.size == 1 else DistributedDataParallel(method)
@@ -202,7 +202,7 @@ def test_a_world_of_one_changes_nothing():
     assert distributed.any(True)
     assert not distributed.any(False)
     module = nn.BatchNorm1d(2)
-    assert synchronise(module, distributed) is module
+    assert synchronise_batchnorm(module, distributed) is module
 
 
 def test_more_processes_than_gpus(monkeypatch):

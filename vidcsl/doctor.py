@@ -81,7 +81,7 @@ def examine() -> Iterator[Finding]:
     else:
         yield Finding("versions", "torchvision with torch", True)
 
-    for name in READERS:
+    for name in [name for name in READERS if name != "auto"]:
         try:
             if name in READER_PACKAGES:
                 importlib.import_module(READER_PACKAGES[name])

@@ -1,6 +1,16 @@
 """Every option: its default, one line of meaning, and the values it may take."""
 
+from vidcsl.data.readers import READERS
+from vidcsl.data.sampling import SHORT_VIDEO, TEST_SAMPLING, TRAIN_SAMPLING
+from vidcsl.methods import METHODS
+from vidcsl.methods.adversarial import OPTIONS as INNER_ATTACK
+from vidcsl.methods.false_negatives import DETECTORS, TREATMENTS
+from vidcsl.methods.losses import LOSSES
+from vidcsl.models import ENCODERS
 from vidcsl.registry import Option
+from vidcsl.robustness.attacks import GOALS, SOLVERS
+from vidcsl.robustness.targets import INPUTS, TRANSFORMS
+from vidcsl.robustness.threats import BUDGETS, THREATS
 
 # ----------------------------------------------------------------------
 # The run itself.
@@ -46,11 +56,7 @@ DATA: dict[str, Option] = {
         "", "training list: CSV, of files or shards, or official UCF101 .txt"
     ),
     "DATA.TEST_LIST": Option("", "test list, in the same form; empty: no evaluation"),
-    "DATA.READER": Option(
-        "auto",
-        "who decodes; auto: PyAV, and pictures for a folder of .jpg or .png files",
-        ("auto", "pyav", "decord", "torchcodec", "pictures"),
-    ),
+    **READERS.options(),
     "DATA.CACHE": Option(
         "",
         "folder that keeps decoded frames, for small sets, from which crops are then cut whatever "
@@ -59,20 +65,9 @@ DATA: dict[str, Option] = {
     "DATA.FRAMES": Option(16, "frames of a clip", minimum=1),
     "DATA.STRIDE": Option(2, "step between the frames of a clip, in frames of the file", minimum=1),
     "DATA.SHORT_SIDE": Option(128, "short side that frames are decoded to, pixels", minimum=8),
-    "DATA.SHORT_VIDEO": Option(
-        "loop",
-        "what to do with a video shorter than a clip",
-        ("loop", "repeat_last", "error"),
-    ),
+    **SHORT_VIDEO.options(),
     "DATA.CLIPS": Option(2, "training clips (views) of each video", minimum=1),
-    "DATA.SAMPLING": Option(
-        "random",
-        "where training clips start: independently; spaced, DATA.MIN_GAP to DATA.MAX_GAP apart; as "
-        "CVRL's pairs of decreasing interval; or one frame of each of DATA.FRAMES equal segments",
-        ("random", "spaced", "decreasing_interval", "segment"),
-    ),
-    "DATA.MIN_GAP": Option(0, "spaced: least frames between neighbours' starts", minimum=0),
-    "DATA.MAX_GAP": Option(0, "spaced: most frames between them; 0: no limit", minimum=0),
+    **TRAIN_SAMPLING.options(),
     "DATA.FPS": Option(
         0.0, "take every file as if it ran at this rate, frames per second; 0: its own", minimum=0
     ),
@@ -151,38 +146,9 @@ AUGMENT: dict[str, Option] = {
 # ----------------------------------------------------------------------
 # The encoder. `docs/models.md` lists which encoder takes which of its options.
 
-NAMES = (
-    *("r2plus1d_18", "r2plus1d_34", "r2plus1d_34_mmaction2", "r3d_18", "r3d_18_tclr", "mc3_18"),
-    *("s3d", "slow_r50", "mvit_v2_s", "swin3d_t", "swin3d_s", "swin3d_b"),
-    *("video_vit_s", "video_vit_b", "video_vit_l", "frames"),
-)
-
-_CHANNELS = ("auto", "rgb", "bgr")
-
 MODELS: dict[str, Option] = {
-    "MODEL.NAME": Option("r2plus1d_18", "encoder", NAMES),
-    "MODEL.WIDTH": Option(0, "channels of the first stage; 0: the published number", minimum=0),
-    "MODEL.DEPTH": Option(
-        0,
-        "most blocks of a stage (of a video ViT: all its blocks); 0: the published number",
-        minimum=0,
-    ),
+    **ENCODERS.options(),
     "MODEL.FRAME_SIZE": Option(112, "side of the square frames that the encoder sees", minimum=16),
-    "MODEL.HEADS": Option(0, "video ViT: attention heads; 0: one for 64 channels", minimum=0),
-    "MODEL.TUBELET": Option([2, 16], "video ViT: frames and pixels of a token"),
-    "MODEL.ATTENTION": Option(
-        "joint", "video ViT: over all tokens, or over time, then over space", ("joint", "divided")
-    ),
-    "MODEL.POSITIONS": Option(
-        "sine", "video ViT: where a token lies", ("learned", "sine", "rotary")
-    ),
-    "MODEL.POOLING": Option(
-        "mean",
-        "video ViT: mean of the tokens, normalised; mean of normalised tokens; a class token",
-        ("mean", "tokens", "class"),
-    ),
-    "MODEL.IMAGE": Option("resnet18", "frames: the image backbone, a name of timm's"),
-    "MODEL.TEMPORAL": Option("mean", "frames: what joins them", ("mean", "transformer")),
     "MODEL.DUAL_NORM": Option(False, "every BatchNorm twice, for clean and for adversarial clips"),
     "MODEL.NORMALISE": Option(
         "auto",
@@ -198,229 +164,30 @@ MODELS: dict[str, Option] = {
         True, "weights that do not fit wholly are an error, else a note"
     ),
     "MODEL.CHANNELS": Option(
-        "auto", "pixels that the weights were learned on; auto: as the format says", _CHANNELS
+        "auto",
+        "pixels that the weights were learned on; auto: as the format says",
+        ("auto", "rgb", "bgr"),
     ),
 }
 
 
 # ----------------------------------------------------------------------
-# What is learned, and what is done about false negatives.
-
-_METHODS = (
-    *("simclr", "supcon", "moco_v2", "moco_v3", "byol", "swav", "supervised"),
-    *("rocl", "acl", "dynacl", "advcl", "deacl", "at", "trades"),
-)
+# What is learned, and what becomes of false negatives: registered beside the classes.
 
 OBJECTIVES: dict[str, Option] = {
-    "METHOD.NAME": Option("simclr", "pretraining method", _METHODS),
-    "METHOD.TEMPERATURE": Option(
-        0.1, "temperature of the contrastive losses and of swav", minimum=1e-4
-    ),
-    "METHOD.PROJECTOR_LAYERS": Option(2, "layers of the projector; 0: none", minimum=0),
-    "METHOD.PROJECTOR_HIDDEN": Option(512, "width of its hidden layers", minimum=1),
-    "METHOD.PROJECTOR_DIM": Option(128, "size of the embedding", minimum=1),
-    "METHOD.PREDICTOR_LAYERS": Option(2, "byol, moco_v3: layers of the predictor", minimum=1),
-    "METHOD.PREDICTOR_HIDDEN": Option(512, "byol, moco_v3: width of its hidden layers", minimum=1),
-    "METHOD.MOMENTUM": Option(
-        0.99, "of the momentum encoder, at the start of the training", minimum=0, maximum=1
-    ),
-    "METHOD.MOMENTUM_SCHEDULE": Option(
-        "cosine", "it rises to 1 along half a cosine, or stays", ("cosine", "constant")
-    ),
-    "METHOD.QUEUE": Option(4096, "moco_v2: keys of earlier steps that are kept", minimum=1),
-    "METHOD.PROTOTYPES": Option(300, "swav: how many", minimum=2),
-    "METHOD.CODE_SHARPNESS": Option(
-        0.05, "swav: epsilon of the codes, the smaller the surer", minimum=1e-3
-    ),
-    "METHOD.FROZEN_EPOCHS": Option(
-        1.0, "swav: epochs in which the prototypes stay as they are", minimum=0
-    ),
-    "LOSS.NAME": Option(
-        "nt_xent",
-        "contrastive loss: nt_xent (with the positives of a class SupCon, over a queue InfoNCE); "
-        "supcon_in: sum inside the log; debiased; hard_negative: debiased, near ones first; rince",
-        ("nt_xent", "supcon_in", "debiased", "hard_negative", "rince"),
-    ),
-    "LOSS.PRIOR": Option(
-        0.1,
-        "debiased, hard_negative: share of an anchor's class among its negatives",
-        minimum=0,
-        maximum=0.99,
-    ),
-    "LOSS.CONCENTRATION": Option(1.0, "hard_negative: how much near ones count more", minimum=0),
-    "LOSS.ORDER": Option(
-        0.1, "rince: near 0 InfoNCE, 1 bears wrong positives", minimum=1e-3, maximum=1
-    ),
-    "LOSS.DENSITY": Option(0.01, "rince: weight of the negatives (lambda)", minimum=1e-6),
-    "FALSE_NEGATIVES.DETECTOR": Option(
-        "none",
-        "which pairs are no negatives: none; labels: the same label; known_groups: clips of one "
-        "source; adaptive: the most similar share; fnc: the nearest few; clusters (IFND): one "
-        "k-means cluster; glofnd: above the anchor's learnt threshold; memory (ours): the most "
-        "similar share by all views seen so far; teacher (ours): those that a teacher finds alike",
-        (
-            "none",
-            "labels",
-            "known_groups",
-            "adaptive",
-            "fnc",
-            "clusters",
-            "glofnd",
-            "memory",
-            "teacher",
-        ),
-    ),
-    "FALSE_NEGATIVES.TEACHER": Option(
-        "motion",
-        "teacher: who knows which videos are alike: motion (a descriptor of optical flow, computed "
-        "once); a file of features (.npz, .npy, .safetensors); the checkpoint of a run with the "
-        "detector memory; FORMAT:PATH of an encoder; several, joined by +",
-    ),
-    "FALSE_NEGATIVES.RULE": Option(
-        "auto",
-        "teacher: which videos are alike: auto, those that stand out from a video's other "
-        "similarities; share, its nearest CEILING of the list; mutual, those that are among the "
-        "nearest CEILING of each other",
-        ("auto", "share", "mutual"),
-    ),
-    "FALSE_NEGATIVES.FALSE_DISCOVERY_RATE": Option(
-        0.5,
-        "teacher, rule auto: expected share of wrong pairs among the flagged; a fifth of it where "
-        "they are attracted",
-        minimum=0.01,
-        maximum=1,
-    ),
-    "FALSE_NEGATIVES.ORACLE_RECALL": Option(
-        1.0, "labels: share of the false negatives that are found", minimum=0, maximum=1
-    ),
-    "FALSE_NEGATIVES.ORACLE_PRECISION": Option(
-        1.0,
-        "labels: share of the flagged that are right; other pairs are added until it holds",
-        minimum=1e-3,
-        maximum=1,
-    ),
-    "FALSE_NEGATIVES.TREATMENT": Option(
-        "eliminate",
-        "drop them from the denominator, attract them, or let them count by a weight",
-        ("eliminate", "attract", "weight"),
-    ),
-    "FALSE_NEGATIVES.WEIGHT": Option(
-        0.5, "weight: 0 eliminates, 1 leaves them as they are", minimum=0, maximum=1
-    ),
-    "FALSE_NEGATIVES.START": Option(
-        0.25,
-        "all but labels, known_groups, teacher: share of training before removal starts",
-        minimum=0,
-        maximum=1,
-    ),
-    "FALSE_NEGATIVES.RAMP": Option(
-        0.5,
-        "adaptive, memory, clusters: share of training over which removal rises",
-        minimum=0,
-        maximum=1,
-    ),
-    "FALSE_NEGATIVES.CEILING": Option(
-        0.1,
-        "adaptive, memory: largest share of the negatives removed; glofnd: share to cut off; "
-        "teacher: rules share and mutual",
-        minimum=0,
-        maximum=1,
-    ),
-    "FALSE_NEGATIVES.NEAREST": Option(10, "fnc: at most so many of an anchor", minimum=1),
-    "FALSE_NEGATIVES.THRESHOLD": Option(0.7, "fnc: least similarity", minimum=-1, maximum=1),
-    "FALSE_NEGATIVES.CLUSTERS": Option([10], "clusters: how many; several, falling: a hierarchy"),
-    "FALSE_NEGATIVES.ACCEPTED": Option(
-        1.0,
-        "clusters: share of the videos, surest first, believed in the end",
-        minimum=0,
-        maximum=1,
-    ),
-    "FALSE_NEGATIVES.THRESHOLD_LR": Option(
-        0.05, "glofnd: learning rate of the thresholds", minimum=0
-    ),
-    "FALSE_NEGATIVES.AGGREGATE": Option(
-        "auto",
-        "score of a candidate over the anchor's views; auto: adaptive mean, fnc max, others own",
-        ("auto", "own", "mean", "max"),
-    ),
-    "FALSE_NEGATIVES.VOTERS": Option(
-        0, "further clips of each video that only vote on false negatives", minimum=0
-    ),
-    "FALSE_NEGATIVES.ROUNDS": Option(
-        1,
-        "memory: trainings from the start, one after the other, each judged from its first step on "
-        "by what the one before remembers of the videos",
-        minimum=1,
-    ),
+    **METHODS.options(),
+    **LOSSES.options(),
+    **DETECTORS.options(),
+    **TREATMENTS.options(),
     "FALSE_NEGATIVES.ROUNDS_METHOD": Option(
-        "", "memory: method of the rounds before the last; '': METHOD.NAME", ("", *_METHODS)
-    ),
-    "FALSE_NEGATIVES.TUTOR": Option(
         "",
-        "memory: checkpoint of a training with this detector on the same list, by any method; its "
-        "memory judges from the first step on",
+        "memory: method of all runs of an iterative training but the last; empty: METHOD.NAME",
+        ("", *METHODS),
     ),
     "FALSE_NEGATIVES.EXAMPLES": Option(
-        6, "flagged pairs that the report shows, right ones and as many wrong ones", minimum=0
+        6, "flagged pairs in the report: this many correct ones and as many wrong ones", minimum=0
     ),
-    "FALSE_NEGATIVES.JUDGE": Option(
-        "online",
-        "whose embeddings are compared: the encoder's or a momentum encoder's",
-        ("online", "momentum"),
-    ),
-}
-
-
-# ----------------------------------------------------------------------
-# The attack inside a training step, and what only adversarial methods take.
-
-ADVERSARIAL: dict[str, Option] = {
-    "ADVERSARIAL.ATTACK": Option(
-        "pgd/linf",
-        "attack in each step of an adversarial method, SOLVER[:option=value,...]/THREAT[:option="
-        "value,...] as in ATTACK.RUNS; the method says what is maximised",
-    ),
-    "ADVERSARIAL.EPS": Option(
-        2.0, "its budget where the words give none, of linf and flicker in 1/255", minimum=0
-    ),
-    "ADVERSARIAL.STEPS": Option(5, "its steps where the words give none", minimum=1),
-    "ADVERSARIAL.RAMP": Option(
-        0.0,
-        "share of the training over which the budget rises from 0 (a curriculum); 0: at once",
-        minimum=0,
-        maximum=1,
-    ),
-    "ADVERSARIAL.EVERY": Option(
-        1, "the attack looks at every so many frames; the ones between take over", minimum=1
-    ),
-    "ADVERSARIAL.SCALE": Option(
-        1.0, "it looks at frames of this share of their side", minimum=0.1, maximum=1
-    ),
-    "ADVERSARIAL.COARSE_UNTIL": Option(
-        1.0,
-        "share of the training in which EVERY and SCALE hold; then it looks at everything",
-        minimum=0,
-        maximum=1,
-    ),
-    "ADVERSARIAL.PRECISION": Option(
-        "auto", "of the attack; auto: as pretraining", ("auto", "float32")
-    ),
-    "ADVERSARIAL.CLUSTERS": Option(
-        [500, 100, 50, 10, 2], "advcl: falling numbers of clusters whose numbers are pseudo-labels"
-    ),
-    "ADVERSARIAL.TEACHER": Option("", "deacl: FORMAT:PATH of the frozen teacher, as MODEL.WEIGHTS"),
-    "ADVERSARIAL.BETA": Option(6.0, "trades: weight of the robust term", minimum=0),
-    "ADVERSARIAL.REPLAYS": Option(
-        1,
-        "steps of the training with each batch; above 1 the perturbation climbs by their backward "
-        "passes, not by an attack (Free AT); TRAIN.EPOCHS should be divided by it",
-        minimum=1,
-    ),
-    "ADVERSARIAL.ADAPTIVE": Option(
-        False,
-        "at, trades: each video has a budget of its own, which rises while the video is still "
-        "named right under attack, and falls when not",
-    ),
+    **INNER_ATTACK,
 }
 
 
@@ -521,11 +288,7 @@ EVALUATION: dict[str, Option] = {
     "EVALUATE.NORMS": Option(
         "clean", "which BatchNorms an encoder with several sets is judged with (MODEL.DUAL_NORM)"
     ),
-    "EVALUATE.SAMPLING": Option(
-        "uniform",
-        "where the clips lie: evenly spaced, or one frame of each of DATA.FRAMES equal segments",
-        ("uniform", "segment"),
-    ),
+    **TEST_SAMPLING.options(),
     "EVALUATE.TRAIN_VIEWS": Option(4, "clips of each training video", minimum=1),
     "EVALUATE.TEST_VIEWS": Option(10, "clips of each test video", minimum=1),
     "EVALUATE.CROPS": Option(1, "spatial crops of each test clip: 1 or 3", minimum=1, maximum=3),
@@ -578,25 +341,12 @@ EVALUATION: dict[str, Option] = {
 ATTACKS: dict[str, Option] = {
     "ATTACK.RUNS": Option(
         ["pgd/linf"],
-        "attacks, each SOLVER[-GOAL][:option=value,...]/THREAT[:option=value,...]; empty: none",
+        "attacks, each SOLVER[-GOAL][:option=value,...]/THREAT[:option=value,...]; empty: none. "
+        f"Solvers: {', '.join(SOLVERS)}; goals: {', '.join(GOALS)}; threats: {', '.join(THREATS)}",
     ),
-    "ATTACK.EPS_LINF": Option(
-        [0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0, 8.0], "Linf budgets, in 1/255 of the pixel range"
-    ),
-    "ATTACK.EPS_L2": Option(
-        [0.1, 0.25, 0.5, 1.0, 2.0, 4.0], "L2 budgets over the whole clip, pixels in [0, 1]"
-    ),
-    "ATTACK.EPS_L1": Option(
-        [1.0, 3.0, 10.0, 30.0, 100.0], "L1 budgets over the whole clip, pixels in [0, 1]"
-    ),
-    "ATTACK.EPS_L21": Option(
-        [0.25, 0.5, 1.0, 2.0, 4.0], "frame-sparse budgets: sums of the frames' L2 norms"
-    ),
-    "ATTACK.EPS_FLICKER": Option(
-        [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], "colour offsets of whole frames, in 1/255"
-    ),
-    "ATTACK.STEPS": Option(20, "steps of pgd and mifgsm where a run gives none", minimum=1),
-    "ATTACK.RESTARTS": Option(1, "random starts of pgd where a run gives none", minimum=1),
+    **BUDGETS,
+    "ATTACK.STEPS": Option(20, "steps of pgd and mifgsm where ATTACK.RUNS gives none", minimum=1),
+    "ATTACK.RESTARTS": Option(1, "random starts of pgd where ATTACK.RUNS gives none", minimum=1),
     "ATTACK.UNIVERSAL_CLIPS": Option(
         256, "training clips on which universal perturbations are fitted; 0: all", minimum=0
     ),
@@ -606,17 +356,8 @@ ATTACKS: dict[str, Option] = {
         "what is attacked: classifier (the probe, and a supervised model's own head), knn (the "
         "vote of EVALUATE.KNN_K neighbours), retrieval (the class of the nearest)",
     ),
-    "ATTACK.INPUT": Option(
-        "clip",
-        "pixels that are changed: the central clip as the encoder takes it; its frames as decoded, "
-        "before crop and resizing; the decoded frames of all test views, averaged over these",
-        ("clip", "frames", "video"),
-    ),
-    "ATTACK.PREPROCESSING": Option(
-        "none",
-        "random preprocessing in front of the model, attacked in expectation (EOT)",
-        ("none", "crop", "noise"),
-    ),
+    **INPUTS.options(),
+    **TRANSFORMS.options(),
     "ATTACK.DRAWS": Option(8, "draws over which that expectation is taken", minimum=1),
     "ATTACK.MAX_CLIPS": Option(0, "test videos attacked, evenly chosen; 0: all", minimum=0),
     "ATTACK.CHECK_CLIPS": Option(
@@ -654,7 +395,6 @@ OPTIONS: dict[str, Option] = {
     **AUGMENT,
     **MODELS,
     **OBJECTIVES,
-    **ADVERSARIAL,
     **TRAINING,
     **EVALUATION,
     **ATTACKS,

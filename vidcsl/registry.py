@@ -7,8 +7,10 @@ and the reference in the documentation. Nothing of it is written down a second t
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar, cast
 
+C = TypeVar("C", bound=Callable[..., Any])
 T = TypeVar("T", bound=Callable[..., Any])
 
 
@@ -23,7 +25,7 @@ class Option:
     maximum: float | None = None
 
 
-class Registry(dict[str, Callable[..., Any]]):
+class Registry(dict[str, C], Generic[C]):
     """Classes or functions by the name that a config gives them.
 
     ```
@@ -54,13 +56,16 @@ class Registry(dict[str, Callable[..., Any]]):
         self._options = dict(shared or {})
 
     def register(self, name: str, meaning: str, **options: Option) -> Callable[[T], T]:
-        """Decorate a class or function: `name` stands for it, `options` are its own options."""
+        """Decorate a class or function: `name` stands for it, `options` are its own options.
+
+        An option of another section is given with it: `**{"ADVERSARIAL.BETA": Option(...)}`.
+        """
         taken = options.keys() & self._options.keys()
         if name in self or taken:
             raise ValueError(f"{self.key}: {name} or {sorted(taken)} is registered already")
 
         def keep(what: T) -> T:
-            self[name] = what
+            self[name] = cast(C, what)
             self.meanings[name] = meaning
             self._options.update(options)
             return what
@@ -72,7 +77,9 @@ class Registry(dict[str, Callable[..., Any]]):
         section = self.key.rpartition(".")[0]
         listed = "; ".join(f"{name}: {meaning}" for name, meaning in self.meanings.items())
         chosen = Option(self.default, f"{self.meaning}: {listed}", tuple(self))
-        return {self.key: chosen} | {f"{section}.{key}": o for key, o in self._options.items()}
+        return {self.key: chosen} | {
+            key if "." in key else f"{section}.{key}": each for key, each in self._options.items()
+        }
 
     def takers(self, option: str) -> list[str]:
         """The names whose arguments include this option ("NEAREST")."""
@@ -87,11 +94,27 @@ class Registry(dict[str, Callable[..., Any]]):
             given: what else may be asked for (`videos`, `seed`); each callable gets the
                 arguments that it names. They win over options of the same name.
         """
+        return self.bind(name, section, **given)()
+
+    def bind(self, name: str, section: Mapping[str, Any], **given: Any) -> "partial[Any]":
+        """As `build`, but without the call: for functions that take more arguments later."""
         values = {key.lower(): value for key, value in section.items()} | given
         wanted = arguments_of(self[name])
-        return self[name](**{key: value for key, value in values.items() if key in wanted})
+        return partial(self[name], **{key: values[key] for key in values if key in wanted})
 
 
 def arguments_of(what: Callable[..., Any]) -> set[str]:
-    """The names of the arguments that a class or function takes."""
-    return set(inspect.signature(what).parameters)
+    """The names of the arguments that a class or function takes.
+
+    A class whose `**options` go on to its bases takes what these take, too.
+    """
+    found: set[str] = set()
+    makers: list[Any] = [what]
+    if inspect.isclass(what):
+        makers = [each for each in inspect.getmro(what) if "__init__" in vars(each)]
+    for each in makers:
+        parameters = inspect.signature(each).parameters.values()
+        found |= {parameter.name for parameter in parameters}
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found

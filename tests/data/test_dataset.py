@@ -14,7 +14,7 @@ from vidcsl.seeding import numpy_generator, sample_seed
 
 
 def sample_clips(num_frames, fps, rng, *, clips=2, frames=3, stride=2, policy="loop"):
-    indices = random_clips(num_frames, clip_frames=frames, stride=stride, clips=clips, rng=rng)
+    indices = random_clips(num_frames, frames=frames, stride=stride, clips=clips, rng=rng)
     return fit_length(indices, num_frames, policy=policy)
 
 
@@ -136,7 +136,7 @@ def test_crops_by_the_decoder_are_those_of_the_device(tmp_path, paths, cache):
     """The same boxes: augmentation draws them from the seed of the sample."""
     augment = {"size": 24, "jitter_probability": 0.0, "gray_probability": 0.0}
     cut = TrainAugmentation(**augment, cropped=True)
-    options = {"crops": cut.boxes, "crop_size": 24, "short_side": 64}
+    options = {"cropper": cut, "short_side": 64}
     sample = make(paths, **options, cache=tmp_path if cache else None)[(5, 2)]
     whole = make(paths, short_side=64)[(5, 2)]
     assert sample.size == (24, 24)

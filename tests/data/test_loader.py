@@ -20,7 +20,7 @@ from vidcsl.errors import UserError, VideoError
 
 
 def sample_clips(num_frames, fps, rng, *, policy="loop"):
-    indices = random_clips(num_frames, clip_frames=3, stride=2, clips=2, rng=rng)
+    indices = random_clips(num_frames, frames=3, stride=2, clips=2, rng=rng)
     return fit_length(indices, num_frames, policy=policy)
 
 
@@ -37,8 +37,7 @@ def loader_of(
     sampler=sample_clips,
     on_damage="replace",
     timeout=0.0,
-    crops=None,
-    crop_size=0,
+    cropper=None,
     **options,
 ):
     data = ClipDataset(
@@ -48,8 +47,7 @@ def loader_of(
         seed=3,
         on_damage=on_damage,
         timeout=timeout,
-        crops=crops,
-        crop_size=crop_size,
+        cropper=cropper,
     )
     settings = {"batch_size": 2, "shuffle": True, "drop_last": True} | options
     return build_loader(data, **settings)
@@ -230,7 +228,7 @@ def test_ranks_together_see_what_one_process_sees(paths, reference):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_crops_by_the_decoder_are_the_same_bytes_everywhere(paths, workers):
     """Whatever the workers and the ranks, and from the middle of an epoch on."""
-    crops = {"crops": TrainAugmentation(size=16).boxes, "crop_size": 16}
+    crops = {"cropper": TrainAugmentation(size=16)}
     alone = list(loader_of(paths, **crops).epoch(4))
     assert alone[0].frames.shape == (2, 2, 3, 3, 16, 16)
     assert all_same(list(loader_of(paths, workers=workers, **crops).epoch(4)), alone)

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -7,17 +8,16 @@ from hypothesis import strategies as st
 
 from vidcsl.data.sampling import (
     SHORT_VIDEO,
-    _ways_of_gaps,
+    ViewSampler,
     decreasing_interval_clips,
-    dense_stride,
     fit_length,
-    random_clip,
     random_clips,
     segment_clips,
     spaced_clips,
     span_of,
-    stride_at,
     uniform_clips,
+    uniform_segment_clips,
+    ways_of_gaps,
 )
 from vidcsl.errors import UserError
 
@@ -28,31 +28,31 @@ views = st.integers(1, 6)
 seeds = st.integers(0, 2**32)
 
 
-def check_clips(clips, num_frames, *, clip_frames, stride):
+def check_clips(clips, length, *, frames, stride):
     assert clips.dtype == np.int64
-    assert clips.shape[-1] == clip_frames
+    assert clips.shape[-1] == frames
     assert (np.diff(clips) == stride).all()
     assert clips.min() >= 0
-    if num_frames >= span_of(clip_frames=clip_frames, stride=stride):
-        assert clips.max() < num_frames
+    if length >= span_of(frames=frames, stride=stride):
+        assert clips.max() < length
 
 
 @given(lengths, frames, strides, views, seeds)
-def test_every_sampler_gives_strided_clips_inside_the_video(n, clip_frames, stride, clips, seed):
-    shape = {"clip_frames": clip_frames, "stride": stride}
+def test_every_sampler_gives_strided_clips_inside_the_video(n, frames, stride, clips, seed):
+    shape = {"frames": frames, "stride": stride}
     rng = np.random.default_rng(seed)
     several = random_clips(n, clips=clips, rng=rng, **shape)
     uniform = uniform_clips(n, clips=clips, **shape)
     pair = decreasing_interval_clips(n, rng=rng, **shape)
-    assert several.shape == uniform.shape == (clips, clip_frames)
-    assert pair.shape == (2, clip_frames)
-    for indices in (several, uniform, pair, random_clip(n, rng=rng, **shape)):
+    assert several.shape == uniform.shape == (clips, frames)
+    assert pair.shape == (2, frames)
+    for indices in (several, uniform, pair):
         check_clips(indices, n, **shape)
 
 
 @given(lengths, frames, strides, views, seeds)
-def test_the_generator_alone_decides(n, clip_frames, stride, clips, seed):
-    shape = {"clip_frames": clip_frames, "stride": stride}
+def test_the_generator_alone_decides(n, frames, stride, clips, seed):
+    shape = {"frames": frames, "stride": stride}
     for sampler in (
         lambda rng: random_clips(n, clips=clips, rng=rng, **shape),
         lambda rng: decreasing_interval_clips(n, rng=rng, **shape),
@@ -62,9 +62,7 @@ def test_the_generator_alone_decides(n, clip_frames, stride, clips, seed):
 
 
 def test_random_starts_are_uniform_and_independent():
-    starts = random_clips(17, clip_frames=4, stride=2, clips=20_000, rng=np.random.default_rng(0))[
-        :, 0
-    ]
+    starts = random_clips(17, frames=4, stride=2, clips=20_000, rng=np.random.default_rng(0))[:, 0]
     counts = np.bincount(starts, minlength=11)
     assert len(counts) == 11  # 17 - 7 + 1 possible starts, the last included
     expected = 20_000 / 11
@@ -75,7 +73,7 @@ def test_random_starts_are_uniform_and_independent():
 def test_interval_follows_the_published_distribution():
     rng = np.random.default_rng(0)
     pairs = np.array(
-        [decreasing_interval_clips(23, clip_frames=4, stride=1, rng=rng)[:, 0] for _ in range(8000)]
+        [decreasing_interval_clips(23, frames=4, stride=1, rng=rng)[:, 0] for _ in range(8000)]
     )
     possible = 20
     k = np.arange(possible + 1)
@@ -92,22 +90,22 @@ def test_interval_follows_the_published_distribution():
 
 def test_short_video_pair_starts_anywhere():
     rng = np.random.default_rng(0)
-    pairs = [decreasing_interval_clips(5, clip_frames=8, stride=2, rng=rng) for _ in range(200)]
+    pairs = [decreasing_interval_clips(5, frames=8, stride=2, rng=rng) for _ in range(200)]
     assert {int(start) for pair in pairs for start in pair[:, 0]} == set(range(5))
 
 
 @given(lengths, frames, strides, st.integers(2, 6))
-def test_uniform_views_reach_both_ends_evenly(n, clip_frames, stride, clips):
-    starts = uniform_clips(n, clip_frames=clip_frames, stride=stride, clips=clips)[:, 0]
-    last = max(0, n - span_of(clip_frames=clip_frames, stride=stride))
+def test_uniform_views_reach_both_ends_evenly(n, frames, stride, clips):
+    starts = uniform_clips(n, frames=frames, stride=stride, clips=clips)[:, 0]
+    last = max(0, n - span_of(frames=frames, stride=stride))
     assert starts[0] == 0
     assert starts[-1] == last
     assert np.ptp(np.diff(starts)) <= 1
 
 
 @given(lengths, frames, strides)
-def test_one_uniform_view_is_the_centre(n, clip_frames, stride):
-    clip = uniform_clips(n, clip_frames=clip_frames, stride=stride, clips=1)[0]
+def test_one_uniform_view_is_the_centre(n, frames, stride):
+    clip = uniform_clips(n, frames=frames, stride=stride, clips=1)[0]
     before, after = clip[0], n - 1 - clip[-1]
     assert after - before in (0, 1) or (after < 0 and before == 0)
 
@@ -135,11 +133,11 @@ def test_fit_length_refuses():
 
 
 @given(lengths, frames, st.floats(0.2, 8), views, seeds)
-def test_a_step_need_not_be_whole(n, clip_frames, stride, clips, seed):
-    shape = {"clip_frames": clip_frames, "stride": stride}
+def test_a_step_need_not_be_whole(n, frames, stride, clips, seed):
+    shape = {"frames": frames, "stride": stride}
     several = random_clips(n, clips=clips, rng=np.random.default_rng(seed), **shape)
     steps = several - several[:, :1]
-    assert (steps == [int(stride * k) for k in range(clip_frames)]).all()
+    assert (steps == [int(stride * k) for k in range(frames)]).all()
     if n >= span_of(**shape):
         assert several.max() < n
         assert uniform_clips(n, clips=2, **shape).max() == n - 1
@@ -149,13 +147,13 @@ gaps = st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted)
 
 
 @given(lengths, frames, strides, st.integers(1, 5), gaps, seeds)
-def test_spaced_clips_keep_their_gaps(n, clip_frames, stride, clips, limits, seed):
-    shape = {"clip_frames": clip_frames, "stride": stride}
+def test_spaced_clips_keep_their_gaps(n, frames, stride, clips, limits, seed):
+    shape = {"frames": frames, "stride": stride}
     least, most = limits
     found = spaced_clips(
         n, clips=clips, min_gap=least, max_gap=most, rng=np.random.default_rng(seed), **shape
     )
-    assert found.shape == (clips, clip_frames)
+    assert found.shape == (clips, frames)
     check_clips(found, n, **shape)
     distances = np.diff(np.sort(found[:, 0]))
     room = max(0, n - span_of(**shape))
@@ -169,7 +167,7 @@ def test_spaced_clips_keep_their_gaps(n, clip_frames, stride, clips, limits, see
 def test_spaced_clips_take_every_choice_of_gaps_alike():
     """Room for starts 0 to 6; three clips, gaps 1 to 4: counted against the list of all pairs."""
     rng = np.random.default_rng(0)
-    options = {"clip_frames": 2, "stride": 1, "clips": 3, "min_gap": 1, "max_gap": 4}
+    options = {"frames": 2, "stride": 1, "clips": 3, "min_gap": 1, "max_gap": 4}
     drawn = [spaced_clips(8, rng=rng, **options)[:, 0] for _ in range(12_000)]
     pairs = [tuple(np.diff(np.sort(starts)).tolist()) for starts in drawn]
     possible = [(a, b) for a in range(1, 5) for b in range(1, 5) if a + b <= 6]
@@ -183,8 +181,8 @@ def test_spaced_clips_take_every_choice_of_gaps_alike():
 
 
 @pytest.mark.parametrize(("count", "free", "widest"), [(2, 9, 2), (3, 7, 3), (3, 4, 4), (1, 6, 0)])
-def test_ways_of_gaps_against_a_list_of_all(count, free, widest):
-    ways = _ways_of_gaps(count, free=free, widest=widest)
+def testways_of_gaps_against_a_list_of_all(count, free, widest):
+    ways = ways_of_gaps(count, free=free, widest=widest)
     for k in range(1, count + 1):
         sums = [sum(gaps) for gaps in product(range(widest + 1), repeat=k)]
         listed = np.array([sum(total <= room for total in sums) for room in range(free + 1)])
@@ -192,28 +190,41 @@ def test_ways_of_gaps_against_a_list_of_all(count, free, widest):
 
 
 @given(lengths, frames, views, seeds)
-def test_segments_each_give_one_frame(n, clip_frames, clips, seed):
+def test_segments_each_give_one_frame(n, frames, clips, seed):
     rng = np.random.default_rng(seed)
     for found in (
-        segment_clips(n, clip_frames=clip_frames, clips=clips),
-        segment_clips(n, clip_frames=clip_frames, clips=clips, rng=rng),
+        uniform_segment_clips(n, frames=frames, clips=clips),
+        segment_clips(n, frames=frames, clips=clips, rng=rng),
     ):
-        assert found.shape == (clips, clip_frames)
+        assert found.shape == (clips, frames)
         assert found.dtype == np.int64
-        for k in range(clip_frames):
-            first, end = k * n / clip_frames, (k + 1) * n / clip_frames
+        for k in range(frames):
+            first, end = k * n / frames, (k + 1) * n / frames
             assert (found[:, k] >= int(first)).all()
             assert (found[:, k] <= end).all()
         assert found.max() < n
 
 
 def test_segments_without_chance_are_their_middles():
-    assert segment_clips(40, clip_frames=4, clips=1).tolist() == [[5, 15, 25, 35]]
-    assert segment_clips(40, clip_frames=2, clips=2).tolist() == [[5, 25], [15, 35]]
+    assert uniform_segment_clips(40, frames=4, clips=1).tolist() == [[5, 15, 25, 35]]
+    assert uniform_segment_clips(40, frames=2, clips=2).tolist() == [[5, 25], [15, 35]]
 
 
-def test_steps_of_rates_and_windows():
-    assert dense_stride(clip_frames=16, window=64) == 4
-    assert stride_at(2, fps=30, wanted_fps=15) == 4
-    assert stride_at(2, fps=10, wanted_fps=15) == pytest.approx(4 / 3)
-    assert stride_at(2, fps=0, wanted_fps=15) == stride_at(2, fps=30, wanted_fps=0) == 2
+def test_a_step_at_another_rate():
+    def step(fps, wanted):
+        sampler = ViewSampler((partial(uniform_clips, frames=2, clips=1),), stride=8, fps=wanted)
+        first, last = sampler(100, fps, np.random.default_rng(0))[0]
+        return last - first
+
+    assert step(30, 15) == 16
+    assert step(10, 15) == int(8 * 10 / 15)
+    assert step(0, 15) == step(30, 0) == 8
+
+
+def test_a_view_sampler_joins_its_draws_and_fits_them_to_the_video():
+    draws = (
+        partial(random_clips, frames=4, clips=2),
+        partial(uniform_segment_clips, frames=4, clips=1),
+    )
+    clips = ViewSampler(draws, stride=3)(5, 25.0, np.random.default_rng(0))
+    assert clips.tolist() == [[0, 3, 1, 4], [0, 3, 1, 4], [0, 1, 3, 4]]

@@ -38,7 +38,7 @@ def packed(tmp_path_factory):
 
 
 def sampler(num_frames, fps, rng):
-    clips = sampling.random_clips(num_frames, clip_frames=3, stride=2, clips=2, rng=rng)
+    clips = sampling.random_clips(num_frames, frames=3, stride=2, clips=2, rng=rng)
     return sampling.fit_length(clips, num_frames, policy="loop")
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.geometry import describe_geometry, project
-from vidcsl.methods.method import class_margins, effective_rank
+from vidcsl.methods.metrics import class_margins, effective_rank
 
 
 def made(values, labels):

@@ -6,23 +6,18 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
+from vidcsl.robustness.attacks.training import FreeAttack, TrainingAttack
 
 from vidcsl.data.synthetic import draw_source, render
-from vidcsl.methods import CONTRASTIVE, METHODS, ClipBatch
-from vidcsl.methods.adversarial import ADVERSARIAL_CONTRASTIVE, ADVERSARIAL_SUPERVISED
-from vidcsl.methods.adversarial.advcl import PseudoLabels
-from vidcsl.methods.adversarial.deacl import DeACL
-from vidcsl.methods.byol import BYOL
-from vidcsl.methods.false_negatives import DETECTORS, TREATMENTS, Samples
+from vidcsl.methods import METHODS, ClipBatch, ContrastiveMethod
+from vidcsl.methods.adversarial import Attacking
+from vidcsl.methods.false_negatives import DETECTORS, TREATMENTS, FalseNegatives, Samples
 from vidcsl.methods.losses import nt_xent
 from vidcsl.methods.method import MomentumEncoder
 from vidcsl.methods.moco import KeyQueue
-from vidcsl.methods.supervised import Supervised
-from vidcsl.methods.swav import SwAV
 from vidcsl.models.encoder import Norms, projector
 from vidcsl.models.norm_sets import with_norm_sets
 from vidcsl.robustness.attacks import PGD
-from vidcsl.robustness.attacks.inner import FreeAttack, InnerAttack
 from vidcsl.robustness.threats import Linf
 from vidcsl.seeding import numpy_generator
 from vidcsl.teachers.neighbours import Teacher
@@ -31,12 +26,14 @@ VIDEOS = 64  # length of the training list
 DIM = 8
 TEMPERATURE = 0.2
 PUBLISHED = Norms()
+CONTRASTIVE = [name for name, kind in METHODS.items() if issubclass(kind, ContrastiveMethod)]
+ATTACKING = [name for name, kind in METHODS.items() if issubclass(kind, Attacking)]
 OPTIONS = {
     "adaptive": {"ceiling": 0.3, "start": 0.0, "ramp": 0.0},
-    "fnc": {"count": 3, "threshold": 0.1},
-    "clusters": {"dim": DIM, "clusters": (4, 2), "epochs": 5, "start": 0.0, "ramp": 0.0},
-    "memory": {"dim": DIM, "ceiling": 0.3, "start": 0.0, "ramp": 0.0},
-    "glofnd": {"share": 0.3, "start": 0.0, "learning_rate": 0.4},
+    "fnc": {"nearest": 3, "threshold": 0.1},
+    "clusters": {"clusters": (4, 2), "start": 0.0, "ramp": 0.0},
+    "memory": {"ceiling": 0.3, "start": 0.0, "ramp": 0.0},
+    "glofnd": {"ceiling": 0.3, "start": 0.0, "threshold_lr": 0.4},
 }
 
 
@@ -83,10 +80,9 @@ def rendered(*, videos=12, views=2, frames=4, size=16):
 
 
 def make_detector(name, distributed=None):
-    options = dict(OPTIONS.get(name, {}))
-    if name in ("clusters", "glofnd", "memory"):
-        options |= {"videos": VIDEOS, "distributed": distributed}
-    detector = DETECTORS[name](**options)
+    detector = DETECTORS.build(
+        name, {}, videos=VIDEOS, dim=DIM, epochs=5, distributed=distributed, **OPTIONS.get(name, {})
+    )
     if name == "teacher":
         vectors = np.random.default_rng(0).standard_normal((VIDEOS, DIM)).astype(np.float16)
         detector.attach(Teacher("made", vectors / np.linalg.norm(vectors, axis=1, keepdims=True)))
@@ -94,26 +90,16 @@ def make_detector(name, distributed=None):
 
 
 def make_treatment(name):
-    return TREATMENTS[name](weight=0.3)
+    return TREATMENTS.bind(name, {"WEIGHT": 0.3})
 
 
 def inner(*, eps=4 / 255, steps=2, **options):
     solver = PGD(steps=steps, stop_when_fooled=False, keep_worst=False)
-    return InnerAttack(Linf(eps), solver, **options)
+    return TrainingAttack(Linf(eps), solver, **options)
 
 
 def free(*, eps=4 / 255, replays=2):
     return FreeAttack(inner(eps=eps), replays=replays)
-
-
-def _adversarial(name, distributed, attack, width):
-    """What an adversarial method takes beside what others take."""
-    if name == "advcl":
-        labels = PseudoLabels(
-            videos=VIDEOS, dim=DIM, clusters=(3, 2), epochs=5, distributed=distributed
-        )
-        return {"attack": attack, "feature_dim": width, "pseudo_labels": labels}
-    return {"attack": attack, **({"stages": 4} if name == "dynacl" else {})}
 
 
 def make_method(
@@ -126,49 +112,51 @@ def make_method(
     distributed=None,
     queue=16,
     attack=None,
+    aggregate="auto",
+    judge="online",
+    voters=0,
     **options,
 ):
     """A method of any name on a tiny encoder, always with the same weights."""
     torch.manual_seed(0)
-    attack = attack or inner()
-    encoder = (encoder or TinyEncoder)()
+    kind, encoder = METHODS[name], (encoder or TinyEncoder)()
     width = getattr(encoder, "feature_dim", 16)
-    if name == "supervised":
-        return Supervised(encoder, feature_dim=width, classes=3, distributed=distributed)
-    if name in ADVERSARIAL_SUPERVISED:
-        options |= _adversarial(name, distributed, attack, width)
-        return METHODS[name](
-            encoder, feature_dim=width, classes=3, distributed=distributed, **options
-        )
-    if name == "deacl":
-        return DeACL(encoder, teacher=shaken(encoder), attack=attack, distributed=distributed)
-    head = projector(in_dim=width, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)
-    sets = METHODS[name].projector_sets
-    if len(sets) > 1 and norms.hidden:
-        with_norm_sets(head, sets)
-    if name in ADVERSARIAL_CONTRASTIVE:
-        options |= _adversarial(name, distributed, attack, width)
-    if name == "swav":
-        return SwAV(encoder, head, dim=DIM, prototypes=5, frozen=0.3, distributed=distributed)
-    predictor = projector(in_dim=DIM, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)
-    teacher = MomentumEncoder(encoder, head, momentum=0.9)
-    if name == "byol":
-        return BYOL(encoder, head, predictor=predictor, teacher=teacher, distributed=distributed)
-    extra = {
-        "moco_v2": {"teacher": teacher, "queue": KeyQueue(length=queue, dim=DIM)},
-        "moco_v3": {"teacher": teacher, "predictor": predictor},
-    }.get(name, {"teacher": teacher} if options.get("judge") == "momentum" else {})
-    return CONTRASTIVE[name](
-        encoder,
-        head,
-        loss=partial(nt_xent, temperature=TEMPERATURE),
-        detector=make_detector(detector, distributed),
-        treatment=make_treatment(treatment),
-        classes=3,
-        distributed=distributed,
-        **extra,
-        **options,
-    )
+    wanted = [*kind.parts, *(["momentum_encoder"] if judge == "momentum" else [])]
+    parts = {}
+    for part in wanted:
+        if part == "projector":
+            head = projector(in_dim=width, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)
+            if len(kind.projector_sets) > 1 and norms.hidden:
+                with_norm_sets(head, kind.projector_sets)
+            parts[part] = head
+        elif part == "predictor":
+            parts[part] = projector(in_dim=DIM, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)
+        elif part == "momentum_encoder":
+            parts[part] = MomentumEncoder(encoder, parts["projector"], momentum=0.9)
+        else:
+            parts[part] = KeyQueue(length=queue, dim=DIM) if part == "queue" else shaken(encoder)
+    given = {
+        "loss": partial(nt_xent, temperature=TEMPERATURE),
+        "false_negatives": FalseNegatives(
+            detector=make_detector(detector, distributed),
+            treatment=make_treatment(treatment),
+            aggregate=aggregate,
+            judge=judge,
+            voters=voters,
+        ),
+        "attack": attack or inner(),
+        "feature_dim": width,
+        "dim": DIM,
+        "classes": 3,
+        "videos": VIDEOS,
+        "epochs": 5,
+        "stages": 4,
+        "prototypes": 5,
+        "frozen_epochs": 1.5,
+        "clusters": (3, 2),
+        **parts,
+    }
+    return METHODS.build(name, {}, encoder=encoder, distributed=distributed, **given | options)
 
 
 def shaken(encoder):

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vidcsl.methods.losses import LOSSES, Pairs, alignment, nt_xent, uniformity
+from vidcsl.methods.losses import LOSSES, Pairs, nt_xent
 
 OPTIONS = {
     "debiased": {"prior": 0.1},
@@ -232,15 +232,6 @@ def test_finite_at_the_smallest_temperature(name, spread):
     assert defined.all()
     assert loss.isfinite().all()
     assert z.grad.isfinite().all()
-
-
-def test_alignment_and_uniformity_closed_forms():
-    z = unit(5, 3)
-    assert alignment(z, z) == 0
-    torch.testing.assert_close(alignment(z, -z), torch.tensor(4.0))
-    assert uniformity(z[:1].expand(4, 3)) == 0
-    two = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    torch.testing.assert_close(uniformity(two), torch.tensor(-8.0))
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -117,10 +117,10 @@ def test_the_group_of_a_queued_key_is_kept():
     method(batch(videos=6))  # videos 40 to 45, groups 0 0 1 1 2 2
     data = batch(videos=3)
     later = type(data)(data.clips, data.labels, torch.tensor([1, 7, 2]), data.videos + 50, 1.0)
-    removed = method(later)["removed"]
+    flagged = method(later)["flagged"]
     # Group 1 has 4 keys in the queue, group 7 none, group 2 has 4; each of 2 views is an anchor.
-    assert int(removed.part.sum()) == 2 * (4 + 0 + 4)
-    assert int(removed.whole.sum()) == 6 * 12
+    assert int(flagged.part.sum()) == 2 * (4 + 0 + 4)
+    assert int(flagged.whole.sum()) == 6 * 12
 
 
 def test_a_queue_shorter_than_a_step_is_an_error():

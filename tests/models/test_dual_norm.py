@@ -1,12 +1,12 @@
 import pytest
 import torch
 from torch import nn
+from vidcsl.training.batchnorm import synchronise_batchnorm
 
 from tests.processes import run_in_processes
 from vidcsl.errors import UserError
 from vidcsl.models.norm_sets import NormSet, idle_parameters, norms_in_use, with_norm_sets
 from vidcsl.models.resnet3d import r3d_18
-from vidcsl.training.parallel import synchronise
 
 
 def dual():
@@ -68,7 +68,7 @@ def trained(distributed):
     batch = torch.randn(8, 3, generator=generator)
     share = batch if distributed.size == 1 else batch[4 * distributed.rank :][:4]
     network = with_norm_sets(nn.Sequential(nn.BatchNorm1d(3)))
-    network = synchronise(network, distributed)
+    network = synchronise_batchnorm(network, distributed)
     with norms_in_use(network, "adversarial"):
         network(share)
     norms = network[0].norms

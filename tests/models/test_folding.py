@@ -3,13 +3,13 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from vidcsl.training.batchnorm import synchronise_batchnorm
 
 from vidcsl.distributed import DistributedContext
 from vidcsl.models.norm_sets import folded, norms_in_use, with_norm_sets
 from vidcsl.models.resnet3d import r2plus1d_18, r2plus1d_34_mmaction2, r3d_18
 from vidcsl.models.s3d import s3d
 from vidcsl.models.slow import slow_r50
-from vidcsl.training.parallel import synchronise
 
 TWO = DistributedContext(rank=0, size=2, device=torch.device("cpu"))
 
@@ -58,7 +58,12 @@ def test_a_module_that_stands_twice_in_a_chain_is_not_overlooked():
         (lambda: r3d_18(clip_frames=4, frame_size=24, width=4, depth=1), 0),
         (lambda: s3d(clip_frames=8, frame_size=32, width=8), 0),
         (lambda: slow_r50(clip_frames=4, frame_size=32, width=4, depth=1), 12),
-        (lambda: synchronise(r3d_18(clip_frames=4, frame_size=24, width=4, depth=1), TWO), 0),
+        (
+            lambda: synchronise_batchnorm(
+                r3d_18(clip_frames=4, frame_size=24, width=4, depth=1), TWO
+            ),
+            0,
+        ),
     ],
     ids=["r2plus1d", "mmaction2", "r3d", "s3d", "slow", "synchronised"],
 )

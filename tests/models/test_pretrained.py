@@ -455,13 +455,43 @@ def test_every_convolution_of_the_pixels_is_turned_or_none(tmp_path):
     torch.testing.assert_close(encoder.backbone(clips), theirs(clips.flip(1)))
     rearranged = Encoder(Twice(rearranged=True), feature_dim=8, clip_frames=2, frame_size=16)
     path = saved(tmp_path / "other.pt", {"method": state_of(rearranged)})
-    with pytest.raises(UserError, match="learned on BGR cannot be turned"):
+    with pytest.raises(UserError, match="learned on BGR pixels cannot be flipped"):
         load(rearranged, "vidcsl", path, "r3d_18", bgr=True)
 
 
 class Evil:
     def __reduce__(self):
         return (print, ("the pickle ran",))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+@pytest.mark.parametrize("format", ["torchvision", "vidcsl"])
+def test_prefixes_of_wrapped_models_are_ignored(tmp_path, prefix, format):
+    encoder = ENCODERS["r3d_18"](clip_frames=4, frame_size=32, width=4)
+    state = encoder.backbone.state_dict()
+    within = "" if format == "torchvision" else "encoder.backbone."
+    document = {f"{prefix}{within}{key}": tensor for key, tensor in state.items()}
+    torch.save({"method": document} if within else document, tmp_path / "wrapped.pt")
+    other = ENCODERS["r3d_18"](clip_frames=4, frame_size=32, width=4)
+    load_pretrained(other, parse_weights(f"{format}:{tmp_path}/wrapped.pt"), name="r3d_18")
+    for key, tensor in other.backbone.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    encoder = ENCODERS["r3d_18"](clip_frames=4, frame_size=32, width=4)
+    state = encoder.backbone.state_dict()
+    state["layer2.0.conv1.0.weight"][0] = value
+    torch.save(state, tmp_path / "diverged.pt")
+    with pytest.raises(
+        UserError, match=r"layer2\.0\.conv1\.0\.weight holds NaN or infinite values"
+    ):
+        load_pretrained(
+            encoder, parse_weights(f"torchvision:{tmp_path}/diverged.pt"), name="r3d_18"
+        )
 
 
 def test_bad_files_are_one_line(tmp_path, capsys):

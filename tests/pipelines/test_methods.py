@@ -8,8 +8,7 @@ from vidcsl.config import load_config
 from vidcsl.data.lists import Video, VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
-from vidcsl.methods import CONTRASTIVE, METHODS, ClipBatch
-from vidcsl.methods.adversarial import ADVERSARIAL_SUPERVISED
+from vidcsl.methods import METHODS, ClipBatch, ContrastiveMethod
 from vidcsl.methods.false_negatives import AGGREGATES, DETECTORS, TREATMENTS
 from vidcsl.methods.method import SCHEDULES
 from vidcsl.options import OPTIONS
@@ -27,7 +26,7 @@ TRAIN: {BATCH: 8, EPOCHS: 10}
 ADVERSARIAL: {CLUSTERS: [5, 2], STEPS: 1}
 """
 CONSTANT = ("METHOD.MOMENTUM_SCHEDULE", "constant")
-SINGLE = ("supervised", "deacl", *ADVERSARIAL_SUPERVISED)
+SINGLE = ("supervised", "deacl", "at", "trades")
 
 
 def config(tmp_path, *overrides):
@@ -90,14 +89,14 @@ def test_every_method_takes_a_step(tmp_path, teacher, name):
         (("METHOD.NAME", "moco_v2", "METHOD.MOMENTUM", 0.7), "teacher.momentum", 0.7),
         (
             ("METHOD.NAME", "byol", "METHOD.MOMENTUM_SCHEDULE", "constant"),
-            "teacher.schedule",
+            "teacher.momentum_schedule",
             "constant",
         ),
         (("METHOD.NAME", "moco_v3"), "predictor.0.out_features", 12),
         (("METHOD.NAME", "byol", "METHOD.PREDICTOR_LAYERS", 1), "predictor.0.out_features", 8),
         (("METHOD.NAME", "byol", "METHOD.PROJECTOR_LAYERS", 0), "predictor.0.in_features", 32),
         (("METHOD.NAME", "swav"), "prototypes.shape", (5, 8)),
-        (("METHOD.NAME", "swav", "METHOD.CODE_SHARPNESS", 0.02), "sharpness", 0.02),
+        (("METHOD.NAME", "swav", "METHOD.CODE_SHARPNESS", 0.02), "code_sharpness", 0.02),
         (("METHOD.NAME", "swav", "METHOD.FROZEN_EPOCHS", 2), "frozen", 0.2),
         (("METHOD.NAME", "swav", "METHOD.TEMPERATURE", 0.3), "temperature", 0.3),
         (("FALSE_NEGATIVES.AGGREGATE", "max"), "aggregate", "max"),
@@ -107,15 +106,15 @@ def test_every_method_takes_a_step(tmp_path, teacher, name):
         (("DETECTOR", "adaptive", "RAMP", 0.4), "detector.ramp", 0.4),
         (("DETECTOR", "adaptive"), "aggregate", "mean"),
         (("DETECTOR", "fnc"), "aggregate", "max"),
-        (("DETECTOR", "fnc", "NEAREST", 4), "detector.count", 4),
+        (("DETECTOR", "fnc", "NEAREST", 4), "detector.nearest", 4),
         (("DETECTOR", "fnc", "THRESHOLD", 0.4), "detector.threshold", 0.4),
         (("DETECTOR", "fnc", "START", 0.4), "detector.start", 0.4),
         (("DETECTOR", "clusters", "CLUSTERS", "[5, 3]"), "detector.clusters", (5, 3)),
         (("DETECTOR", "clusters", "ACCEPTED", 0.4), "detector.accepted", 0.4),
         (("DETECTOR", "clusters"), "detector.memory.shape", (20, 8)),
         (("DETECTOR", "clusters"), "detector.epochs", 10),
-        (("DETECTOR", "glofnd", "CEILING", 0.4), "detector.share", 0.4),
-        (("DETECTOR", "glofnd", "THRESHOLD_LR", 0.4), "detector.learning_rate", 0.4),
+        (("DETECTOR", "glofnd", "CEILING", 0.4), "detector.ceiling", 0.4),
+        (("DETECTOR", "glofnd", "THRESHOLD_LR", 0.4), "detector.threshold_lr", 0.4),
         (("DETECTOR", "glofnd"), "detector.threshold.shape", (20,)),
         (("METHOD.NAME", "acl"), "attack.threat.eps", 2 / 255),
         (("METHOD.NAME", "acl", "ADVERSARIAL.EPS", 0.5), "attack.threat.eps", 0.5 / 255),
@@ -190,7 +189,7 @@ def test_a_network_without_batchnorm_has_no_sets(tmp_path):
     ("words", "message"),
     [
         (("METHOD.NAME", "deacl"), r"ADVERSARIAL\.TEACHER"),
-        (("ADVERSARIAL.ATTACK", "pgd-margin/linf"), "the method says what is maximised"),
+        (("ADVERSARIAL.ATTACK", "pgd-margin/linf"), "the method defines what is maximised"),
         (("ADVERSARIAL.ATTACK", "pgd/linf:eps=1+2"), "one budget, not"),
         (("ADVERSARIAL.ATTACK", "pgd/l9"), "unknown 'l9'"),
         (("ADVERSARIAL.ATTACK", "pgd/linf:universal=cyclic"), "no universal perturbation"),
@@ -227,7 +226,7 @@ def test_false_negatives_of_a_method_without_negatives(tmp_path, teacher, name):
     for words in (("DETECTOR", "labels"), ("VOTERS", 1)):
         key, value = words
         cfg = config(tmp_path, "METHOD.NAME", name, f"FALSE_NEGATIVES.{key}", value, *teacher)
-        if name in CONTRASTIVE:
+        if issubclass(METHODS[name], ContrastiveMethod):
             check_method(cfg)
         else:
             with pytest.raises(UserError, match="no negatives that may be false"):
@@ -262,7 +261,7 @@ def test_replays_are_no_attack_that_could_be_made_cheaper(tmp_path, words):
         build(tmp_path, *given)
 
 
-def test_voters_are_further_clips(tmp_path):
+def test_support_views_are_further_clips(tmp_path):
     cfg = config(tmp_path, "FALSE_NEGATIVES.VOTERS", 2, "AUGMENT.BLUR_PROBABILITY", "[1.0, 0.1]")
     augmentation = build_augmentation(cfg)
     assert augmentation.blur_probability == (1.0, 0.1, 0.1, 0.1)

@@ -1,7 +1,7 @@
 """What a training may be continued with."""
 
 from vidcsl.options import OPTIONS
-from vidcsl.pipelines.context import FREE, TRAINING
+from vidcsl.pipelines.train import FREE, TRAINING
 
 # Sections that decide nothing that is learned.
 AFTERWARDS = {"EVALUATE", "FINETUNE", "ROBUST", "ATTACK", "CORRUPT", "REPORT"}

@@ -245,7 +245,7 @@ def _add_scan(parser: argparse.ArgumentParser) -> None:
     _add_timeout(parser)
     parser.add_argument(
         "--reader",
-        choices=("auto", *READERS),
+        choices=tuple(READERS),
         default="auto",
         help="the reader that training will use, DATA.READER (%(default)s)",
     )

@@ -28,8 +28,7 @@ def train(parser: argparse.ArgumentParser) -> None:
 def _train(args: argparse.Namespace) -> None:
     from vidcsl.config import find_config, load_config
     from vidcsl.distributed import distributed_context
-    from vidcsl.pipelines.context import refuse_overwriting
-    from vidcsl.pipelines.train import headline, train_and_evaluate
+    from vidcsl.pipelines.train import headline, refuse_overwriting, train_and_evaluate
     from vidcsl.pipelines.training import check, output_dir
     from vidcsl.run_folder import RunFolder
     from vidcsl.training.monitor import Interrupted

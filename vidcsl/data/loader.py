@@ -1,5 +1,6 @@
 """Batches of clips: the same ones whatever the number of workers, ranks or restarts."""
 
+import faulthandler
 import signal
 import threading
 from collections import Counter
@@ -8,19 +9,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vidcsl.data.dataset import NOTHING, ClipDataset, Desk, Sample, tell_stacks
+from vidcsl.data.dataset import NOTHING, ClipDataset, InFlight, Sample
 from vidcsl.errors import PassingError, UserError, VideoError
 from vidcsl.seeding import numpy_generator, torch_generator
 
 Key = tuple[int, int]
-"""(epoch, index), as `ClipDataset` is asked."""
+"""(epoch, index) of an item of `ClipDataset`."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device; from pinned memory the copy does not block."""
-        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory (`DataLoader` calls this)."""
-        return self._with(lambda tensor: tensor.pin_memory())
+        return self._mapped(lambda tensor: tensor.pin_memory())
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(
             self,
             frames=change(self.frames),
@@ -92,7 +93,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """One rank's share of each global batch of an epoch, as lists of `(epoch, index)`.
+    """One rank's part of each global batch of an epoch, as lists of `(epoch, index)`.
 
     The order of an epoch depends on seed and epoch only. Global batch k is the same set of videos
     whatever the number of ranks; rank r takes the r-th contiguous block of it.
@@ -101,12 +102,12 @@ class EpochSampler(Sampler[list[Key]]):
         length: of the list.
         batch_size: of the global batch, all ranks together.
         seed: of the run.
-        epoch: which epoch; may be set anew before each iteration, as `start_step` may.
-        start_step: the first step to give, for a start in the middle of an epoch.
+        epoch: which epoch; it and `start_step` may be changed before each iteration.
+        start_step: the first step, to resume in the middle of an epoch.
         rank, world_size: this process among all.
         shuffle: a new order every epoch; otherwise that of the list.
-        drop_last: leave out the last, smaller batch. Otherwise it is split as evenly as can be, and
-            a rank for which nothing remains has one step less.
+        drop_last: leave out the last, smaller batch. Otherwise it is split as evenly as possible,
+            and a rank for which nothing remains has one step less.
 
     Raises:
         UserError: the ranks cannot share a batch evenly, or there is not one full batch.
@@ -143,7 +144,11 @@ class EpochSampler(Sampler[list[Key]]):
         self.drop_last = drop_last
 
     def __iter__(self) -> Iterator[list[Key]]:
-        epoch, order = self.epoch, self._order()
+        epoch = self.epoch
+        if self.shuffle:
+            order = numpy_generator(self.seed, epoch, "order").permutation(self.length)
+        else:
+            order = np.arange(self.length)
         stop = self._global_steps() * self.batch_size
         for start in range(self.start_step * self.batch_size, stop, self.batch_size):
             whole = order[start : start + self.batch_size]
@@ -159,18 +164,20 @@ class EpochSampler(Sampler[list[Key]]):
         full, rest = divmod(self.length, self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
-    def _order(self) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.length)
-        return numpy_generator(self.seed, self.epoch, "order").permutation(self.length)
-
 
 class ClipLoader:
-    """Gives the batches of any epoch, from any step on, by workers that live as long as it does.
+    """Yields the batches of any epoch, from any step on, with workers that outlive epochs.
 
-    A worker that dies, of a decoder's crash or by a signal, costs no batch: all are started anew at
-    the step that is due. A video that was in a dead worker's hand twice is not read again; the data
-    set then treats it like any other that cannot be read.
+    A worker that dies, by a decoder's crash or by a signal, costs no batch: all workers restart at
+    the step that is due. A video that was in flight at two deaths is not read again; the dataset
+    then treats it like any other that cannot be read.
+
+    Args:
+        dataset: gives the samples.
+        sampler: gives their keys.
+        workers: processes; 0: this one reads.
+        pin_memory: put batches into page-locked memory.
+        stacks: file to which workers write their stacks at `STACKS_SIGNAL`; None: they do not.
 
     Attributes:
         steps: batches of a whole epoch, on this rank.
@@ -190,25 +197,27 @@ class ClipLoader:
         self._sampler = sampler
         self._workers, self._pin_memory = workers, pin_memory
         self._stacks = stacks
-        self._deaths: Counter[int] = Counter()
-        dataset.desk = Desk(workers)
+        self._deaths: Counter[int] = Counter()  # by video
+        dataset.in_flight = InFlight(workers)
         self._loader = self._make()
 
     def _make(self) -> DataLoader:
         return DataLoader(
-            _Guarded(self.dataset),
+            _ErrorsAsItems(self.dataset),
             batch_sampler=self._sampler,
-            collate_fn=partial(_collate, leave_out=self.dataset.on_damage == "leave_out"),
+            collate_fn=partial(_collate_readable, leave_out=self.dataset.on_damage == "leave_out"),
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
             pin_memory=self._pin_memory,
-            worker_init_fn=partial(_begin, stacks=self._stacks) if self._stacks else None,
-            # Without one of its own, a DataLoader draws from the global generator.
+            worker_init_fn=(
+                partial(write_stacks_at_signal, path=self._stacks) if self._stacks else None
+            ),
+            # Without a generator of its own, a DataLoader draws from the global one.
             generator=torch_generator(self._sampler.seed, "loader"),
         )
 
     def worker_pids(self) -> list[int]:
-        """The processes that read at this moment."""
+        """The live worker processes."""
         workers = getattr(self._loader._iterator, "_workers", [])
         return [worker.pid for worker in workers if worker.is_alive()]
 
@@ -223,7 +232,13 @@ class ClipLoader:
         while True:
             self._sampler.start_step = step
             try:
-                for batch in self._started():
+                # DataLoader installs a handler that raises a worker's death wherever this process
+                # happens to be, even in a backward pass. `next` finds out by itself.
+                before = signal.getsignal(signal.SIGCHLD)
+                batches = iter(self._loader)
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+                for batch in batches:
                     step, deaths = step + 1, 0
                     if isinstance(batch, UserError):
                         raise batch
@@ -231,7 +246,7 @@ class ClipLoader:
                         yield batch
                 return
             except (RuntimeError, OSError, EOFError, UnpicklingError):
-                if not self._bury():
+                if not self._record_deaths():
                     raise
                 deaths += 1
                 if deaths > _MOST_DEATHS:
@@ -241,39 +256,24 @@ class ClipLoader:
                     ) from None
                 self._loader = self._make()
 
-    def _started(self) -> Iterator[Any]:
-        # DataLoader would raise a worker's death wherever this process happens to be; `next` finds
-        # out by itself.
-        before = signal.getsignal(signal.SIGCHLD)
-        batches = iter(self._loader)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-        return batches
-
-    def _bury(self) -> bool:
-        """Note what the dead workers had in hand; False where none is dead."""
+    def _record_deaths(self) -> bool:
+        """Count a death for each video that a dead worker was reading; False if none is dead."""
         workers = getattr(self._loader._iterator, "_workers", [])
         dead = [k for k, worker in enumerate(workers) if not worker.is_alive()]
         for k in dead:
-            video, code = self.dataset.desk.held_by(k), workers[k].exitcode
+            video, code = self.dataset.in_flight.video_of(k), workers[k].exitcode
             self._deaths[video] += 1
             if video != NOTHING and self._deaths[video] > 1:
-                self.dataset.given_up[video] = f"reading it ends the process ({_cause(code)})"
-        self.dataset.desk.clear()
+                if code is not None and code < 0:
+                    cause = signal.Signals(-code).name
+                else:  # `time_limit` exits with 1
+                    cause = "it took too long" if code == 1 else f"exit code {code}"
+                self.dataset.given_up[video] = f"reading it ends the process ({cause})"
+        self.dataset.in_flight.clear()
         return bool(dead)
 
 
 _MOST_DEATHS = 8
-
-
-def _begin(_worker: int, *, stacks: Path) -> None:
-    tell_stacks(stacks)
-
-
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        return signal.Signals(-code).name
-    return "it took too long" if code == 1 else f"exit code {code}"
 
 
 def build_loader(
@@ -288,10 +288,7 @@ def build_loader(
     pin_memory: bool = False,
     stacks: Path | None = None,
 ) -> ClipLoader:
-    """A loader over a dataset; `batch_size` counts all ranks. See `EpochSampler`, `ClipLoader`.
-
-    Where `stacks` is given, its workers write there what they do when asked, see `tell_stacks`.
-    """
+    """A loader over a dataset; `batch_size` counts all ranks. See `EpochSampler`, `ClipLoader`."""
     sampler = EpochSampler(
         length=len(dataset),
         batch_size=batch_size,
@@ -304,8 +301,11 @@ def build_loader(
     return ClipLoader(dataset, sampler, workers=workers, pin_memory=pin_memory, stacks=stacks)
 
 
-class _Guarded(Dataset["Sample | UserError"]):
-    """Hands a user's error on as an item: `DataLoader` would bury its one line in a traceback."""
+# What runs in the workers -------------------------------------------------------------------------
+
+
+class _ErrorsAsItems(Dataset["Sample | UserError"]):
+    """Returns a user's error as an item: `DataLoader` would bury its one line in a traceback."""
 
     def __init__(self, dataset: ClipDataset) -> None:
         self.dataset = dataset
@@ -317,14 +317,27 @@ class _Guarded(Dataset["Sample | UserError"]):
             return error
 
 
-def _collate(samples: list[Sample | UserError], *, leave_out: bool) -> Batch | UserError | None:
-    """A batch, the first error, or None where all videos were left out."""
-    readable = [sample for sample in samples if isinstance(sample, Sample)]
-    errors = [
-        sample
-        for sample in samples
-        if isinstance(sample, UserError) and not (leave_out and isinstance(sample, VideoError))
-    ]
-    if errors:
-        return errors[0]
+def _collate_readable(
+    samples: list[Sample | UserError], *, leave_out: bool
+) -> Batch | UserError | None:
+    """A batch, the first error, or None if all videos were left out."""
+    readable = []
+    for sample in samples:
+        if isinstance(sample, Sample):
+            readable.append(sample)
+        elif not (leave_out and isinstance(sample, VideoError)):
+            return sample
     return collate(readable) if readable else None
+
+
+STACKS_SIGNAL = signal.SIGUSR1
+_STACKS: list[TextIO] = []  # open for as long as the process lives
+
+
+def write_stacks_at_signal(_worker: int, *, path: Path) -> None:
+    """Make this process append its stacks to `path` at `STACKS_SIGNAL`; a `worker_init_fn`.
+
+    That works while it hangs in a library's native code, and while it holds the interpreter's lock.
+    """
+    _STACKS.append(path.open("a"))
+    faulthandler.register(STACKS_SIGNAL, file=_STACKS[-1])

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vidcsl.methods.adversarial.classifier import AdversarialTraining
 from vidcsl.methods.losses import at_least_float32
-from vidcsl.methods.method import ClipBatch, Metric
+from vidcsl.methods.method import ClipBatch
+from vidcsl.methods.metrics import Metric
 from vidcsl.methods.supervised import Supervised
 from vidcsl.seeding import numpy_generator, torch_generator
 

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidcsl.evaluation.features import Features
-from vidcsl.methods.losses import alignment, uniformity
-from vidcsl.methods.method import class_margins, effective_rank
+from vidcsl.methods.metrics import alignment, class_margins, effective_rank, uniformity
 
 BINS = 50
 

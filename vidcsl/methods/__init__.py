@@ -1,26 +1,39 @@
-"""Methods by name; a new one is one file and one line here."""
+"""Pretraining methods, registered by name beside their classes; a new one is imported here."""
 
-from vidcsl.methods.adversarial import ADVERSARIAL, ADVERSARIAL_CONTRASTIVE
-from vidcsl.methods.byol import BYOL
+# ruff: noqa: I001  # names are listed in the order in which these modules are imported
+from vidcsl.methods.method import METHODS, ClipBatch, Method
 from vidcsl.methods.contrastive import ContrastiveMethod, SimCLR, SupCon
-from vidcsl.methods.method import ClipBatch, Method
 from vidcsl.methods.moco import MoCoV2, MoCoV3
-from vidcsl.methods.supervised import Supervised
+from vidcsl.methods.byol import BYOL
 from vidcsl.methods.swav import SwAV
+from vidcsl.methods.supervised import Supervised
+from vidcsl.methods.adversarial import (
+    ACL,
+    AdvCL,
+    AdversarialTraining,
+    DeACL,
+    DynACL,
+    RoCL,
+    Trades,
+)
 
-__all__ = ["CONTRASTIVE", "METHODS", "ClipBatch", "ContrastiveMethod", "Method"]
-
-CONTRASTIVE: dict[str, type[ContrastiveMethod]] = {
-    "simclr": SimCLR,
-    "supcon": SupCon,
-    "moco_v2": MoCoV2,
-    "moco_v3": MoCoV3,
-    **ADVERSARIAL_CONTRASTIVE,
-}
-METHODS: dict[str, type[Method]] = {
-    **CONTRASTIVE,
-    "byol": BYOL,
-    "swav": SwAV,
-    "supervised": Supervised,
-    **ADVERSARIAL,
-}
+__all__ = [
+    "ACL",
+    "BYOL",
+    "METHODS",
+    "AdvCL",
+    "AdversarialTraining",
+    "ClipBatch",
+    "ContrastiveMethod",
+    "DeACL",
+    "DynACL",
+    "Method",
+    "MoCoV2",
+    "MoCoV3",
+    "RoCL",
+    "SimCLR",
+    "SupCon",
+    "Supervised",
+    "SwAV",
+    "Trades",
+]

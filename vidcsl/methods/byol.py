@@ -1,27 +1,32 @@
-"""BYOL: each clip predicts what a momentum encoder makes of the video's other clips.
-
-Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020; with more than two clips a video,
-Feichtenhofer et al., CVPR 2021. There are no negatives, so none that could be false.
-"""
+"""BYOL: each clip predicts what a momentum encoder makes of the video's other clips."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vidcsl.methods.method import ClipBatch, Method, Metric, MomentumEncoder, embed
+from vidcsl.methods.method import METHODS, ClipBatch, Method, MomentumEncoder, embed
+from vidcsl.methods.metrics import Metric
+from vidcsl.models.encoder import Norms
 
 
+@METHODS.register("byol", "BYOL (Grill et al., 2020)")
 class BYOL(Method):
     """Pulls predictions to the momentum encoder's embeddings.
+
+    Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020; with more than two clips a video,
+    Feichtenhofer et al., CVPR 2021. It has no negatives, so none can be false.
 
     Args:
         encoder: clips -> features.
         projector: features -> embeddings.
         predictor: embeddings -> predictions.
-        teacher: the momentum encoder.
+        momentum_encoder: makes the targets.
         options: see `Method`.
     """
+
+    parts = ("projector", "predictor", "momentum_encoder")
+    head_norms = Norms(last=False)
 
     def __init__(
         self,
@@ -29,11 +34,12 @@ class BYOL(Method):
         projector: nn.Module,
         *,
         predictor: nn.Module,
-        teacher: MomentumEncoder,
+        momentum_encoder: MomentumEncoder,
         **options: Any,
     ) -> None:
         super().__init__(encoder, **options)
-        self.projector, self.predictor, self.teacher = projector, predictor, teacher
+        self.projector, self.predictor = projector, predictor
+        self.teacher = momentum_encoder  # under this name its weights are in checkpoints
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """Mean of 2 - 2 cos over all ordered pairs of a video's clips."""

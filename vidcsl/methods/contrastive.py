@@ -1,7 +1,11 @@
-"""SimCLR and SupCon, and what all contrastive methods share."""
+"""Contrastive methods: one step from embeddings to the loss, SimCLR and SupCon.
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+The step in order: `contrast` embeds the views; `StepPairs` walks over blocks of anchors, where
+`pairs` gives positives and negatives, the detector flags false negatives and the treatment changes
+the pairs; `blockwise_loss` compares them.
+"""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,67 +13,16 @@ from torch import Tensor, nn
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.methods.false_negatives import (
-    Detector,
+    FalseNegatives,
     Observation,
     Samples,
     SupportScores,
-    Treatment,
     detection_counts,
     pooled,
 )
 from vidcsl.methods.losses import Pairs, RowLoss, blockwise_loss
-from vidcsl.methods.method import ClipBatch, Method, Metric, MomentumEncoder, Ratio, embed
-
-# ----------------------------------------------------------------------
-# False negatives of one step: found block by block, and judged where labels are known.
-
-
-@dataclass
-class Detection:
-    """A detector at work on the blocks of one step.
-
-    Args:
-        detector: see `false_negatives`.
-        rows, columns: the samples of this process's anchors and of all candidates.
-        pairs: what each candidate is to each anchor, `(anchors, candidates) -> Pairs`.
-        scores: `(similarities of the rows, rows) -> [b, M]`, what the detector looks at.
-        classes: how many labels there are.
-        progress: share of the training that is done.
-    """
-
-    detector: Detector
-    rows: Samples
-    columns: Samples
-    pairs: Callable[[Samples, Samples], Pairs]
-    scores: Callable[[Tensor, slice], Tensor]
-    classes: int
-    progress: float
-    counts: dict[str, Tensor] = field(default_factory=dict)
-
-    def __call__(self, similarities: Tensor, rows: slice) -> tuple[Pairs, Tensor]:
-        """The pairs of a block of whole videos, untreated, and which are flagged, `[b, M]`."""
-        anchors = self.rows[rows]
-        untreated = self.pairs(anchors, self.columns)
-        negatives = untreated.negatives()
-        scores = self.scores(similarities, rows)
-        flagged = self.detector(scores, negatives, anchors, self.columns, self.progress)
-        found = detection_counts(flagged, negatives, anchors, self.columns, classes=self.classes)
-        for name, count in found.items():
-            self.counts[name] = count + self.counts.get(name, 0)
-        return untreated, flagged
-
-    def metrics(self) -> dict[str, Metric]:
-        """The share of the negatives that was flagged, and how often rightly."""
-        counts = self.counts
-        return {
-            "removed": Ratio(counts["removed"], counts["negatives"]),
-            "precision": Ratio(counts["right"], counts["judged"]),
-            "recall": Ratio(counts["right"], counts["false_negatives"]),
-        }
-
-
-# ----------------------------------------------------------------------
-# What methods share that tell positives from negatives: the walk over all pairs.
+from vidcsl.methods.method import METHODS, ClipBatch, Method, MomentumEncoder, embed
+from vidcsl.methods.metrics import Metric, Ratio
 
 
 @dataclass(frozen=True)
@@ -79,8 +32,9 @@ class Contrast:
     Args:
         anchors, candidates: unit embeddings `[B * V, P]` and `[M, P]`.
         rows, columns: their samples.
-        support: unit embeddings `[B, S, P]` that vote on false negatives, the anchors' own first.
-        voted_on: unit embeddings `[M, P]` of the candidates, from the support's network.
+        support: unit embeddings `[B, S, P]` that score candidates, by the scoring encoder: the
+            anchors' own views first, then the support views.
+        scored: unit embeddings `[M, P]` of the candidates, by the scoring encoder.
     """
 
     anchors: Tensor
@@ -88,7 +42,7 @@ class Contrast:
     rows: Samples
     columns: Samples
     support: Tensor
-    voted_on: Tensor
+    scored: Tensor
 
 
 class ContrastiveMethod(Method):
@@ -101,17 +55,14 @@ class ContrastiveMethod(Method):
     Args:
         encoder: clips -> features.
         projector: features -> embeddings, before normalisation.
-        loss: see `losses`.
-        detector, treatment: see `false_negatives`.
-        teacher: a momentum encoder, for the methods that learn from one and for a detector that
-            looks at its embeddings.
-        aggregate: how the views of a video vote on a candidate; by default as the detector's
-            authors do.
-        judge: whose embeddings the detector looks at, "online" or "momentum".
-        voters: how many of each video's last views vote only, and learn nothing.
-        classes: how many labels there are; detectors are judged for each.
-        world: the processes that train together.
+        loss: an entry of LOSSES, its options bound.
+        false_negatives: detector, treatment, and how candidates are scored.
+        momentum_encoder: for the methods that learn from one and for a detector that scores by it.
+        classes: number of labels; detectors are evaluated for each.
+        distributed: the processes that train together.
     """
+
+    parts: tuple[str, ...] = ("projector",)
 
     def __init__(
         self,
@@ -119,20 +70,19 @@ class ContrastiveMethod(Method):
         projector: nn.Module,
         *,
         loss: RowLoss,
-        detector: Detector,
-        treatment: Treatment,
-        teacher: MomentumEncoder | None = None,
-        aggregate: str | None = None,
-        judge: str = "online",
-        voters: int = 0,
+        false_negatives: FalseNegatives | None = None,
+        momentum_encoder: MomentumEncoder | None = None,
         classes: int = 0,
         distributed: DistributedContext | None = None,
     ) -> None:
         super().__init__(encoder, distributed=distributed)
-        self.projector, self.teacher = projector, teacher
-        self.loss, self.detector, self.treatment = loss, detector, treatment
-        self.aggregate = aggregate or detector.aggregate
-        self.judge, self.voters, self.classes = judge, voters, classes
+        self.projector, self.loss, self.classes = projector, loss, classes
+        self.teacher = momentum_encoder  # under this name its weights are in checkpoints
+        chosen = false_negatives or FalseNegatives()
+        self.detector, self.treatment = chosen.detector, chosen.treatment
+        auto = chosen.aggregate == "auto"
+        self.aggregate = self.detector.aggregate if auto else chosen.aggregate
+        self.judge, self.voters = chosen.judge, chosen.voters
 
     def contrast(self, batch: ClipBatch) -> Contrast:
         """What is compared with what."""
@@ -147,36 +97,23 @@ class ContrastiveMethod(Method):
         learning = batch.clips.shape[1] - self.voters
         contrast = self.contrast(batch)
         described = self.describe(contrast.anchors.unflatten(0, (-1, learning)), batch)
-        detection = self.detection(contrast, batch)
+        pairs = StepPairs(self, contrast, batch)
         total, defined = blockwise_loss(
-            contrast.anchors,
-            contrast.candidates,
-            loss=self.loss,
-            pairs=lambda similarities, rows: self.treatment(*detection(similarities, rows)),
-            views=learning,
+            contrast.anchors, contrast.candidates, loss=self.loss, pairs=pairs, views=learning
         )
+        # After the last block: all blocks of a step are flagged by one state of the detector.
         self.detector.learn(Observation(batch.videos, contrast.support, batch.progress))
+        without = (~defined).sum() * self.distributed.size
         return {
             "loss": self.averaged(total, defined),
-            "undefined_rows": (~defined).sum() * self.distributed.size,
-            **detection.metrics(),
+            "anchors_without_negatives": without,
+            "undefined_rows": without,  # its older name, for readers of the log
+            **pairs.metrics(),
             **described,
         }
 
-    def detection(self, contrast: Contrast, batch: ClipBatch) -> Detection:
-        """The detector, about to look for false negatives in this contrast."""
-        return Detection(
-            self.detector,
-            contrast.rows,
-            contrast.columns,
-            self.pairs,
-            self._scores(contrast, batch.clips.shape[1] - self.voters),
-            self.classes,
-            batch.progress,
-        )
-
     def averaged(self, total: Tensor, defined: Tensor) -> Tensor:
-        """The mean over rows of all processes, of this one's sum; which DDP's average makes it.
+        """The mean over rows of all processes, from this one's sum, once DDP has averaged it.
 
         Rows are weighted alike over all processes, however many are defined on each.
         """
@@ -197,7 +134,7 @@ class ContrastiveMethod(Method):
         """Unit embeddings `[B, V, P]` of clips `[B, V, 3, T, S, S]`."""
         return embed(nn.Sequential(self.encoder, self.projector), clips)
 
-    def taught(self, clips: Tensor) -> Tensor:
+    def embed_by_momentum(self, clips: Tensor) -> Tensor:
         """The momentum encoder's unit embeddings `[B, V, P]`, without gradient."""
         assert self.teacher is not None
         return embed(self.teacher, clips)
@@ -207,17 +144,83 @@ class ContrastiveMethod(Method):
         if len(batch.videos) * self.distributed.size < 2:
             raise UserError("a batch of one video has no negatives: set TRAIN.BATCH to at least 2")
 
+
+class StepPairs:
+    """The pairs of one step, block by block: detector, then treatment, then `Pairs` for the loss.
+
+    No other code lets a flagged pair reach a loss. It counts as it goes how well the detector did.
+
+    Args:
+        method: whose roles of pairs, detector and treatment.
+        contrast: the embeddings and samples of the step.
+        batch: the clips that were embedded.
+    """
+
+    def __init__(self, method: ContrastiveMethod, contrast: Contrast, batch: ClipBatch) -> None:
+        self.method, self.contrast, self.batch = method, contrast, batch
+        self.views = batch.clips.shape[1] - method.voters
+        self.counts: dict[str, Tensor] = {}
+        self.flagged: Tensor | None = None  # of all clean views, where `find_all` was called
+
+    def __call__(self, similarities: Tensor, rows: slice) -> Pairs:
+        """The pairs of a block of whole videos, `[b, M]`."""
+        return self.method.treatment(*self._detected(similarities, rows))
+
     @torch.no_grad()
-    def _scores(self, contrast: Contrast, views: int) -> Callable[[Tensor, slice], Tensor]:
-        """`(similarities of the rows, rows) -> [b, M]`, what the detector looks at."""
-        if self.judge == "online" and not self.voters:
-            return lambda similarities, _rows: pooled(
-                similarities, views=views, aggregate=self.aggregate
+    def _detected(self, similarities: Tensor, rows: slice) -> tuple[Pairs, Tensor]:
+        """The pairs of a block, untreated, and which of them are flagged."""
+        method, contrast = self.method, self.contrast
+        anchors, candidates = contrast.rows[rows], contrast.columns
+        pairs = method.pairs(anchors, candidates)
+        negatives = pairs.negatives()
+        if method.judge == "online" and not method.voters:
+            # The loss has these similarities already.
+            scores = pooled(similarities, views=self.views, aggregate=method.aggregate)
+        else:
+            scores = SupportScores(
+                contrast.support, contrast.scored, views=self.views, aggregate=method.aggregate
+            )(rows)
+        flagged = method.detector(scores, negatives, anchors, candidates, self.batch.progress)
+        counts = detection_counts(flagged, negatives, anchors, candidates, classes=method.classes)
+        for name, of_block in counts.items():
+            self.counts[name] = of_block + self.counts.get(name, 0)
+        return pairs, flagged
+
+    def find_all(self) -> None:
+        """Flag between all views of the step at once, for `among`; the detector learns.
+
+        This holds all pairs of a batch. An attack in the step bounds the batch long before they do.
+        """
+        anchors, candidates = self.contrast.anchors.detach(), self.contrast.candidates.detach()
+        with torch.autocast(anchors.device.type, enabled=False):
+            everything = slice(0, len(anchors))
+            _, self.flagged = self._detected(anchors @ candidates.T, everything)
+            self.method.detector.learn(
+                Observation(self.batch.videos, self.contrast.support, self.batch.progress)
             )
-        support = SupportScores(
-            contrast.support, contrast.voted_on, views=views, aggregate=self.aggregate
-        )
-        return lambda _similarities, rows: support(rows)
+
+    def among(self, sources: list[int]) -> Pairs:
+        """The pairs among V' views that were made from the clean views `sources`, after `find_all`.
+
+        Perturbed clips would fool the detector, so a pair is flagged where its clean views are.
+        """
+        assert self.flagged is not None
+        rows = self.batch.samples(len(sources))
+        pairs = self.method.pairs(rows, rows.gathered(self.method.distributed.gather))
+        by_view = self.flagged.unflatten(0, (-1, self.views)).unflatten(2, (-1, self.views))
+        flagged = by_view[:, sources][..., sources].flatten(2, 3).flatten(0, 1)
+        return self.method.treatment(pairs, flagged & pairs.negatives())
+
+    def metrics(self) -> dict[str, Metric]:
+        """The flagged fraction of the negatives, and the detector's precision and recall."""
+        counts = self.counts
+        flagged = Ratio(counts["flagged"], counts["negatives"])
+        return {
+            "flagged": flagged,
+            "removed": flagged,  # its older name, for readers of the log
+            "precision": Ratio(counts["correct"], counts["checked"]),
+            "recall": Ratio(counts["correct"], counts["false_negatives"]),
+        }
 
 
 class BatchContrast(ContrastiveMethod):
@@ -231,41 +234,36 @@ class BatchContrast(ContrastiveMethod):
 
     def contrast_of(self, embeddings: Tensor, batch: ClipBatch) -> Contrast:
         """Every learning view against every other, by their unit embeddings `[B, V, P]`."""
-        learning = embeddings.shape[1]
-        rows, gather = batch.samples(learning), self.distributed.gather
-        support = self._support(batch, embeddings.detach(), learning)
-        anchors = embeddings.flatten(0, 1)
+        learning, gather = embeddings.shape[1], self.distributed.gather
+        rows, anchors = batch.samples(learning), embeddings.flatten(0, 1)
         candidates = gather(anchors)
-        same = self.judge == "online"  # the voters are of one network with the anchors
-        voted_on = candidates.detach() if same else gather(support[:, :learning].flatten(0, 1))
+        with torch.no_grad():
+            if self.judge == "momentum":
+                support = self.embed_by_momentum(batch.clips)
+                scored = gather(support[:, :learning].flatten(0, 1))
+            else:
+                support, scored = embeddings.detach(), candidates.detach()
+                if self.voters:
+                    further = self.embed(batch.clips[:, learning:])
+                    support = torch.cat([support, further], dim=1)
         return Contrast(
             anchors=anchors,
             candidates=candidates,
             rows=rows,
             columns=rows.gathered(gather),
             support=support,
-            voted_on=voted_on,
+            scored=scored,
         )
 
-    @torch.no_grad()
-    def _support(self, batch: ClipBatch, embeddings: Tensor, learning: int) -> Tensor:
-        if self.judge == "momentum":
-            return self.taught(batch.clips)
-        if not self.voters:
-            return embeddings
-        return torch.cat([embeddings, self.embed(batch.clips[:, learning:])], dim=1)
 
-
-# ----------------------------------------------------------------------
-# SimCLR on clips: the other clips of a video are the positives.
-#
-# Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
-# On video: Qian et al. (CVRL), CVPR 2021; with more than two clips, Feichtenhofer et al., CVPR
-# 2021.
-
-
+@METHODS.register("simclr", "SimCLR (Chen et al., 2020)")
 class SimCLR(BatchContrast):
-    """Pulls the clips of a video together, pushes all other videos away."""
+    """Pulls the clips of a video together, pushes all other videos away.
+
+    Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020.
+    On video: Qian et al. (CVRL), CVPR 2021; with more than two clips, Feichtenhofer et al., CVPR
+    2021.
+    """
 
     def pairs(self, anchors: Samples, candidates: Samples) -> Pairs:
         """Positives are the other clips of the video; the anchor itself is left out."""
@@ -274,15 +272,15 @@ class SimCLR(BatchContrast):
         return Pairs(video & ~itself, itself)
 
 
-# ----------------------------------------------------------------------
-# Supervised contrastive learning: clips of the same class are the positives.
-#
-# Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (sum outside the log),
-# without the factor tau / 0.07 of the released code.
-
-
+@METHODS.register("supcon", "supervised contrastive learning (Khosla et al., 2020)")
 class SupCon(BatchContrast):
-    """Pulls the clips of a class together; videos without a label keep their own clips only."""
+    """Pulls the clips of a class together; videos without a label keep their own clips only.
+
+    Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2 (sum outside the
+    log), without the factor tau / 0.07 of the released code.
+    """
+
+    needs = ("labels",)
 
     def pairs(self, anchors: Samples, candidates: Samples) -> Pairs:
         """Positives are the clips of the class and of the video; the anchor itself is left out."""

@@ -1,4 +1,4 @@
-"""MoCo v2 and v3: keys of a momentum encoder, with a queue or without."""
+"""MoCo v2 and v3: clips are compared with keys of a momentum encoder, with a queue or without."""
 
 from typing import Any
 
@@ -10,16 +10,60 @@ from vidcsl.errors import UserError
 from vidcsl.methods.contrastive import Contrast, ContrastiveMethod
 from vidcsl.methods.false_negatives import Samples
 from vidcsl.methods.losses import Pairs, at_least_float32
-from vidcsl.methods.method import ClipBatch, Metric, MomentumEncoder
-
-# ----------------------------------------------------------------------
-# The newest keys of earlier steps, and what is known of the videos they are of.
+from vidcsl.methods.method import METHODS, ClipBatch, MomentumEncoder
+from vidcsl.methods.metrics import Metric
+from vidcsl.models.encoder import Norms
+from vidcsl.registry import Option
 
 OLD = -1  # the view number of a queued key: it is no view of the current batch
 
 
+class KeyContrast(ContrastiveMethod):
+    """Every clip is a query, compared with keys that the momentum encoder makes.
+
+    Args:
+        encoder, projector: as of every contrastive method.
+        predictor: embeddings -> queries, before normalisation.
+        options: see `ContrastiveMethod`.
+    """
+
+    teacher: MomentumEncoder
+
+    def __init__(
+        self, encoder: nn.Module, projector: nn.Module, *, predictor: nn.Module, **options: Any
+    ) -> None:
+        super().__init__(encoder, projector, **options)
+        self.predictor = predictor
+
+    def keys(self, own: Tensor, rows: Samples) -> tuple[Tensor, Samples]:
+        """The candidates `[M, P]` and their samples, of this process's keys `[B * V, P]`."""
+        raise NotImplementedError
+
+    def contrast(self, batch: ClipBatch) -> Contrast:
+        """Queries against keys."""
+        learning = batch.clips.shape[1] - self.voters
+        clips = batch.clips[:, :learning]
+        queries = self.predictor(self.projector(self.encoder(clips.flatten(0, 1))))
+        queries = F.normalize(at_least_float32(queries), dim=1)
+        by_momentum = self.embed_by_momentum(batch.clips)  # [B, V + voters, P]
+        rows = batch.samples(learning)
+        keys, columns = self.keys(by_momentum[:, :learning].flatten(0, 1), rows)
+        support = by_momentum
+        if self.judge == "online":
+            own = queries.detach().unflatten(0, clips.shape[:2])
+            support = torch.cat([own, by_momentum[:, learning:]], dim=1)
+        return Contrast(
+            anchors=queries,
+            candidates=keys,
+            rows=rows,
+            columns=columns,
+            support=support,
+            scored=keys,
+        )
+
+
 class KeyQueue(nn.Module):
-    """First in, first out, the same on all processes.
+    """The newest keys of earlier steps; first in, first out, the same on all processes.
 
     It starts as random directions of no known video, as in MoCo.
 
@@ -42,14 +86,13 @@ class KeyQueue(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.long))
 
     def samples(self) -> Samples:
-        """Of the K keys."""
-        return Samples(
-            self.videos, self.groups, self.labels, views=torch.full_like(self.videos, OLD)
-        )
+        """What is known of the K keys."""
+        views = torch.full_like(self.videos, OLD)
+        return Samples(self.videos, self.groups, self.labels, views)
 
     @torch.no_grad()
     def push(self, keys: Tensor, samples: Samples) -> None:
-        """Put the keys `[N, P]` of all processes in the place of the oldest ones.
+        """Replace the oldest keys by the keys `[N, P]` of all processes.
 
         Raises:
             UserError: the queue is shorter than N.
@@ -72,88 +115,36 @@ def check_queue(length: int, *, keys: int) -> None:
         )
 
 
-# ----------------------------------------------------------------------
-# Queries and keys: what the methods share that learn from a momentum encoder's view of others.
-
-
-class KeyContrast(ContrastiveMethod):
-    """Every clip is a query, compared with keys that the momentum encoder makes.
-
-    Args:
-        encoder, projector: as of every contrastive method.
-        predictor: embeddings -> queries, before normalisation.
-        teacher: the momentum encoder, which makes the keys.
-        options: see `ContrastiveMethod`.
-    """
-
-    teacher: MomentumEncoder
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        projector: nn.Module,
-        *,
-        predictor: nn.Module,
-        teacher: MomentumEncoder,
-        **options: Any,
-    ) -> None:
-        super().__init__(encoder, projector, teacher=teacher, **options)
-        self.predictor = predictor
-
-    def keys(self, own: Tensor, rows: Samples) -> tuple[Tensor, Samples]:
-        """The candidates `[M, P]` and their samples, of this process's keys `[B * V, P]`."""
-        raise NotImplementedError
-
-    def contrast(self, batch: ClipBatch) -> Contrast:
-        """Queries against keys."""
-        learning = batch.clips.shape[1] - self.voters
-        clips = batch.clips[:, :learning]
-        queries = self.predictor(self.projector(self.encoder(clips.flatten(0, 1))))
-        queries = F.normalize(at_least_float32(queries), dim=1)
-        taught = self.taught(batch.clips)  # [B, V + voters, P]
-        rows = batch.samples(learning)
-        keys, columns = self.keys(taught[:, :learning].flatten(0, 1), rows)
-        voices = taught
-        if self.judge == "online":
-            asked = queries.detach().unflatten(0, clips.shape[:2])
-            voices = torch.cat([asked, taught[:, learning:]], dim=1)
-        return Contrast(
-            anchors=queries,
-            candidates=keys,
-            rows=rows,
-            columns=columns,
-            support=voices,
-            voted_on=keys,
-        )
-
-
-# ----------------------------------------------------------------------
-# MoCo v2: clips are compared with a queue of keys, many more than a batch holds.
-#
-# He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, with
-# the projector of Chen et al., "Improved Baselines with Momentum Contrastive Learning", 2020.
-# Every clip is query and key, of any number of clips a video, and all keys are queued:
-# Feichtenhofer et al., CVPR 2021, equation 1. BatchNorm over all processes makes the shuffling of
-# batches needless.
-
-
+@METHODS.register(
+    "moco_v2",
+    "MoCo v2 (Chen et al., 2020)",
+    QUEUE=Option(4096, "moco_v2: keys of earlier steps in the queue", minimum=1),
+)
 class MoCoV2(KeyContrast):
     """Finds the keys of a video's other clips among the keys of earlier videos.
 
-    Old keys of the anchor's own video, which the queue of a small data set holds, are left out.
+    He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, with
+    the projector of Chen et al., "Improved Baselines with Momentum Contrastive Learning", 2020.
+    Every clip is query and key, of any number of clips a video, and all keys are queued:
+    Feichtenhofer et al., CVPR 2021, equation 1. BatchNorm over all processes makes the shuffling of
+    batches needless. Old keys of the anchor's own video, which the queue of a small data set holds,
+    are left out.
 
     Args:
-        encoder, projector, teacher: see `KeyContrast`.
+        encoder, projector: as of every contrastive method.
         queue: of keys as long as the projector's outputs.
         options: see `ContrastiveMethod`.
     """
+
+    parts = ("queue", "projector", "momentum_encoder")
+    head_norms = Norms(hidden=False, last=False)
 
     def __init__(
         self, encoder: nn.Module, projector: nn.Module, *, queue: KeyQueue, **options: Any
     ) -> None:
         super().__init__(encoder, projector, predictor=nn.Identity(), **options)
         self.queue = queue
-        self._fresh: tuple[Tensor, Samples]
+        self._fresh: tuple[Tensor, Samples]  # this step's keys, pushed after the loss
 
     def keys(self, own: Tensor, rows: Samples) -> tuple[Tensor, Samples]:
         """This process's keys, then the queue."""
@@ -175,16 +166,16 @@ class MoCoV2(KeyContrast):
         return outputs
 
 
-# ----------------------------------------------------------------------
-# MoCo v3: clips are compared with what a momentum encoder makes of the batch's other clips.
-#
-# Chen et al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021. With
-# more than two clips a video: Feichtenhofer et al., CVPR 2021, equation 1. The paper's factor of
-# twice the temperature on the loss is left out.
-
-
+@METHODS.register("moco_v3", "MoCo v3 (Chen et al., 2021)")
 class MoCoV3(KeyContrast):
-    """Predicts the keys of a video's other clips, among the keys of all videos of the batch."""
+    """Predicts the keys of a video's other clips, among the keys of all videos of the batch.
+
+    Chen et al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021.
+    With more than two clips a video: Feichtenhofer et al., CVPR 2021, equation 1. The paper's
+    factor of twice the temperature on the loss is left out.
+    """
+
+    parts = ("predictor", "projector", "momentum_encoder")
 
     def contrast(self, batch: ClipBatch) -> Contrast:
         """Queries against the keys of all processes."""

@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from vidcsl.methods.losses import at_least_float32
-from vidcsl.methods.method import ClipBatch, Method, Metric
+from vidcsl.methods.method import METHODS, ClipBatch, Method
+from vidcsl.methods.metrics import Metric
 
 
+@METHODS.register("supervised", "cross-entropy on labels")
 class Supervised(Method):
     """Classifies every view; the views of a video share its label.
 
@@ -21,6 +23,8 @@ class Supervised(Method):
     """
 
     kept = ("encoder", "head")
+    needs = ("labels",)
+    least_views = 1
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from vidcsl.errors import UserError
 from vidcsl.io import return_freed_memory
 from vidcsl.models.norm_sets import use_again
+from vidcsl.registry import Option, Registry
 
 # ----------------------------------------------------------------------
 # The repeated blocks of any network: what is recomputed, compiled or cut up as one.
@@ -120,6 +121,20 @@ def _buffers_kept(module: nn.Module | None) -> Iterator[None]:
 
 # ----------------------------------------------------------------------
 # What every encoder is: [0, 1] clips in, features out, with normalisation inside.
+
+ENCODERS: Registry[Callable[..., "Encoder"]] = Registry(
+    "MODEL.NAME",
+    default="r2plus1d_18",
+    meaning="encoder",
+    shared={
+        "WIDTH": Option(0, "channels of the first stage; 0: the published number", minimum=0),
+        "DEPTH": Option(
+            0,
+            "most blocks of a stage (of a video ViT: all its blocks); 0: the published number",
+            minimum=0,
+        ),
+    },
+)
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 

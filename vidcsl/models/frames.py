@@ -14,9 +14,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
-from vidcsl.models.encoder import NORMALISATIONS, Encoder
+from vidcsl.models.encoder import ENCODERS, NORMALISATIONS, Encoder
+from vidcsl.registry import Option
 
-TEMPORAL = ("mean", "transformer")
 LAYERS = 2  # of the temporal transformer
 HEAD_DIM = 64  # or wider, where the features cannot be cut so
 
@@ -68,6 +68,16 @@ class FrameEncoder(nn.Module):
         return self.tokens(clips).mean(dim=1)
 
 
+@ENCODERS.register(
+    "frames",
+    "an image backbone per frame",
+    IMAGE=Option("resnet18", "frames: image backbone, a name that timm knows"),
+    TEMPORAL=Option(
+        "mean",
+        "frames: how frames are joined; transformer sees their order",
+        ("mean", "transformer"),
+    ),
+)
 def frames(
     *, clip_frames: int, frame_size: int, image: str = "resnet18", temporal: str = "mean"
 ) -> Encoder:

@@ -160,7 +160,7 @@ def norm_eps(pattern: str, *, theirs: float, ours: float) -> Change:
 # ----------------------------------------------------------------------
 # CoCLR's S3D on RGB frames: its InfoNCE, UberNCE and CoCLR models, and their classifiers.
 
-_START = r"(?:module\.)?(?:encoder_q\.0|backbone)\."
+_START = r"(?:encoder_q\.0|backbone)\."
 
 # Modules of its blocks, in order, as places in torchvision's `features`.
 _PLACES = {
@@ -197,11 +197,11 @@ COCLR = Layout(
     containers=("state_dict",),
     left_out=(
         (_START + r"(Conv|Mixed)_\d.+", "second names of the same tensors"),
-        (r"(module\.)?encoder_k\..+", "the momentum encoder"),
-        (r"(module\.)?sampler\..+", "the encoder of the other view"),
-        (r"(module\.)?encoder_q\.[1-9]\..+", "the projector"),
-        (r"(module\.)?queue.*", "the queue"),
-        (r"(module\.)?(final_fc|final_bn)\..+", "the classifier"),
+        (r"encoder_k\..+", "the momentum encoder"),
+        (r"sampler\..+", "the encoder of the other view"),
+        (r"encoder_q\.[1-9]\..+", "the projector"),
+        (r"queue.*", "the queue"),
+        (r"(final_fc|final_bn)\..+", "the classifier"),
     ),
     renames=_renames(),
     changes=(norm_eps(r".+", theirs=1e-5, ours=1e-3),),
@@ -219,7 +219,7 @@ COCLR = Layout(
 # attention it has them where there is no class token, which would see every patch once for each
 # time.
 
-_IMAGE_START = r"(?:module\.)?(?:backbone\.)?"
+_IMAGE_START = r"(?:backbone\.)?"
 _CONTAINERS = ("teacher", "model", "state_dict")
 _LEFT_OUT = (
     (_IMAGE_START + r"(head|fc|projection)\..+", "the head"),
@@ -276,7 +276,7 @@ IMAGE_PER_FRAME = Layout(
 # ----------------------------------------------------------------------
 # mmaction2's R(2+1)D-34, a network of its own: see `r2plus1d_34_mmaction2`.
 
-_MMACTION2_START = r"(?:module\.)?backbone\."
+_MMACTION2_START = r"backbone\."
 _BLOCK = _MMACTION2_START + r"(layer\d\.\d+)\."
 
 
@@ -293,7 +293,7 @@ MMACTION2 = Layout(
     meaning="mmaction2's R(2+1)D-34",
     encoders=("r2plus1d_34_mmaction2",),
     containers=("state_dict",),
-    left_out=((r"(module\.)?cls_head\..+", "the classifier"),),
+    left_out=((r"cls_head\..+", "the classifier"),),
     renames=(
         *_split(_MMACTION2_START + r"conv1\.conv", "stem"),
         (_MMACTION2_START + r"conv1\.bn\.(.+)", r"stem.4.\1"),
@@ -312,9 +312,7 @@ MMACTION2 = Layout(
 # ----------------------------------------------------------------------
 # PySlowFast: Slow-R50, also as the backbone of its MoCo, BYOL, SimCLR and SwAV models.
 
-_PYSLOWFAST_START = (
-    r"(?:module\.)?(?:backbone\.)?"  # contrastive models hold the network as `backbone`
-)
+_PYSLOWFAST_START = r"(?:backbone\.)?"  # contrastive models hold the network as `backbone`
 
 
 def _block(theirs: str, ours: str) -> tuple[tuple[str, str], ...]:
@@ -333,11 +331,11 @@ PYSLOWFAST = Layout(
     encoders=("slow_r50",),
     containers=("model_state", "state_dict"),
     left_out=(
-        (r"(module\.)?(backbone\.)?(head|head_pred|pred_head)\..+", "the head"),
-        (r"(module\.)?backbone_hist\..+", "the momentum encoder"),
-        (r"(module\.)?(queue_x|queue_swav|ptr|iter)", "the queue"),
-        (r"(module\.)?swav_prototypes(\..+)?", "the prototypes"),
-        (r"(module\.)?(memory|knn_mem)\..+", "the memory bank"),
+        (r"(backbone\.)?(head|head_pred|pred_head)\..+", "the head"),
+        (r"backbone_hist\..+", "the momentum encoder"),
+        (r"(queue_x|queue_swav|ptr|iter)", "the queue"),
+        (r"swav_prototypes(\..+)?", "the prototypes"),
+        (r"(memory|knn_mem)\..+", "the memory bank"),
     ),
     renames=(
         (_PYSLOWFAST_START + r"s1\.pathway0_stem\.conv\.(.+)", r"stem.0.\1"),
@@ -359,10 +357,10 @@ TCLR = Layout(
     encoders=("r3d_18_tclr",),
     containers=("state_dict", "bb_state_dict"),
     left_out=(
-        (r"(module\.)?1\..+", "the projector"),
-        (r"(module\.)?(0\.)?fc\..+", "the classifier"),
+        (r"1\..+", "the projector"),
+        (r"(0\.)?fc\..+", "the classifier"),
     ),
-    renames=((r"(?:module\.)?(?:0\.)?((?:stem|layer\d)\..+)", r"\1"),),
+    renames=((r"(?:0\.)?((?:stem|layer\d)\..+)", r"\1"),),
     normalisation="none",
     bgr=True,  # its frames come straight from OpenCV
 )
@@ -381,7 +379,7 @@ TORCHVISION = Layout(
     left_out=((r"(fc|head|classifier)\..+", "the classifier"),),
     renames=(
         (
-            r"(?:module\.)?((?:stem|layer\d|features|blocks|norm|patch_embed|conv_proj"
+            r"((?:stem|layer\d|features|blocks|norm|patch_embed|conv_proj"
             r"|pos_encoding)\..+)",
             r"\1",
         ),
@@ -467,7 +465,7 @@ VIDEOMAE_TRANSFORMERS = Layout(
 # The encoder of V-JEPA 2, as released and as transformers holds it.
 
 _VJEPA2_HF = r"(?:vjepa2\.)?encoder\."
-_ORIGINAL = r"(?:module\.)?(?:backbone\.)?"
+_ORIGINAL = r"(?:backbone\.)?"
 
 VJEPA2 = Layout(
     meaning="V-JEPA 2's encoder, as released (`target_encoder`) or of transformers",
@@ -498,3 +496,18 @@ VJEPA2 = Layout(
     normalisation="imagenet",
     note="Needs MODEL.POSITIONS rotary and MODEL.POOLING tokens",
 )
+
+
+LAYOUTS: dict[str, Layout] = {
+    "vidcsl": VIDCSL,
+    "torchvision": TORCHVISION,
+    "pyslowfast": PYSLOWFAST,
+    "mmaction2": MMACTION2,
+    "videomae": VIDEOMAE,
+    "videomae_hf": VIDEOMAE_TRANSFORMERS,
+    "vjepa2": VJEPA2,
+    "tclr": TCLR,
+    "coclr": COCLR,
+    "image_vit": IMAGE_INFLATED,
+    "image": IMAGE_PER_FRAME,
+}

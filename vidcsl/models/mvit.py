@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 from vidcsl.errors import UserError
-from vidcsl.models.encoder import Encoder, published_or, shallow
+from vidcsl.models.encoder import ENCODERS, Encoder, published_or, shallow
 
 WIDTH = 96  # channels of the published first stage
 BLOCKS = (1, 2, 11, 2)  # of the four stages; each later one halves space and doubles channels
@@ -32,6 +32,7 @@ class PooledMViT(MViT):
         return self.tokens(clips)[:, 0]
 
 
+@ENCODERS.register("mvit_v2_s", "MViT v2-S")
 def mvit_v2_s(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """MViT v2 S; `width` below 96 or `depth` below 11 give a slim network.
 

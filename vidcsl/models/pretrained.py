@@ -19,26 +19,134 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
-from vidcsl.models import layouts as coclr
-from vidcsl.models import layouts as image
-from vidcsl.models import layouts as mmaction2
-from vidcsl.models import layouts as pyslowfast
-from vidcsl.models import layouts as tclr
-from vidcsl.models import layouts as torchvision
-from vidcsl.models import layouts as vidcsl
-from vidcsl.models import layouts as videomae
-from vidcsl.models import layouts as vjepa2
 from vidcsl.models.encoder import Encoder
-from vidcsl.models.layouts import Layout, State, renamed
+from vidcsl.models.layouts import LAYOUTS, Layout, State, renamed
 from vidcsl.models.vit import interpolated
 from vidcsl.seeding import torch_generator
-from vidcsl.state import read_pieces
+from vidcsl.state import read_sharded
 
 __all__ = ["LAYOUTS", "Layout", "Weights", "load_pretrained", "parse_weights"]
+
+TOLERANCE = 1e-2  # of features that are the same but for rounding
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights in a file: `FORMAT:PATH`."""
+
+    format: str
+    path: Path
+
+    @property
+    def layout(self) -> Layout:
+        """How this format names its tensors."""
+        return LAYOUTS[self.format]
+
+    @property
+    def ours(self) -> bool:
+        """Whether vidcsl wrote them."""
+        return self.format == "vidcsl"
+
+
+def parse_weights(text: str) -> Weights:
+    """`FORMAT:PATH`.
+
+    Raises:
+        UserError: the text has another form.
+    """
+    name, colon, path = text.partition(":")
+    if not colon or name not in LAYOUTS or not path:
+        raise UserError(f"weights {text!r}: give FORMAT:PATH; formats are {', '.join(LAYOUTS)}")
+    return Weights(name, Path(path))
+
+
+def load_pretrained(
+    encoder: Encoder, weights: Weights, *, name: str, strict: bool = True, bgr: bool = False
+) -> list[str]:
+    """Load a foreign checkpoint into an encoder; returns a note on everything that was adapted.
+
+    Args:
+        encoder: its backbone is changed in place.
+        weights: format and file.
+        name: of the encoder, in `ENCODERS`.
+        strict: a missing, unknown or misshapen tensor is an error; otherwise it is a note.
+        bgr: the weights were learned on BGR pixels: convolutions of the pixels are flipped to RGB.
+
+    Raises:
+        UserError: the file cannot be read, or is of another network.
+    """
+    layout = weights.layout
+    if layout.encoders and name not in layout.encoders:
+        raise UserError(
+            f"weights of format {weights.format} fit {' or '.join(layout.encoders)}, "
+            f"not MODEL.NAME {name}"
+        )
+    foreign = read_tensors(weights.path, containers=layout.containers)
+    found = renamed(foreign, layout)
+    state, notes = fitted(found.state, encoder.backbone)
+    problems = _problems(state, found.unknown, encoder.backbone, layout)
+    if problems and strict:
+        hint = f". {layout.note}" if layout.note else ""
+        raise UserError(f"{weights.path} does not fit {name}: {'; '.join(problems)}{hint}")
+    own = encoder.backbone.state_dict()
+    fitting = {k: each for k, each in state.items() if k in own and own[k].shape == each.shape}
+    encoder.backbone.load_state_dict(fitting, strict=False)  # _problems has compared everything
+    if bgr:
+        _swap_channels(encoder)
+        notes.append("convolutions of the pixels flipped from BGR to RGB")
+    if layout.clip and layout.clip != (encoder.clip_frames, encoder.frame_size):
+        notes.append(f"positions of clips of {layout.clip[0]} x {layout.clip[1]} interpolated")
+    if layout.mixed:
+        notes.append(f"taken to have learned on pixels {encoder.normalisation} (MODEL.NORMALISE)")
+    notes += [
+        f"left out, {why}: {', '.join(keys)}" for why, keys in found.left_out.items()
+    ] + problems
+    return [f"{weights.path}: {note}" for note in notes]
+
+
+def _problems(state: State, unknown: list[str], backbone: nn.Module, layout: Layout) -> list[str]:
+    own = backbone.state_dict()
+    # Older checkpoints lack `num_batches_tracked`, which is no weight.
+    optional = (*layout.fresh, r".*num_batches_tracked")
+    missing = [
+        key
+        for key in own
+        if key not in state and not any(re.fullmatch(each, key) for each in optional)
+    ]
+    unknown = unknown + [key for key in state if key not in own]
+    shapes = [
+        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    kinds = {"missing": missing, "unknown": unknown, "of another shape": shapes}
+    return [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in kinds.items() if keys]
+
+
+@torch.no_grad()
+def _swap_channels(encoder: Encoder) -> None:
+    """Make the features of RGB clips those that the weights gave of the same clips in BGR."""
+    backbone, training = encoder.backbone.eval(), encoder.training
+    shape = (1, 3, encoder.clip_frames, encoder.frame_size, encoder.frame_size)
+    clips = torch.randn(shape, generator=torch_generator(0, "channels"))
+    wanted = backbone(clips.flip(1))
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d) and module.in_channels == 3:
+            module.weight.copy_(module.weight.flip(1))
+    error = (backbone(clips) - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)
+    encoder.train(training)
+    if not error <= TOLERANCE:
+        raise UserError(
+            "weights learned on BGR pixels cannot be flipped to RGB: this network sees pixels by "
+            "more than convolutions of three channels"
+        )
 
 
 # ----------------------------------------------------------------------
 # Tensors out of a checkpoint file, without running what it holds.
+
+# What torch's wrappers put before a name: DistributedDataParallel, torch.compile.
+WRAPPERS = re.compile(r"^(?:module\.)+|(?:(?<=\.)|^)_orig_mod\.(?:module\.)?")
 
 # Where NumPy makes a number out of its bytes, in NumPy 2 and before.
 _SCALAR = (np._core if hasattr(np, "_core") else np.core).multiarray.scalar
@@ -59,7 +167,7 @@ def read_tensors(path: Path, *, containers: Sequence[str] = ()) -> dict[str, Ten
     """The tensors of a `.safetensors` file or of a torch checkpoint, on the CPU.
 
     Args:
-        path: the file, or the folder of a checkpoint in pieces.
+        path: the file, or the folder of a sharded checkpoint.
         containers: keys under which the tensors may lie in a checkpoint; the first that is there.
 
     Raises:
@@ -69,7 +177,7 @@ def read_tensors(path: Path, *, containers: Sequence[str] = ()) -> dict[str, Ten
         raise UserError(f"no weights at {path}")
     if path.suffix == ".safetensors":
         try:
-            return _single(load_file(path))
+            return _cleaned(load_file(path), path)
         except (SafetensorError, OSError) as error:
             raise UserError(f"cannot read {path}: {error}") from error
     document = _unpickled(path)
@@ -84,19 +192,25 @@ def read_tensors(path: Path, *, containers: Sequence[str] = ()) -> dict[str, Ten
     }
     if not tensors:
         raise UserError(f"{path} holds no tensors where this format has them; is it another one?")
-    return _single(tensors)
+    return _cleaned(tensors, path)
 
 
-def _single(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """In single precision what was stored in half: not all that is done to weights knows half."""
-    halves = (torch.float16, torch.bfloat16)
-    return {key: each.float() if each.dtype in halves else each for key, each in tensors.items()}
+def _cleaned(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Names without the prefixes of wrappers, tensors in single precision, all of them finite."""
+    cleaned = {}
+    for key, tensor in tensors.items():
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            tensor = tensor.float()  # interpolation, for one, is not defined for half precision
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{path}: {key} holds NaN or infinite values: this model has diverged")
+        cleaned[WRAPPERS.sub("", key)] = tensor
+    return cleaned
 
 
 def _unpickled(path: Path) -> Any:
     try:
         if path.is_dir():
-            return read_pieces(path)
+            return read_sharded(path)
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -118,16 +232,16 @@ def _what(message: str) -> str:
 
 
 # ----------------------------------------------------------------------
-# Tensors of a checkpoint brought into an encoder's shapes, where that can be done and said.
+# Tensors whose shape depends on the clips, adapted to this encoder's clips.
 
 _RELATIVE = re.compile(r"(?P<start>.+\.)rel_pos_[thw]")
 
 
 def fitted(state: State, backbone: nn.Module) -> tuple[State, list[str]]:
-    """`state` with patches inflated, positions interpolated and BatchNorms copied to their sets.
+    """`state` with patches inflated, positions interpolated and BatchNorms copied to every set.
 
     Returns:
-        The tensors, and a sentence for each kind of change.
+        The tensors, and a note for each kind of change.
     """
     own = backbone.state_dict()
     notes: list[str] = []
@@ -220,138 +334,3 @@ _CHANGES = (
     *(_inflate_patches, _fit_positions, _fit_times, _fit_pictures),
     *(_stretch_relative, _copy_norms),
 )
-
-
-# ----------------------------------------------------------------------
-# Checkpoints of others, by format; a new one is one file of names and one line here.
-
-TOLERANCE = 1e-2  # of features that are the same but for rounding
-
-LAYOUTS: dict[str, Layout] = {
-    "vidcsl": vidcsl.VIDCSL,
-    "torchvision": torchvision.TORCHVISION,
-    "pyslowfast": pyslowfast.PYSLOWFAST,
-    "mmaction2": mmaction2.MMACTION2,
-    "videomae": videomae.VIDEOMAE,
-    "videomae_hf": videomae.VIDEOMAE_TRANSFORMERS,
-    "vjepa2": vjepa2.VJEPA2,
-    "tclr": tclr.TCLR,
-    "coclr": coclr.COCLR,
-    "image_vit": image.IMAGE_INFLATED,
-    "image": image.IMAGE_PER_FRAME,
-}
-
-
-@dataclass(frozen=True)
-class Weights:
-    """`FORMAT:PATH`, taken apart."""
-
-    format: str
-    path: Path
-
-    @property
-    def layout(self) -> Layout:
-        """Of the format."""
-        return LAYOUTS[self.format]
-
-    @property
-    def ours(self) -> bool:
-        """Whether a training of ours wrote them."""
-        return self.format == "vidcsl"
-
-
-def parse_weights(text: str) -> Weights:
-    """`FORMAT:PATH`.
-
-    Raises:
-        UserError: it is not of that form.
-    """
-    name, colon, path = text.partition(":")
-    if not colon or name not in LAYOUTS or not path:
-        raise UserError(f"weights {text!r}: give FORMAT:PATH; formats are {', '.join(LAYOUTS)}")
-    return Weights(name, Path(path))
-
-
-def load_pretrained(
-    encoder: Encoder, weights: Weights, *, name: str, strict: bool = True, bgr: bool = False
-) -> list[str]:
-    """Load a foreign checkpoint into an encoder; sentences on all that was not one to one.
-
-    Args:
-        encoder: its backbone is changed in place.
-        weights: format and file.
-        name: of the encoder, in `ENCODERS`.
-        strict: a tensor that has no place, or a place without tensor, is an error; otherwise it is
-            a sentence.
-        bgr: the weights were learned on BGR pixels: the first convolution is turned.
-
-    Raises:
-        UserError: the file cannot be read, or is of another network.
-    """
-    layout = weights.layout
-    if layout.encoders and name not in layout.encoders:
-        raise UserError(
-            f"weights of format {weights.format} fit {' or '.join(layout.encoders)}, "
-            f"not MODEL.NAME {name}"
-        )
-    foreign = read_tensors(weights.path, containers=layout.containers)
-    found = renamed(foreign, layout)
-    state, notes = fitted(found.state, encoder.backbone)
-    problems = _problems(state, found.unknown, encoder.backbone, layout)
-    if problems and strict:
-        hint = f". {layout.note}" if layout.note else ""
-        raise UserError(f"{weights.path} does not fit {name}: {'; '.join(problems)}{hint}")
-    _copy(state, encoder.backbone)
-    if bgr:
-        _swap_channels(encoder)
-        notes.append("convolutions of the pixels turned from BGR to RGB")
-    if layout.clip and layout.clip != (encoder.clip_frames, encoder.frame_size):
-        notes.append(f"positions of clips of {layout.clip[0]} x {layout.clip[1]} interpolated")
-    if layout.mixed:
-        notes.append(f"taken to have learned on pixels {encoder.normalisation} (MODEL.NORMALISE)")
-    notes += [
-        f"left out, {why}: {', '.join(keys)}" for why, keys in found.left_out.items()
-    ] + problems
-    return [f"{weights.path}: {note}" for note in notes]
-
-
-def _problems(state: State, unknown: list[str], backbone: nn.Module, layout: Layout) -> list[str]:
-    own = backbone.state_dict()
-    fresh = [key for key in own if any(re.fullmatch(each, key) for each in layout.fresh)]
-    missing = [key for key in own if key not in state and key not in fresh]
-    # A count of batches is no weight, and older checkpoints lack it.
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    homeless = unknown + [key for key in state if key not in own]
-    shapes = [
-        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-        for key in own
-        if key in state and own[key].shape != state[key].shape
-    ]
-    kinds = {"missing": missing, "unknown": homeless, "of another shape": shapes}
-    return [f"{len(keys)} {kind}: {', '.join(keys)}" for kind, keys in kinds.items() if keys]
-
-
-def _copy(state: State, backbone: nn.Module) -> None:
-    own = backbone.state_dict()
-    fitting = {key: each for key, each in state.items() if key in own}
-    fitting = {key: each for key, each in fitting.items() if own[key].shape == each.shape}
-    backbone.load_state_dict(fitting, strict=False)  # everything was compared before
-
-
-@torch.no_grad()
-def _swap_channels(encoder: Encoder) -> None:
-    """Give the features of RGB clips that weights learned on BGR give of the same clips in BGR."""
-    backbone, training = encoder.backbone.eval(), encoder.training
-    shape = (1, 3, encoder.clip_frames, encoder.frame_size, encoder.frame_size)
-    clips = torch.randn(shape, generator=torch_generator(0, "channels"))
-    wanted = backbone(clips.flip(1))
-    for module in backbone.modules():
-        if isinstance(module, nn.Conv2d | nn.Conv3d) and module.in_channels == 3:
-            module.weight.copy_(module.weight.flip(1))
-    error = (backbone(clips) - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)
-    encoder.train(training)
-    if not error <= TOLERANCE:
-        raise UserError(
-            "this network sees pixels by more than convolutions of three channels, so weights "
-            "learned on BGR cannot be turned"
-        )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DNoTemporal, Conv3DSimple
 
-from vidcsl.models.encoder import Encoder, flat, published_or, shallow
+from vidcsl.models.encoder import ENCODERS, Encoder, flat, published_or, shallow
 
 # ----------------------------------------------------------------------
 # Residual networks of 3-D convolutions: what R(2+1)D, R3D and MC3 share.
@@ -126,16 +126,19 @@ STEM_RATIO = 45 / 64  # middle channels of the published stem over its output ch
 STRIDES = ((1, 1), (2, 2), (2, 2), (2, 2))
 
 
+@ENCODERS.register("r2plus1d_18", "R(2+1)D-18")
 def r2plus1d_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """R(2+1)D-18; `width` below 64 or `depth` below 2 give a slim network."""
     return _build((2, 2, 2, 2), clip_frames, frame_size, width, depth)
 
 
+@ENCODERS.register("r2plus1d_34", "R(2+1)D-34")
 def r2plus1d_34(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """R(2+1)D-34; `width` below 64 or `depth` below 6 give a slim network."""
     return _build((3, 4, 6, 3), clip_frames, frame_size, width, depth)
 
 
+@ENCODERS.register("r2plus1d_34_mmaction2", "R(2+1)D-34 as in mmaction2")
 def r2plus1d_34_mmaction2(
     *, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0
 ) -> Encoder:
@@ -253,6 +256,7 @@ R3D_BLOCKS = (2, 2, 2, 2)
 IN_TIME_AND_SPACE = ((1, 1), (2, 2), (2, 2), (2, 2))
 
 
+@ENCODERS.register("r3d_18", "R3D-18")
 def r3d_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """R3D-18; `width` below 64 or `depth` below 2 give a slim network."""
     convs = (Conv3DSimple,) * 4
@@ -260,6 +264,7 @@ def r3d_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0)
     return as_encoder(backbone, clip_frames=clip_frames, frame_size=frame_size)
 
 
+@ENCODERS.register("mc3_18", "MC3-18")
 def mc3_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """MC3-18: after the first stage convolutions are of space alone, and time is kept whole."""
     convs = (Conv3DSimple, *(Conv3DNoTemporal,) * 3)
@@ -268,6 +273,7 @@ def mc3_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0)
     return as_encoder(backbone, clip_frames=clip_frames, frame_size=frame_size)
 
 
+@ENCODERS.register("r3d_18_tclr", "R3D-18 as in TCLR")
 def r3d_18_tclr(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """R3D-18 as TCLR trains it: the last stage dilates in time where others halve it.
 

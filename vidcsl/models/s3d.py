@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.video.s3d import SepInceptionBlock3D, TemporalSeparableConv
 from torchvision.ops.misc import Conv3dNormActivation
 
-from vidcsl.models.encoder import Encoder, flat, published_or
+from vidcsl.models.encoder import ENCODERS, Encoder, flat, published_or
 
 WIDTH = 64  # channels of the published stem
 
@@ -74,6 +74,7 @@ class S3D(nn.Module):
         return features
 
 
+@ENCODERS.register("s3d", "S3D")
 def s3d(*, clip_frames: int, frame_size: int, width: int = 0) -> Encoder:
     """S3D; `width` below 64 gives a slim network."""
     backbone = S3D(width=published_or(width, WIDTH))

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from vidcsl.models.encoder import Encoder, flat, published_or, shallow
+from vidcsl.models.encoder import ENCODERS, Encoder, flat, published_or, shallow
 
 WIDTH = 64  # channels of the published stem
 EXPANSION = 4
@@ -95,6 +95,7 @@ class SlowResNet(nn.Module):
         return maps
 
 
+@ENCODERS.register("slow_r50", "Slow-R50")
 def slow_r50(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """Slow-R50; `width` below 64 or `depth` below 6 give a slim network."""
     blocks = shallow((3, 4, 6, 3), depth)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from vidcsl.errors import UserError
-from vidcsl.models.encoder import Encoder, published_or, shallow
+from vidcsl.models.encoder import ENCODERS, Encoder, published_or, shallow
 
 
 class PooledSwin3D(SwinTransformer3d):
@@ -24,6 +24,7 @@ class PooledSwin3D(SwinTransformer3d):
         return self.tokens(clips).mean(dim=1)
 
 
+@ENCODERS.register("swin3d_t", "Video Swin-T")
 def swin3d_t(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """Video Swin T; `width` (a multiple of 3) below 96 or `depth` below 6 give a slim network."""
     return _build(
@@ -31,6 +32,7 @@ def swin3d_t(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 
     )
 
 
+@ENCODERS.register("swin3d_s", "Video Swin-S")
 def swin3d_s(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """Video Swin S; `width` (a multiple of 3) below 96 or `depth` below 18 give a slim network."""
     return _build(
@@ -38,6 +40,7 @@ def swin3d_s(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 
     )
 
 
+@ENCODERS.register("swin3d_b", "Video Swin-B")
 def swin3d_b(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """Video Swin B; `width` (a multiple of 4) below 128 or `depth` below 18 give a slim network."""
     return _build(

@@ -11,7 +11,8 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
-from vidcsl.models.encoder import Encoder, flat, published_or
+from vidcsl.models.encoder import ENCODERS, Encoder, flat, published_or
+from vidcsl.registry import Option
 
 # ----------------------------------------------------------------------
 # Where a token lies in time, height and width: tables of positions for any grid of tokens.
@@ -97,9 +98,6 @@ class FixedTable(nn.Module):
 HEAD_DIM = 64  # of the published sizes
 LEAST_ROTARY = 6  # channels of a head: a pair for each of three axes
 PUBLISHED_CLIP = (16, 224)  # frames and pixels for which VideoMAE numbers its tokens
-ATTENTIONS = ("joint", "divided")
-POSITIONS = ("learned", "sine", "rotary")
-POOLINGS = ("mean", "tokens", "class")
 
 
 class VideoTransformer(nn.Module):
@@ -297,6 +295,25 @@ def video_vit(
         frame_size=frame_size,
         normalisation="imagenet",
     )
+
+
+ENCODERS.register(
+    "video_vit_s",
+    "video ViT-S",
+    HEADS=Option(0, "video ViT: attention heads; 0: one for 64 channels", minimum=0),
+    TUBELET=Option([2, 16], "video ViT: frames and pixels of a token"),
+    ATTENTION=Option(
+        "joint", "video ViT: over all tokens, or over time, then over space", ("joint", "divided")
+    ),
+    POSITIONS=Option("sine", "video ViT: position encoding", ("learned", "sine", "rotary")),
+    POOLING=Option(
+        "mean",
+        "video ViT: mean of the tokens, normalised; mean of normalised tokens; a class token",
+        ("mean", "tokens", "class"),
+    ),
+)(partial(video_vit, published=(384, 12)))
+ENCODERS.register("video_vit_b", "video ViT-B")(partial(video_vit, published=(768, 12)))
+ENCODERS.register("video_vit_l", "video ViT-L")(partial(video_vit, published=(1024, 24)))
 
 
 def _learned(*shape: int) -> nn.Parameter:

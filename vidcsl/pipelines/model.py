@@ -1,34 +1,18 @@
 """From a config to an encoder with its weights."""
 
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 
-from vidcsl.config import load_config
+from vidcsl.config import load_config, value_of
 from vidcsl.errors import UserError
 from vidcsl.methods import METHODS
 from vidcsl.models import ENCODERS, Encoder
 from vidcsl.models.norm_sets import ADVERSARIAL, CLEAN, has_norms, with_norm_sets
 from vidcsl.models.pretrained import load_pretrained, parse_weights
-from vidcsl.options import OPTIONS
+from vidcsl.registry import arguments_of
 from vidcsl.seeding import seed_of
-
-# Options of some encoders only, and what the encoders call them.
-_SHAPES = {
-    "MODEL.WIDTH": "width",
-    "MODEL.DEPTH": "depth",
-    "MODEL.HEADS": "heads",
-    "MODEL.TUBELET": "tubelet",
-    "MODEL.ATTENTION": "attention",
-    "MODEL.POSITIONS": "positions",
-    "MODEL.POOLING": "pooling",
-    "MODEL.IMAGE": "image",
-    "MODEL.TEMPORAL": "temporal",
-}
 
 
 def build_encoder(cfg: CfgNode) -> Encoder:
@@ -39,13 +23,22 @@ def build_encoder(cfg: CfgNode) -> Encoder:
     Raises:
         UserError: it does not take an option that was set, or clips of this shape.
     """
-    build = ENCODERS[cfg.MODEL.NAME]
+    name = cfg.MODEL.NAME
+    for key, option in ENCODERS.options().items():
+        value = value_of(cfg, key)
+        if key != "MODEL.NAME" and key not in encoder_options(name) and value != option.default:
+            raise UserError(f"MODEL.NAME {name} takes no {key}: leave it at {option.default}")
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(cfg.SEED, "encoder"))
-        encoder = build(
-            clip_frames=cfg.DATA.FRAMES, frame_size=cfg.MODEL.FRAME_SIZE, **_shape(cfg, build)
+        encoder: Encoder = ENCODERS.build(
+            name, cfg.MODEL, clip_frames=cfg.DATA.FRAMES, frame_size=cfg.MODEL.FRAME_SIZE
         )
-    _normalise(encoder, cfg)
+    pixels = encoder.normalisation
+    if cfg.MODEL.WEIGHTS:
+        pixels = parse_weights(cfg.MODEL.WEIGHTS).layout.normalisation or pixels
+    if cfg.MODEL.NORMALISE != "auto":
+        pixels = cfg.MODEL.NORMALISE
+    encoder.normalise_by(pixels, bgr=is_bgr(cfg))
     sets = norm_sets(cfg)
     # A method's own sets are no matter to encoders without BatchNorm, such as video ViTs: these
     # see clean and perturbed clips with the same weights.
@@ -116,27 +109,7 @@ def is_bgr(cfg: CfgNode) -> bool:
     return parse_weights(cfg.MODEL.WEIGHTS).layout.bgr
 
 
-def _normalise(encoder: Encoder, cfg: CfgNode) -> None:
-    name = encoder.normalisation
-    if cfg.MODEL.WEIGHTS:
-        name = parse_weights(cfg.MODEL.WEIGHTS).layout.normalisation or name
-    if cfg.MODEL.NORMALISE != "auto":
-        name = cfg.MODEL.NORMALISE
-    encoder.normalise_by(name, bgr=is_bgr(cfg))
-
-
 def encoder_options(name: str) -> list[str]:
-    """The options that this encoder takes beside those that all take."""
-    taken = inspect.signature(ENCODERS[name]).parameters
-    return [key for key, parameter in _SHAPES.items() if parameter in taken]
-
-
-def _shape(cfg: CfgNode, build: Callable[..., Encoder]) -> dict[str, Any]:
-    taken, shape = inspect.signature(build).parameters, {}
-    for key, parameter in _SHAPES.items():
-        value = getattr(cfg.MODEL, key.removeprefix("MODEL."))
-        if parameter in taken:
-            shape[parameter] = value
-        elif value != OPTIONS[key].default:
-            raise UserError(f"{key} {value} means nothing to MODEL.NAME {cfg.MODEL.NAME}")
-    return shape
+    """The config keys that this encoder takes, beside those that all encoders take."""
+    taken = arguments_of(ENCODERS[name])
+    return [key for key in ENCODERS.options() if key.removeprefix("MODEL.").lower() in taken]

@@ -14,7 +14,7 @@ from vidcsl.errors import UserError, VideoError
 from vidcsl.io import replacing, write_atomically
 from vidcsl.methods.false_negatives import TeacherNeighbours
 from vidcsl.pipelines.data import build_lists
-from vidcsl.pipelines.method import build_detector
+from vidcsl.pipelines.method import build_false_negatives
 from vidcsl.pipelines.teachers import build_teacher
 from vidcsl.report.neighbours import write_neighbours
 from vidcsl.report.pictures import Pair, Side, strip_uri
@@ -45,7 +45,7 @@ def measure_neighbours(
             f"{options.DETECTOR}"
         )
     videos, _ = build_lists(cfg, distributed)
-    detector = build_detector(cfg, videos, distributed, dim=1)
+    detector = build_false_negatives(cfg, videos, distributed, dim=1).detector
     assert isinstance(detector, TeacherNeighbours)
     teacher = build_teacher(cfg, videos, distributed, RunFolder(folder))
     detector.to(distributed.device).attach(teacher)

@@ -11,7 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vidcsl.config import dump_config
+from vidcsl.config import differing_keys, dump_config, parse_config
 from vidcsl.data.lists import VideoList
 from vidcsl.data.loader import Batch
 from vidcsl.distributed import DistributedContext
@@ -20,13 +20,12 @@ from vidcsl.io import save_arrays, say
 from vidcsl.methods import ContrastiveMethod, Method
 from vidcsl.methods.false_negatives import Detector, Observation, Samples, TeacherNeighbours
 from vidcsl.pipelines.context import (
+    fitted_weights,
     judged_alone,
     load_kept,
-    load_start,
     make_context,
     newest_of,
     open_context,
-    open_folder,
     require_labelled,
     required,
     tell,
@@ -34,6 +33,7 @@ from vidcsl.pipelines.context import (
 from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_loader
 from vidcsl.pipelines.evaluate import evaluate
 from vidcsl.pipelines.method import build_method, earlier_rounds
+from vidcsl.pipelines.model import load_weights_of
 from vidcsl.pipelines.targets import check_classes
 from vidcsl.pipelines.teachers import build_teacher, memory_of
 from vidcsl.pipelines.training import (
@@ -50,8 +50,84 @@ from vidcsl.pipelines.training import (
 )
 from vidcsl.run_folder import RunFolder
 from vidcsl.state import joined, load_weights
+from vidcsl.training.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from vidcsl.training.monitor import peak_memory_mib
 from vidcsl.training.train import Trainer, augmented
+
+# ----------------------------------------------------------------------
+# How a training begins: in a fresh folder or from a checkpoint, from given weights or none.
+
+# What decides the weights: a run can only be continued with these as they were ...
+TRAINING = (
+    *("SEED", "PRECISION", "DATA", "SYNTHETIC", "AUGMENT", "MODEL", "METHOD", "LOSS"),
+    *("ADVERSARIAL", "FALSE_NEGATIVES", "TRAIN"),
+)
+# ... but for these, which change nothing that is learned.
+FREE = {
+    *("DATA.ROOT", "DATA.TEST_LIST", "DATA.WORKERS", "DATA.DAMAGED_LIMIT"),
+    *("DATA.ALLOW_DAMAGED_TEST", "DATA.TIMEOUT", "TRAIN.ENABLED", "TRAIN.KEEP"),
+    *("TRAIN.KEEP_EVERY", "TRAIN.CHECKPOINT_BACKGROUND"),
+    *("TRAIN.CHECKPOINT_EVERY", "TRAIN.CHECKPOINT_STEPS", "TRAIN.LOG_EVERY"),
+    "FALSE_NEGATIVES.EXAMPLES",
+}
+
+
+def refuse_overwriting(folder: RunFolder) -> None:
+    """Raise a UserError where the folder holds a run with a checkpoint."""
+    if any(list_checkpoints(each.checkpoints) for each in (folder, folder.round(1))):
+        raise UserError(
+            f"{folder.path} already holds a run: continue it with --resume, or choose another "
+            "OUTPUT_DIR"
+        )
+
+
+def open_folder(
+    cfg: CfgNode, folder: RunFolder, distributed: DistributedContext, *, resume: bool
+) -> dict[str, Any] | None:
+    """The newest checkpoint where the run is continued; a fresh folder otherwise.
+
+    Raises:
+        UserError: it holds a run that is not to be continued, or one of another training.
+    """
+    if not resume:
+        refuse_overwriting(folder)
+    checkpoint = load_newest(folder.checkpoints)
+    if checkpoint and cfg.TRAIN.ENABLED:
+        _check_unchanged(cfg, checkpoint["config"], folder)
+    distributed.barrier()  # no process may look before, and another after, the files are made
+    if distributed.is_main:
+        folder.create()
+        folder.write_config(dump_config(cfg))
+        folder.write_environment(distributed.device)
+    distributed.barrier()
+    return checkpoint
+
+
+def load_start(
+    cfg: CfgNode, method: Method, distributed: DistributedContext, folder: RunFolder
+) -> None:
+    """The weights that a config starts from, if any; what was changed to fit is said and logged."""
+    if cfg.TRAIN.WEIGHTS:
+        weights, notes = fitted_weights(method, load_checkpoint(Path(cfg.TRAIN.WEIGHTS))["method"])
+        load_weights(method, weights, source=cfg.TRAIN.WEIGHTS)
+        tell([f"{cfg.TRAIN.WEIGHTS}: {note}" for note in notes], folder, distributed)
+    if not cfg.MODEL.WEIGHTS:
+        return
+    notes = load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
+    method.encoder_replaced()
+    tell(notes, folder, distributed)
+
+
+def _check_unchanged(cfg: CfgNode, trained: str, folder: RunFolder) -> None:
+    # The checkpoint's own config: an evaluation since then may have written another to the folder.
+    before = parse_config(trained, where=f"the config in {newest_of(folder)}")
+    changed = [key for key in differing_keys(cfg, before, sections=TRAINING) if key not in FREE]
+    if changed:
+        raise UserError(
+            f"cannot continue {folder.path}: {', '.join(changed)} changed since it was started; "
+            "set back or choose another OUTPUT_DIR"
+        )
+
 
 # ----------------------------------------------------------------------
 # Pretraining, from a config to checkpoints, a log and the first part of the results.
@@ -188,8 +264,7 @@ def pretrain_in_rounds(
     """
     count = cfg.FALSE_NEGATIVES.ROUNDS
     before, earlier = earlier_rounds(cfg), [folder.round(n) for n in range(1, count)]
-    tutor = cfg.FALSE_NEGATIVES.TUTOR
-    memory = None
+    memory, tutor = None, cfg.FALSE_NEGATIVES.TUTOR
     if tutor and checkpoint is None:
         memory = memory_of(cfg, Path(tutor), key="FALSE_NEGATIVES.TUTOR")
     for number, each in enumerate(earlier if checkpoint is None else [], start=1):
@@ -213,8 +288,9 @@ def _round(
     memory: _Memory | None,
 ) -> Method:
     method = build_method(cfg, train, distributed)
-    if isinstance(getattr(method, "detector", None), TeacherNeighbours):
-        method.detector.attach(build_teacher(cfg, train, distributed, folder))  # type: ignore[operator, union-attr]
+    detector = getattr(method, "detector", None)
+    if isinstance(detector, TeacherNeighbours):
+        detector.attach(build_teacher(cfg, train, distributed, folder))
     if checkpoint is None:
         load_start(cfg, method, distributed, folder)
         if memory is not None:

@@ -18,9 +18,9 @@ def test_other_pictures_than_pyavs_are_not_given_out(tmp_path, monkeypatch, back
     with open_reader(path, backend=backend) as reader:
         assert numbers(reader.read([2, 5])) == [2, 5]
         assert reader.name == backend
-        kept = READERS[backend]._unchecked
+        kept = READERS[backend].decode_unchecked
         monkeypatch.setattr(
-            READERS[backend], "_unchecked", lambda self, at: kept(self, np.minimum(at + 1, 7))
+            READERS[backend], "decode_unchecked", lambda self, at: kept(self, np.minimum(at + 1, 7))
         )
         assert numbers(reader.read([2, 5])) == [2, 5]
         assert reader.name == "pyav"

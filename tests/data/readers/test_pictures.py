@@ -54,7 +54,7 @@ def test_a_damaged_picture_is_named(folder, tmp_path):
     empty.mkdir()
     with pytest.raises(VideoError, match="holds no"):
         open_reader(empty)
-    with pytest.raises(VideoError, match="no folder of pictures"):
+    with pytest.raises(VideoError, match="not a folder of pictures"):
         open_reader(folder / "frame2.jpg", backend="pictures")
 
 

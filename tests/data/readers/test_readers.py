@@ -213,7 +213,7 @@ def test_decord_tries_no_second_way_once_the_time_is_up(tmp_path, monkeypatch):
         monkeypatch.setattr(reader, "_in_order", False)
         monkeypatch.setattr(reader, "_video", SimpleNamespace(get_batch=lambda _: sleep(5)))
         with pytest.raises(VideoError, match=r"DATA\.TIMEOUT"), time_limit(0.2, "video.mp4"):
-            reader._unchecked(np.array([0]))
+            reader.decode_unchecked(np.array([0]))
 
 
 @needs_decord

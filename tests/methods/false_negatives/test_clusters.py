@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.methods.made import samples
-from vidcsl.methods.false_negatives.clusters import Clusters, cluster_hierarchy
-from vidcsl.methods.false_negatives.detector import Observation
+from vidcsl.methods.false_negatives import Clusters, Observation
+from vidcsl.methods.false_negatives.clusters import cluster_hierarchy
 
 
 def blobs(count=24, kinds=4, spread=0.05):
@@ -42,7 +42,7 @@ def test_a_memory_of_one_epoch_is_clustered():
     assert torch.equal(flags(detector, len(kind), 0.3), wanted)
 
 
-def test_a_training_that_begins_with_anothers_memory_clusters_it_and_its_own():
+def test_a_run_that_starts_from_another_runs_state_clusters_it_and_its_own():
     vectors, kind = blobs()
     detector = trained(vectors, clusters=(4,), start=0.0, ramp=0.0)
     for epoch in (2, 3):
@@ -72,21 +72,21 @@ def test_nothing_is_flagged_before_an_epoch_is_over():
         assert not flags(detector, 24, progress).any()
 
 
-def test_the_surest_are_believed_first():
+def test_confident_videos_count_first():
     vectors, kind = blobs(spread=0.15)
     detector = trained(vectors, clusters=(4,), start=0.25, ramp=0.5)
     counts = [int(flags(detector, 24, p).sum()) for p in (0.2, 0.375, 0.5, 0.75)]
     assert counts[0] == 0
     assert counts == sorted(counts)
     assert counts[1] < counts[-1]
-    # The first half that is believed lies nearer the centres than the rest.
+    # The first half that counts lies nearer the centres than the rest.
     centres = F.normalize(torch.stack([vectors[kind == k].mean(0) for k in range(4)]), dim=1)
     confidence = (vectors @ centres.T / 0.1).softmax(1).amax(1)
-    believed = detector.rank[0] < 0.5
-    assert confidence[believed].min() > confidence[~believed].max() - 1e-3
+    counting = detector.rank[0] < 0.5
+    assert confidence[counting].min() > confidence[~counting].max() - 1e-3
 
 
-def test_the_accepted_share_of_the_surest_is_believed():
+def test_the_accepted_fraction_of_the_confident_counts():
     vectors, _ = blobs(spread=0.15)
     detector = trained(vectors, clusters=(4,), accepted=0.375, start=0.0, ramp=0.0)
     label = detector.labels[0]

@@ -39,13 +39,13 @@ def test_the_memory_is_an_average_over_visits_that_starts_without_zeros():
     assert (detector.memory[4:] == 0).all()
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_keys_of_no_video_are_neither_judged_nor_counted(told):
+@pytest.mark.parametrize("earlier", [False, True])
+def test_keys_of_no_video_are_neither_flagged_nor_counted(earlier):
     """The random ones of a fresh queue; the last video of the list is not theirs."""
     videos, fresh = 10, 30
-    detector = MemoryBank(videos=videos, dim=DIM, ceiling=0.2, start=0.0, ramp=0.0, told=told)
+    detector = MemoryBank(videos=videos, dim=DIM, ceiling=0.2, start=0.0, ramp=0.0, earlier=earlier)
     detector.learn(Observation(torch.arange(videos), noisy_views(videos, epoch=0), 0.0))
-    if told:
+    if earlier:
         detector.learn_from(detector.memory, detector.visits)
     anchors = rows_of(videos)
     unknown = torch.full((fresh,), -1)
@@ -59,16 +59,16 @@ def test_keys_of_no_video_are_neither_judged_nor_counted(told):
     assert alone.any()
 
 
-def test_all_views_tell_more_than_two():
-    videos, share = 60, 0.1
+def test_all_views_are_more_precise_than_two():
+    videos, ceiling = 60, 0.1
     rows = rows_of(videos)
     negatives, same = foreign(rows, rows), rows.same(rows, "labels")
-    memory = MemoryBank(videos=videos, dim=DIM, ceiling=share, start=0.0, ramp=0.0)
+    memory = MemoryBank(videos=videos, dim=DIM, ceiling=ceiling, start=0.0, ramp=0.0)
     for epoch in range(12):
         views = noisy_views(videos, epoch=epoch)
         memory.learn(Observation(torch.arange(videos), views, 0.0))
     scores = views.flatten(0, 1) @ views.flatten(0, 1).T
-    plain = DETECTORS["adaptive"](ceiling=share, start=0.0, ramp=0.0)
+    plain = DETECTORS["adaptive"](ceiling=ceiling, start=0.0, ramp=0.0)
     precision = {
         name: float((flagged & same).sum() / flagged.sum())
         for name, detector in {"memory": memory, "plain": plain}.items()
@@ -78,21 +78,21 @@ def test_all_views_tell_more_than_two():
     assert precision["memory"] > precision["plain"] + 0.2
 
 
-def test_a_share_is_flagged_and_only_of_videos_that_came_by():
+def test_a_fraction_of_the_videos_seen_so_far_is_flagged():
     rows = rows_of(10)
     negatives = foreign(rows, rows)
     detector = MemoryBank(videos=10, dim=DIM, ceiling=0.5, start=0.5, ramp=0.0)
     detector.learn(Observation(torch.arange(6), noisy_views(6, epoch=0), 0.0))
     assert not detector(cosines(20), negatives, rows, rows, 0.4).any()
     flagged = detector(cosines(20), negatives, rows, rows, 0.5)
-    # Of the 10 that can be judged a half; views come in pairs.
+    # A half of the 10 that can be compared; views come in pairs.
     assert flagged[:12, :12].sum(dim=1).tolist() == [5 + 1] * 12
     assert not flagged[12:].any()
     assert not flagged[:, 12:].any()
 
 
-def test_what_all_videos_share_says_nothing():
-    """Against loops: the mean over the videos that came by is taken off."""
+def test_what_all_videos_have_in_common_does_not_count():
+    """Against loops: the mean over the videos seen so far is subtracted."""
     rows = rows_of(10)
     negatives = foreign(rows, rows)
     detector = MemoryBank(videos=10, dim=DIM, ceiling=0.3, start=0.0, ramp=0.0)
@@ -108,10 +108,10 @@ def test_what_all_videos_share_says_nothing():
         assert {j // 2 for j in top} == {j // 2 for j in flagged[i].nonzero().flatten().tolist()}
 
 
-def test_one_that_is_told_judges_by_the_one_before_from_its_first_step_on():
+def test_an_earlier_memory_bank_flags_from_the_first_step_on():
     rows = rows_of(10)
     negatives = foreign(rows, rows)
-    options = {"videos": 10, "dim": DIM, "ceiling": 0.3, "start": 0.5, "ramp": 0.0, "told": True}
+    options = {"videos": 10, "dim": DIM, "ceiling": 0.3, "start": 0.5, "ramp": 0.0, "earlier": True}
     first, second = MemoryBank(**options), MemoryBank(**options)
     first.learn(Observation(torch.arange(10), noisy_views(10, epoch=0), 0.0))
     assert not first(cosines(20), negatives, rows, rows, 0.0).any()
@@ -125,8 +125,8 @@ def test_one_that_is_told_judges_by_the_one_before_from_its_first_step_on():
     resumed.load_state_dict(second.state_dict())
     assert torch.equal(resumed(cosines(20), negatives, rows, rows, 0.0), wanted)
     third = MemoryBank(**options)
-    # By what it remembered itself, not by what it was told.
+    # A memory bank that is handed on holds what the run itself has seen.
     third.learn_from(second.memory, second.visits)
     assert not torch.equal(third(cosines(20), negatives, rows, rows, 0.0), wanted)
-    with pytest.raises(UserError, match=f"memory of 9 videos by {DIM} numbers cannot judge 10 by"):
+    with pytest.raises(UserError, match=f"bank of 9 videos by {DIM} numbers does not fit 10 by"):
         third.learn_from(first.memory[:9], first.visits[:9])

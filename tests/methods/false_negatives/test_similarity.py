@@ -1,4 +1,3 @@
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +6,7 @@ from tests.methods.made import cosines, foreign, samples
 from vidcsl.methods.false_negatives.similarity import AdaptiveSimilarity, NearestFew, nearest, risen
 
 
-def test_adaptive_flags_the_top_share_of_each_rows_negatives():
+def test_adaptive_flags_the_top_fraction_of_each_rows_negatives():
     rows, scores = samples(), cosines(16)
     negatives = foreign(rows, rows)
     negatives[3, :5] = False  # a row with fewer
@@ -21,25 +20,27 @@ def test_adaptive_flags_the_top_share_of_each_rows_negatives():
 
 def test_adaptive_schedule():
     detector = AdaptiveSimilarity(ceiling=0.2, start=0.25, ramp=0.5)
-    assert [detector.share(p) for p in (0, 0.2, 0.25)] == [0, 0, 0]
-    assert detector.share(0.5) == pytest.approx(0.1)
-    assert detector.share(0.75) == detector.share(1.0) == pytest.approx(0.2)
+    rows = samples(videos=51)
+    negatives, scores = foreign(rows, rows), cosines(102)  # 100 negatives of each anchor
+    flagged = {
+        progress: detector(scores, negatives, rows, rows, progress).sum(dim=1).unique().tolist()
+        for progress in (0.1, 0.25, 0.5, 0.75, 1.0)
+    }
+    assert flagged == {0.1: [0], 0.25: [0], 0.5: [10], 0.75: [20], 1.0: [20]}
     assert risen(0.3, start=0.3, ramp=0.0) == 1
-    rows = samples()
-    assert not detector(cosines(16), foreign(rows, rows), rows, rows, 0.1).any()
 
 
 def test_fnc_takes_at_most_k_and_only_similar_ones():
     rows, scores = samples(), cosines(16)
     negatives = foreign(rows, rows)
-    flagged = NearestFew(count=3, threshold=0.2, start=0.5)(scores, negatives, rows, rows, 0.5)
+    flagged = NearestFew(nearest=3, threshold=0.2, start=0.5)(scores, negatives, rows, rows, 0.5)
     assert flagged.any()
     for i in range(16):
         others = [j for j in range(16) if negatives[i, j]]
         top = sorted(others, key=lambda j, i=i: -float(scores[i, j]))[:3]
         wanted = {j for j in top if scores[i, j] > 0.2}
         assert wanted == set(flagged[i].nonzero().flatten().tolist())
-    early = NearestFew(count=3, threshold=0.2, start=0.5)(scores, negatives, rows, rows, 0.4)
+    early = NearestFew(nearest=3, threshold=0.2, start=0.5)(scores, negatives, rows, rows, 0.4)
     assert not early.any()
 
 

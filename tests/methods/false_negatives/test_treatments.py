@@ -21,7 +21,7 @@ def test_the_denominator_is_what_the_formula_says(name):
     itself = torch.eye(16).bool()
     pairs = Pairs(rows.same(rows, "videos") & ~itself, itself)
     flagged = rows.same(rows, "labels") & foreign(rows, rows)
-    treated = TREATMENTS[name](weight=0.3)(pairs, flagged)
+    treated = TREATMENTS.bind(name, {"WEIGHT": 0.3})(pairs, flagged)
     losses, defined = nt_xent(scores, treated, temperature=TEMPERATURE)
     assert defined.all()
     for i in range(16):
@@ -45,11 +45,11 @@ def test_weights_of_none_and_all():
     flagged = rows.same(rows, "labels") & foreign(rows, rows)
     loss = {
         weight: nt_xent(
-            scores, TREATMENTS["weight"](weight=weight)(pairs, flagged), temperature=0.2
+            scores, TREATMENTS["weight"](pairs, flagged, weight=weight), temperature=0.2
         )
         for weight in (0.0, 1.0)
     }
-    gone = nt_xent(scores, TREATMENTS["eliminate"]()(pairs, flagged), temperature=0.2)
+    gone = nt_xent(scores, TREATMENTS["eliminate"](pairs, flagged), temperature=0.2)
     kept = nt_xent(scores, pairs, temperature=0.2)
     torch.testing.assert_close(loss[0.0], gone)
     torch.testing.assert_close(loss[1.0], kept)
@@ -59,10 +59,10 @@ def test_a_flag_changes_negatives_alone_and_weights_add_up():
     kinds = torch.tensor([[0, 1, 2, 2]])  # a positive, an ignored, two negatives
     pairs = Pairs(kinds == 0, kinds == 1)
     flagged = torch.tensor([[True, True, True, False]])
-    treated = {name: TREATMENTS[name](weight=0.5)(pairs, flagged) for name in TREATMENTS}
+    treated = {name: TREATMENTS.bind(name, {"WEIGHT": 0.5})(pairs, flagged) for name in TREATMENTS}
     assert treated["eliminate"].ignored.tolist() == [[False, True, True, False]]
     assert treated["attract"].positives.tolist() == [[True, False, True, False]]
-    twice = TREATMENTS["weight"](weight=0.5)(treated["weight"], flagged)
+    twice = TREATMENTS["weight"](treated["weight"], flagged, weight=0.5)
     assert twice.weights[0, [0, 2, 3]].tolist() == [1, 0.25, 1]
 
 
@@ -79,9 +79,16 @@ def test_counts_by_class_against_loops():
         alike = [(i, j) for i, j in known if rows.labels[j] == label]
         wanted = {
             "negatives": len(pairs),
-            "removed": sum(bool(flagged[p]) for p in pairs),
-            "judged": sum(bool(flagged[p]) for p in known),
-            "right": sum(bool(flagged[p]) for p in alike),
+            "flagged": sum(bool(flagged[p]) for p in pairs),
+            "checked": sum(bool(flagged[p]) for p in known),
+            "correct": sum(bool(flagged[p]) for p in alike),
             "false_negatives": len(alike),
         }
         assert {name: int(count[label]) for name, count in counts.items()} == wanted
+
+
+def test_a_queue_of_more_than_65536_keys_is_counted():
+    row, keys = samples(videos=1, views=1), samples(videos=70_000, views=1)
+    every = torch.ones(1, 70_000, dtype=torch.bool)
+    counts = detection_counts(every, every, row, keys, classes=3)
+    assert int(counts["flagged"].sum()) == int(counts["negatives"].sum()) == 70_000

@@ -1,23 +1,34 @@
-"""What readers share whose libraries conceal damage: PyAV decodes the same frames beside them."""
+"""decord and torchcodec: they conceal damage, so PyAV decodes the same frames beside them.
 
+Whatever a config chooses, the frames are those that `pyav.py` would give.
+"""
+
+import importlib.util
+import math
+import re
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidcsl.data.readers.pyav import PyavReader
-from vidcsl.data.readers.reader import Pixels, Reader, Source
+from vidcsl.data.readers.reader import READERS, Pixels, Reader, Source, UnsuitedError
+from vidcsl.errors import UserError, VideoError
 
 # Grey levels, mean of a frame. Libraries interpolate and round colours differently, by less.
-_FAR = 3.5
+_MOST_DIFFERENCE = 3.5
 
 
 class CheckedReader(Reader):
-    """Damage that PyAV finds in the frames is an error; where its frames are others, they count.
+    """Reports the damage that PyAV finds, and returns PyAV's frames where the library's differ.
 
-    They are others where a library trusts time stamps that damage has changed, decodes through
-    damage that PyAV jumps over, or does not know what range the colours have. The reader is then
-    called `pyav`.
+    They differ where a library trusts time stamps that damage has changed, decodes through damage
+    that PyAV skips, or does not know the range of the colours. From then on the reader's `name` is
+    "pyav".
     """
 
     def __init__(self, source: Source, *, short_side: int | None = None) -> None:
@@ -35,17 +46,167 @@ class CheckedReader(Reader):
         sound = self._strict.read(indices)
         if self.name == self._strict.name:
             return sound
-        frames = self._unchecked(indices)
-        if frames.shape == sound.shape and _farthest(frames, sound) <= _FAR:
-            return frames
+        frames = self.decode_unchecked(indices)
+        if frames.shape == sound.shape:
+            differences = np.abs(frames.astype(np.int16) - sound).mean(axis=(1, 2, 3))  # [T]
+            if float(differences.max()) <= _MOST_DIFFERENCE:
+                return frames
         self.name = self._strict.name  # type: ignore[misc]  # of this file alone
         return sound
 
     @abstractmethod
-    def _unchecked(self, indices: NDArray[np.int64]) -> Pixels:
-        """The frames as the library gives them."""
+    def decode_unchecked(self, indices: NDArray[np.int64]) -> Pixels:
+        """The frames as the library gives them: [T, H, W, 3] of strictly rising, valid indices."""
 
 
-def _farthest(frames: Pixels, others: Pixels) -> float:
-    """Mean difference of the two frames [T, H, W, 3] that differ most."""
-    return float(np.abs(frames.astype(np.int16) - others).mean(axis=(1, 2, 3)).max())
+# decord -------------------------------------------------------------------------------------------
+
+
+class DecordError(VideoError):
+    """What decord itself could not read; no other fault, such as an expired time limit."""
+
+
+@READERS.register("decord", "seeks and scales by itself; an optional extra")
+class DecordReader(CheckedReader):
+    """decord on one thread. Arguments and errors as for `PyavReader`."""
+
+    name = "decord"
+
+    def __init__(self, source: Source, *, short_side: int | None = None) -> None:
+        super().__init__(source, short_side=short_side)
+        self._decord = _import_decord()
+        self._video = self._open()
+        # A row of RGB pixels, padded as FFmpeg pads it, may again be a whole number of `width`s.
+        # decord then takes the padding for a colour channel, and its batches fail.
+        padded = (3 * math.ceil(self.width / align) * align for align in (16, 32, 64))
+        misread = any(row > 3 * self.width and row % self.width == 0 for row in padded)
+        # In AVI files its seeks may land some frames off and its count includes packets without a
+        # frame. All such files are decoded in order from the start.
+        self._in_order = (
+            self._strict.container == "avi" or len(self._video) != self.num_frames or misread
+        )
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raise UserError where decord is missing or does not load."""
+        _import_decord()
+
+    def decode_unchecked(self, indices: NDArray[np.int64]) -> Pixels:
+        """See `CheckedReader`."""
+        if not self._in_order:
+            # Where a seek fails, decoding from the start may still give every frame.
+            with suppress(DecordError), self._errors():
+                return self._video.get_batch(indices).asnumpy()
+        with self._errors():
+            wanted, video, found = set(indices.tolist()), self._open(), []
+            for number in range(int(indices[-1]) + 1):
+                frame = video.next()
+                if number in wanted:
+                    rows = frame.asnumpy().reshape(self.height, -1)[:, : 3 * self.width]
+                    found.append(rows.reshape(self.height, self.width, 3))
+            return np.stack(found)
+
+    def _open(self) -> Any:
+        with self._errors():
+            return self._decord.VideoReader(
+                self.source.as_argument(),
+                width=self.width,
+                height=self.height,
+                num_threads=1,
+                fault_tol=1e-9,
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        base = self._decord._ffi.base
+        native = (base.DECORDError, base.DECORDLimitReachedError, RuntimeError)
+        try:
+            yield
+        except (*native, StopIteration, AssertionError) as error:  # past the end; no frames at all
+            # A native error comes with a stack trace and its place in the C++ source.
+            first = str(error).strip().partition("\n")[0]
+            reason = re.sub(r"^.*\.cc:\d+:\s*(\[.*\]\s*)?", "", first) or type(error).__name__
+            raise DecordError(self.source.name, f"decord: {reason}") from error
+
+
+def _import_decord() -> ModuleType:
+    if not importlib.util.find_spec("decord"):
+        raise UserError("the reader decord is not installed here: set DATA.READER to auto or pyav")
+    # First: decord's zlib would take the place of that of torchvision's PNG functions.
+    import torchvision.io  # noqa: F401
+
+    # isort: split
+    import decord
+
+    # It floods stderr on a bad file; what is wrong comes with the exception.
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+# torchcodec ---------------------------------------------------------------------------------------
+
+
+@READERS.register("torchcodec", "needs FFmpeg's shared libraries; an optional extra")
+class TorchcodecReader(CheckedReader):
+    """torchcodec numbers frames by their time stamps, so PyAV reads files where these mislead.
+
+    Arguments and errors as for `PyavReader`.
+    """
+
+    name = "torchcodec"
+
+    def __init__(self, source: Source, *, short_side: int | None = None) -> None:
+        super().__init__(source, short_side=short_side)
+        codec = _import_torchcodec()
+        if not self._strict.in_time_order:
+            raise UnsuitedError(source.name, "its time stamps do not show the frames' order")
+        resize = [codec.transforms.Resize((self.height, self.width))] if short_side else []
+        with self._errors():
+            self._video = codec.decoders.VideoDecoder(
+                source.name if source.data is None else source.data,
+                dimension_order="NCHW",
+                num_ffmpeg_threads=1,
+                seek_mode="exact",
+                transforms=resize,
+            )
+        if len(self._video) != self.num_frames:
+            raise UnsuitedError(source.name, f"torchcodec counts {len(self._video)} frames")
+
+    @classmethod
+    def check_installed(cls) -> None:
+        """Raise UserError where torchcodec is missing or does not load."""
+        _import_torchcodec()
+
+    def decode_unchecked(self, indices: NDArray[np.int64]) -> Pixels:
+        """See `CheckedReader`."""
+        with self._errors():
+            frames = self._video.get_frames_at(indices.tolist()).data  # [T, 3, H, W]
+        return frames.permute(0, 2, 3, 1).numpy()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, ValueError, IndexError) as error:
+            # What went wrong, without the place in the C++ source.
+            first = str(error).strip().partition("\n")[0]
+            reason = first.rpartition(".cpp:")[2].partition(", ")[2] or first
+            message = f"torchcodec: {reason or type(error).__name__}"
+            raise VideoError(self.source.name, message) from error
+
+
+def _import_torchcodec() -> Any:
+    if not importlib.util.find_spec("torchcodec"):
+        raise UserError(
+            "the reader torchcodec is not installed here: pip install 'vidcsl[torchcodec]', or set "
+            "DATA.READER to auto"
+        )
+    try:
+        import torchcodec.decoders
+        import torchcodec.transforms
+    except (RuntimeError, ImportError, OSError) as error:
+        raise UserError(
+            "torchcodec does not load here; it needs FFmpeg's shared libraries (Debian: apt "
+            "install libavdevice59) and a matching torch; or set DATA.READER to auto"
+        ) from error
+    return torchcodec

@@ -9,8 +9,8 @@ in order. That is not the k-th packet:
 - VP8 and VP9 have packets that are only referred to;
 - AVI holds packets that stand in for a picture that came with the packet before.
 
-An index counts packets only where none of this leaves a doubt. Otherwise it says so, and the file
-has to be decoded to be counted.
+An index counts packets only if none of this applies or all of it is known. Otherwise it is None,
+and the file has to be decoded to be counted.
 """
 
 import math
@@ -58,9 +58,9 @@ class FrameIndex:
     Attributes:
         count: frames that its decoder puts out.
         sizes: of the packets, in bytes.
-        starts: the keyframes' packets, rising; none where packets and frames do not correspond.
-        clock: the time stamp that `starts` speak of, "pts" (shown at) or "dts" (decoded at).
-        silent: packets whose picture is not put out, where there are `starts`.
+        starts: the keyframes' packets, rising; none if packets and frames do not correspond.
+        clock: the kind of time stamps in `starts`, "pts" (shown at) or "dts" (decoded at).
+        silent: packets whose picture is not put out; known only with `starts`.
     """
 
     count: int
@@ -71,7 +71,7 @@ class FrameIndex:
 
 
 def header_index(stream: Any, source: Source) -> FrameIndex | None:
-    """The index that the file's header holds; None where it holds none, or none to be trusted."""
+    """The index in the file's header; None if it has none, or none that can be trusted."""
     container, codec = stream.container.format.name, stream.codec_context
     if container not in _COMPLETE_INDEX:
         return None
@@ -110,7 +110,7 @@ def header_index(stream: Any, source: Source) -> FrameIndex | None:
 def packet_index(stream: Any) -> FrameIndex | None:
     """The index from one pass over the packets of a stream at its start.
 
-    None where only decoding can tell how many frames there are.
+    None if only decoding can count the frames.
     """
     codec, container = stream.codec_context, stream.container.format.name
     smallest, shown = _smallest_frame(stream), _SHOWN.get(codec.name)

@@ -1,4 +1,4 @@
-"""A folder of pictures, one a frame, as many data sets are published."""
+"""A folder of pictures, one per frame: the form in which many data sets are published."""
 
 import re
 from pathlib import Path
@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcsl.data.readers.reader import Pixels, Reader, Source, scaled_size
+from vidcsl.data.readers.reader import READERS, Pixels, Reader, Source, scaled_size
 from vidcsl.errors import VideoError
 
-# torch is imported where it is used: processes that only look at files start without it.
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported where it is used: `vidcsl prepare` starts without it
     from torch import Tensor
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
+@READERS.register("pictures", "a folder of .jpg or .png files, one per frame")
 class PicturesReader(Reader):
     """The JPEG and PNG files of a folder, in the order of the numbers in their names.
 
-    A folder does not say how fast its frames follow each other: `fps` is 0. All pictures are
-    brought to the size of the first. Arguments as for `open_reader`.
+    A folder has no frame rate: `fps` is 0. All pictures are scaled to the size of the first.
+    Arguments as for `open_reader`.
 
     Raises:
         VideoError: the folder holds no picture, or the first cannot be read.
@@ -32,9 +32,9 @@ class PicturesReader(Reader):
     def __init__(self, source: Source, *, short_side: int | None = None) -> None:
         super().__init__(source)
         if source.path is None or not source.path.is_dir():
-            raise VideoError(source.name, "it is no folder of pictures")
+            raise VideoError(source.name, "it is not a folder of pictures")
         files = (path for path in source.path.iterdir() if path.suffix.lower() in _SUFFIXES)
-        self._files = sorted(files, key=_natural)
+        self._files = sorted(files, key=_numbers_and_text)
         if not self._files:
             raise VideoError(source.name, "the folder holds no .jpg or .png file")
         self.num_frames, self.fps = len(self._files), 0.0
@@ -62,11 +62,11 @@ class PicturesReader(Reader):
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise VideoError(path, f"not a readable picture ({reason})") from error
-        # PNG may hold 16 bits; the upper ones are the picture in 8.
+        # PNG may hold 16 bits a value; the upper 8 are the same picture.
         return picture if picture.dtype == torch.uint8 else (picture.int() >> 8).to(torch.uint8)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sorts frame2 before frame10."""
+def _numbers_and_text(path: Path) -> list[tuple[int, str]]:
+    """A key that sorts frame2 before frame10."""
     parts = re.split(r"(\d+)", path.name)
     return [(int(part), "") if part.isdigit() else (0, part) for part in parts]

@@ -1,4 +1,4 @@
-"""The reader that is always there, and strict: what FFmpeg finds damaged is an error."""
+"""The default reader: decodes with PyAV, and strictly: what FFmpeg finds damaged is an error."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,17 +19,25 @@ from vidcsl.data.readers.frame_index import (
     is_idr,
     packet_index,
 )
-from vidcsl.data.readers.reader import Cutter, Pixels, Reader, Scaler, Source, scaled_size
+from vidcsl.data.readers.reader import (
+    READERS,
+    Cutter,
+    Pixels,
+    Reader,
+    Scaler,
+    Source,
+    scaled_size,
+)
 from vidcsl.errors import VideoError
 
 _STILL_IMAGE_FORMATS = ("image2", "_pipe")
-# These containers cannot say that a picture is to be turned.
+# These containers cannot mark a video as rotated.
 _NEVER_ROTATED = ("avi", "gif", "h264", "hevc")
-# Pictures above this many pixels are taken for a damaged header, not for something to allocate.
+# More pixels than this mean a damaged header: they are not allocated.
 _MOST_PIXELS = 2**27
 # Frames that had to be decoded to be counted are kept up to this size, and not decoded again.
 _KEPT_BYTES = 256 * 2**20
-# Decoding on over fewer frames than this takes no longer than a jump to a keyframe.
+# To decode this many frames that are not wanted takes no longer than a seek to a keyframe.
 _JUMP_WORTH = 4
 # Pictures that H.264 and H.265 allow to come before one that is shown earlier.
 _DEEPEST_ORDER = 16
@@ -39,11 +47,12 @@ _MOST_REFERENCES = 16
 Numbered = Iterator[tuple[int, Any]]
 
 
+@READERS.register("pyav", "FFmpeg by PyAV, strict: damage is an error")
 class PyavReader(Reader):
-    """Opens a file once, looks at its packets once, and decodes no more than it must.
+    """Opens a file once, reads its packets once, and decodes no more than it must.
 
-    Decoding begins at the last keyframe that is a clean start, and in order from the first frame
-    where there is none or where its frames' numbers would be in doubt.
+    Decoding begins at the last keyframe that is a clean start; if there is none, or if it would
+    leave the frames' numbers in doubt, at the first frame.
 
     Args:
         source: the video.
@@ -117,10 +126,10 @@ class PyavReader(Reader):
     def read_crops(
         self, clips: NDArray[np.int64], boxes: NDArray[np.int64], *, size: int
     ) -> Pixels:
-        """As every reader's, but cut out of the frames of the file, before they are scaled."""
+        """See `Reader.read_crops`. Boxes are cut from the file's own pixels, before scaling."""
         if self._turned:
             return super().read_crops(clips, boxes, size=size)
-        self._check_inside(clips)
+        self.check_inside(clips)
         uses: dict[int, list[tuple[int, int]]] = {}
         for (view, place), number in np.ndenumerate(clips):
             uses.setdefault(int(number), []).append((view, place))
@@ -134,7 +143,7 @@ class PyavReader(Reader):
         return views
 
     def _sound_frames(self, wanted: Sequence[int]) -> Numbered:
-        """All frames of rising numbers, some perhaps twice, or VideoError."""
+        """The frames of rising numbers, some perhaps twice; VideoError for a damaged one."""
         found = set()
         for number, frame in self._frames(wanted):
             if frame.is_corrupt:
@@ -150,7 +159,7 @@ class PyavReader(Reader):
             yield from ((number, self._kept[number]) for number in wanted)
             return
         if self._index.starts:
-            # Otherwise in order, where each frame is given anew or what is wrong comes to light.
+            # If it fails, decode in order: that gives each frame again, or finds what is wrong.
             with suppress(UnprovenError, av.error.FFmpegError):
                 self._moved = True
                 yield from after_jumps(self._video, wanted, self._index)
@@ -171,21 +180,21 @@ class PyavReader(Reader):
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file says of itself and its first frame shows. Sizes are as displayed (rotated)."""
+    """A file's header and first frame. Sizes are as displayed (rotated)."""
 
     container: str
-    fps: float  # 0 where the file does not say
+    fps: float  # 0 if the file has no rate
     height: int
     width: int
 
 
 @contextmanager
 def reported(source: Source) -> Iterator[None]:
-    """FFmpeg's errors become VideoError."""
+    """Turn FFmpeg's errors into VideoError."""
     try:
         yield
     except (av.error.FFmpegError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or "it asks for more memory than there is"
+        reason = getattr(error, "strerror", None) or "it needs more memory than is available"
         raise VideoError(source.name, f"not a readable video ({reason})") from error
 
 
@@ -197,7 +206,7 @@ def open_stream(source: Source) -> Any:
     """
     source.check()
     with reported(source):
-        # Some old files hold tags that are no UTF-8; they are not used.
+        # Some old files hold tags that are not UTF-8; nothing here needs them.
         container = av.open(source.as_argument(), metadata_errors="ignore")
         try:
             return _video_of(container, source)
@@ -213,7 +222,7 @@ def _video_of(container: Any, source: Source) -> Any:
     if stream is None or stream.codec_context is None:
         raise VideoError(source.name, "it holds no video that can be decoded")
     stream.thread_type = "NONE"
-    # A decoder that meets a fault says so, instead of painting over it.
+    # By default FFmpeg's decoders conceal faults instead of reporting them.
     stream.codec_context.options = {
         "err_detect": "explode",
         "max_pixels": str(_MOST_PIXELS),
@@ -245,13 +254,13 @@ def frames_of(stream: Any) -> Iterator[Any]:
 
 
 def shows_size(stream: Any) -> bool:
-    """Whether a file's header alone says how large its pictures are shown."""
+    """Whether a file's header alone gives the size at which its frames are shown."""
     codec = stream.codec_context
     return stream.container.format.name in _NEVER_ROTATED and bool(codec.height and codec.width)
 
 
 def facts_of(stream: Any, first: Any | None) -> Facts:
-    """What is known of a stream; `first` is its first frame, None where `shows_size`."""
+    """The facts of a stream; `first` is its first frame, None if the header `shows_size`."""
     shown = first or stream.codec_context
     height, width = shown.height, shown.width
     if first is not None and first.rotation // 90 % 2:
@@ -261,7 +270,7 @@ def facts_of(stream: Any, first: Any | None) -> Facts:
 
 
 def first_frame(stream: Any, source: Source) -> Any:
-    """The first frame of a stream at its start. Raises VideoError where there is none."""
+    """The first frame of a stream at its start. Raises VideoError if it has none."""
     frame = next(frames_of(stream), None)
     if frame is None:
         raise VideoError(source.name, "no frame can be decoded")
@@ -272,7 +281,7 @@ def first_frame(stream: Any, source: Source) -> Any:
 
 
 class UnprovenError(Exception):
-    """Nothing shows that the frames have the numbers they seem to have."""
+    """The frames may not have the numbers that they seem to have."""
 
 
 def in_order(stream: Any, wanted: Sequence[int]) -> Numbered:
@@ -289,7 +298,7 @@ def after_jumps(stream: Any, wanted: Sequence[int], index: FrameIndex) -> Number
     """The frames of rising numbers, each decoded from the last keyframe before it.
 
     Raises:
-        UnprovenError: their numbers are in doubt. Frames that were given before may be wrong.
+        UnprovenError: their numbers are in doubt. Frames that were yielded before may be wrong.
     """
     for start, numbers in _jumps(wanted, index.starts):
         stream.container.seek(start.latest, stream=stream)
@@ -314,7 +323,7 @@ def _jumps(wanted: Sequence[int], starts: Sequence[Start]) -> Iterator[tuple[Sta
 
 
 def _arrival(first: Any | None, stream: Any, start: Start, index: FrameIndex) -> Start:
-    """Where a jump ended, by its first packet: at `start`, or at a keyframe before it."""
+    """Where a seek ended, by its first packet: at `start`, or at a keyframe before it."""
     at = getattr(first, index.clock, None), getattr(first, "pos", None)
     found = next((s for s in index.starts if (s.time, s.place) == at), None)
     if found is None or found.number > start.number or not is_clean_start(first, stream):
@@ -325,7 +334,7 @@ def _arrival(first: Any | None, stream: Any, start: Start, index: FrameIndex) ->
 def _after(
     stream: Any, wanted: Sequence[int], index: FrameIndex, start: Start, packets: Iterator[Any]
 ) -> Numbered:
-    """Frames after a jump: of all that are put out since, the k-th in time is the k-th frame."""
+    """Frames after a seek: of those put out since, the k-th in time is the k-th frame."""
     ahead = wanted[-1] - start.number + 1
     ahead += _DEEPEST_ORDER if stream.codec_context.has_b_frames else 0
     run, times = _gather(packets, index, start, frames=ahead)

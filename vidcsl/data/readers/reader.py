@@ -1,4 +1,4 @@
-"""What every reader shares: the source, the protocol, scaling and cropping."""
+"""What every reader shares: the source of the bytes, the interface, scaling and cropping."""
 
 import io
 import math
@@ -14,9 +14,14 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
 from vidcsl.errors import VideoError
+from vidcsl.registry import Registry
 
-# ----------------------------------------------------------------------
-# Where a video's bytes are: in a file, in a folder of pictures, or in memory.
+Pixels = NDArray[np.uint8]
+R = TypeVar("R", bound="Reader")
+
+READERS: Registry[Any] = Registry(
+    "DATA.READER", default="auto", meaning="the library that decodes videos"
+)
 
 
 @dataclass(frozen=True)
@@ -70,27 +75,20 @@ class Source:
             raise VideoError(self.name, "the file is empty")
 
 
-# ----------------------------------------------------------------------
-# What every reader does: numbered frames of one open video, as pixels.
-
-Pixels = NDArray[np.uint8]
-R = TypeVar("R", bound="Reader")
-
-
 class UnsuitedError(VideoError):
-    """This reader would number the frames of this file wrongly; PyAV can read it."""
+    """This reader would number the frames of this file wrongly; PyAV reads it instead."""
 
 
 class Reader(ABC):
     """An open video.
 
     Frame k is the k-th frame that the decoder puts out, in display order. A header's frame count
-    may be wrong, and timestamps may not be monotonic (MPEG-4 B-frames in AVI): neither is believed.
+    may be wrong, and time stamps may not rise (MPEG-4 B-frames in AVI), so readers trust neither.
 
     Attributes:
-        name: of the reader, as it is chosen in a config.
+        name: the reader's name in `READERS`.
         num_frames: how many frames can be decoded, indices 0 to `num_frames - 1`.
-        fps: average frames per second; 0 where the file does not say.
+        fps: average frames per second; 0 if the file has no rate.
         height, width: of the frames that `read` returns, pixels.
     """
 
@@ -101,12 +99,12 @@ class Reader(ABC):
     width: int
     _video: Any = None  # the decoding library's handle, where it is kept open
 
-    def __init__(self, source: Source, *, short_side: int | None = None) -> None:  # noqa: ARG002
+    def __init__(self, source: Source) -> None:
         self.source = source
 
     @classmethod  # noqa: B027  (most readers need nothing more)
     def check_installed(cls) -> None:
-        """Raise UserError where the library that this reader needs does not load."""
+        """Raise UserError if the library that this reader needs does not load."""
 
     def read(self, indices: ArrayLike) -> Pixels:
         """Decode frames.
@@ -115,14 +113,13 @@ class Reader(ABC):
             indices: frame numbers [T], in any order; repeats are decoded once.
 
         Returns:
-            RGB frames [T, H, W, 3], uint8, in the order of `indices`; their memory may be in
-            another order.
+            RGB frames [T, H, W, 3], uint8, in the order of `indices`, not always contiguous.
 
         Raises:
             VideoError: a frame is beyond the file's end or cannot be decoded.
         """
         wanted = np.asarray(indices, dtype=np.int64)
-        self._check_inside(wanted)
+        self.check_inside(wanted)
         if not wanted.size:
             return np.empty((0, self.height, self.width, 3), dtype=np.uint8)
         unique, place = np.unique(wanted, return_inverse=True)
@@ -145,7 +142,7 @@ class Reader(ABC):
         Raises:
             VideoError: as `read`.
         """
-        import torch  # here: processes that only look at files start without it
+        import torch  # here, because `vidcsl prepare` starts its processes without it
         from torchvision.transforms.v2.functional import resized_crop
 
         frames = torch.from_numpy(self.read(clips.reshape(-1))).permute(0, 3, 1, 2)
@@ -159,7 +156,8 @@ class Reader(ABC):
     def _decode(self, indices: NDArray[np.int64]) -> Pixels:
         """The frames [T, H, W, 3] of strictly rising, valid indices."""
 
-    def _check_inside(self, wanted: NDArray[np.int64]) -> None:
+    def check_inside(self, wanted: NDArray[np.int64]) -> None:
+        """Raise VideoError for a frame number that the video does not have."""
         outside = wanted[(wanted < 0) | (wanted >= self.num_frames)]
         if outside.size:
             raise VideoError(
@@ -185,8 +183,15 @@ def scaled_size(height: int, width: int, *, short_side: int | None) -> tuple[int
     return math.floor(height * scale + 0.5), math.floor(width * scale + 0.5)
 
 
-# ----------------------------------------------------------------------
-# Decoded frames to RGB planes of the size asked for, by FFmpeg.
+@READERS.register("auto", "PyAV for a file, pictures for a folder of .jpg or .png files")
+def automatic(source: Source, *, short_side: int | None = None) -> Reader:
+    """PyAV is right for every file, and the fastest reader that reports damage."""
+    folder = source.path is not None and source.path.is_dir()
+    reader: Reader = READERS["pictures" if folder else "pyav"](source, short_side=short_side)
+    return reader
+
+
+# Decoded frames to RGB planes of the size asked for, by FFmpeg ------------------------------------
 
 # Planar, because FFmpeg writes planes three times as fast as interleaved pixels.
 _FORMAT, _RGB_PLANES = "gbrp", (1, 2, 0)
@@ -197,7 +202,7 @@ class Scaler:
 
     def __init__(self, height: int, width: int) -> None:
         self.height, self.width = height, width
-        self._scaler = VideoReformatter()  # kept, for it is costly to set up
+        self._scaler = VideoReformatter()  # kept, because it is costly to set up
 
     def write(self, frame: Any, into: Pixels) -> None:
         """Turn a frame upright and scale it into planes [3, H, W]."""
@@ -213,8 +218,8 @@ class Cutter:
     """One box of each frame, resized to a square; the frames must not be turned.
 
     Args:
-        box: (top, left, height, width) as shares of the frame. Its corner is rounded to a pixel of
-            the frame's colour planes, which have half the size in most videos.
+        box: (top, left, height, width) as fractions of the frame. Its corner is rounded to a pixel
+            of the frame's colour planes, which have half the size in most videos.
         size: side of the square.
     """
 
@@ -234,7 +239,7 @@ class Cutter:
     def _make(self, width: int, height: int, pixels: str, colours: int, span: int) -> Graph:
         sides = (height, width, height, width)
         top, left, tall, wide = (
-            round(share * side) for share, side in zip(self.box, sides, strict=True)
+            round(part * side) for part, side in zip(self.box, sides, strict=True)
         )
         tall, wide = max(2, tall), max(2, wide)
         top, left = min(top, height - tall), min(left, width - wide)

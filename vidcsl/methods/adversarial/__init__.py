@@ -1,30 +1,24 @@
-"""Methods that learn from clips perturbed against them; a new one is one file and one line here.
+"""Methods that learn from clips perturbed against them; a new one is imported here.
 
-The attack is handed in (`inner.InnerAttack`), as everything is that is not a tensor's business: it
-is built from `robustness.attacks`.
+The attack is an argument (`inner.InnerMaximiser`): it is built from `robustness.attacks`, which
+these methods need not know.
 """
 
+# ruff: noqa: I001  # names are listed in the order in which these modules are imported
+from vidcsl.methods.adversarial.contrastive import ACL, DynACL, RoCL
 from vidcsl.methods.adversarial.advcl import AdvCL
-from vidcsl.methods.adversarial.classifier import AdversarialTraining, Trades
-from vidcsl.methods.adversarial.contrastive import ACL, AdversarialContrast, DynACL, RoCL
 from vidcsl.methods.adversarial.deacl import DeACL
-from vidcsl.methods.method import Method
-from vidcsl.methods.supervised import Supervised
+from vidcsl.methods.adversarial.classifier import AdversarialTraining, Trades
+from vidcsl.methods.adversarial.inner import OPTIONS, Attacking
 
-__all__ = ["ADVERSARIAL", "ADVERSARIAL_CONTRASTIVE", "ADVERSARIAL_SUPERVISED"]
-
-ADVERSARIAL_CONTRASTIVE: dict[str, type[AdversarialContrast]] = {
-    "rocl": RoCL,
-    "acl": ACL,
-    "dynacl": DynACL,
-    "advcl": AdvCL,
-}
-ADVERSARIAL_SUPERVISED: dict[str, type[Supervised]] = {
-    "at": AdversarialTraining,
-    "trades": Trades,
-}
-ADVERSARIAL: dict[str, type[Method]] = {
-    **ADVERSARIAL_CONTRASTIVE,
-    "deacl": DeACL,
-    **ADVERSARIAL_SUPERVISED,
-}
+__all__ = [
+    "ACL",
+    "OPTIONS",
+    "AdvCL",
+    "AdversarialTraining",
+    "Attacking",
+    "DeACL",
+    "DynACL",
+    "RoCL",
+    "Trades",
+]

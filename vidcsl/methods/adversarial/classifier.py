@@ -6,41 +6,77 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidcsl.methods.adversarial.inner import Attacking, Budgets, attack_seeds, in_eval
+from vidcsl.distributed import DistributedContext
+from vidcsl.methods.adversarial.inner import Attacking, attack_seeds, in_eval
+from vidcsl.methods.false_negatives.detector import distinct
 from vidcsl.methods.losses import at_least_float32
-from vidcsl.methods.method import ClipBatch, Metric
+from vidcsl.methods.method import METHODS, ClipBatch
+from vidcsl.methods.metrics import Metric
 from vidcsl.methods.supervised import Supervised
+from vidcsl.registry import Option
 
-# ----------------------------------------------------------------------
-# What adversarially trained classifiers share: clips perturbed against the network in training.
+LEVELS = 4  # steps between nothing and the whole budget
+
+
+class Budgets(nn.Module):
+    """A budget for each video, as large as the network withstands.
+
+    It rises a step where all clips of a video are still predicted correctly under attack, else it
+    falls one: Balaji et al., "Instance Adaptive Adversarial Training", 2019; with steps of a
+    quarter of the attack's budget, so that clips of one budget are attacked together. (Kinfu and
+    Vidal adapt, for video, a distribution from which all clips draw their budget.)
+
+    Args:
+        videos: length of the training list.
+        distributed: the processes that train together.
+    """
+
+    level: Tensor
+
+    def __init__(self, *, videos: int, distributed: DistributedContext | None = None) -> None:
+        super().__init__()
+        self.distributed = distributed or DistributedContext()
+        self.register_buffer("level", torch.ones(videos, dtype=torch.long))
+
+    def share(self, videos: Tensor) -> Tensor:
+        """Fraction of the attack's budget, float `[N]` in [0, 1]."""
+        return self.level[videos] / LEVELS
+
+    @torch.no_grad()
+    def learn(self, videos: Tensor, correct: Tensor) -> None:
+        """Which videos `[N]` were predicted correctly, bool `[N]`; on all processes alike."""
+        everyone = self.distributed.gather(videos)
+        predicted = self.distributed.gather(correct.long())
+        seen, first = distinct(everyone)
+        self.level[seen] = (self.level[seen] + 2 * predicted[first] - 1).clamp(0, LEVELS)
 
 
 class AdversarialClassifier(Attacking, Supervised):
     """A supervised method that learns from perturbed clips.
 
     Args:
-        encoder, options: see `Supervised`.
-        attack, seed: see `Attacking`.
-        budgets: a budget for each video; by default all have the attack's.
+        encoder, options: see `Attacking` and `Supervised`.
+        adaptive: adapt a budget for each video; by default all have the attack's.
+        videos: length of the training list, for adaptive budgets.
     """
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        *,
-        budgets: Budgets | None = None,
-        **options: Any,
+        self, encoder: nn.Module, *, adaptive: bool = False, videos: int = 0, **options: Any
     ) -> None:
         super().__init__(encoder, **options)
-        self.budgets = budgets
+        self.budgets = Budgets(videos=videos, distributed=self.distributed) if adaptive else None
 
     def perturbed(self, clips: Tensor, batch: ClipBatch, *references: Tensor) -> Tensor:
         """Clips `[B * V, 3, T, S, S]` within the budget of each, perturbed so that `harm` rises."""
         views = len(clips) // len(batch.videos)
         seeds = attack_seeds(batch, views=views, seed=self.seed)
         network = nn.Sequential(self.encoder, self.head)
+        shares = torch.ones(len(clips), device=clips.device)
+        if self.budgets is not None:
+            shares = self.budgets.share(batch.videos).repeat_interleave(views)
         attacked = clips.clone()
-        for share, rows in self._groups(batch, views):
+        for share in shares.unique().tolist():  # clips of one budget are attacked together
+            rows = (shares == share).nonzero().flatten()
             known = [reference[rows] for reference in references]
             attacked[rows] = self.attack(
                 network,
@@ -61,32 +97,30 @@ class AdversarialClassifier(Attacking, Supervised):
         shape = batch.clips.shape[:2]
         units = F.normalize(at_least_float32(features.detach()), dim=1).unflatten(0, shape)
         described = self.describe(units, batch)
-        right = logits.argmax(dim=1) == batch.labels.repeat_interleave(shape[1])
+        correct = logits.argmax(dim=1) == batch.labels.repeat_interleave(shape[1])
         if self.budgets is not None:
-            self.budgets.learn(batch.videos, right.unflatten(0, shape).all(dim=1))
+            self.budgets.learn(batch.videos, correct.unflatten(0, shape).all(dim=1))
             described["budget"] = self.budgets.share(batch.videos).mean()
-        return {"train_accuracy": right.float().mean(), **described}
-
-    def _groups(self, batch: ClipBatch, views: int) -> list[tuple[float, Tensor]]:
-        """Shares of the budget, and the rows that have them."""
-        if self.budgets is None:
-            return [(1.0, torch.arange(len(batch.videos) * views, device=batch.clips.device))]
-        shares = self.budgets.share(batch.videos).repeat_interleave(views)
-        return [
-            (share, (shares == share).nonzero().flatten()) for share in shares.unique().tolist()
-        ]
+        return {"train_accuracy": correct.float().mean(), **described}
 
 
-# ----------------------------------------------------------------------
-# Adversarial training: cross-entropy on perturbed clips.
-#
-# Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018. Fast AT
-# (Wong et al., ICLR 2020) is the same with one step of 1.25 eps; Free AT (Shafahi et al., NeurIPS
-# 2019) is the same with a perturbation that climbs from replay to replay.
+ADAPTIVE = Option(
+    False,
+    "at, trades: adapt the budget of each video, which rises while the video is still predicted "
+    "correctly under attack and falls otherwise",
+)
 
 
+@METHODS.register(
+    "at", "adversarial training (Madry et al., 2018)", **{"ADVERSARIAL.ADAPTIVE": ADAPTIVE}
+)
 class AdversarialTraining(AdversarialClassifier):
-    """Minimises the cross-entropy that the attack maximises."""
+    """Minimises the cross-entropy that the attack maximises.
+
+    Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018. Fast
+    AT (Wong et al., ICLR 2020) is the same with one step of 1.25 eps; Free AT (Shafahi et al.,
+    NeurIPS 2019) is the same with a perturbation that ascends from replay to replay.
+    """
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """Mean cross-entropy and accuracy over all views under attack."""
@@ -102,14 +136,14 @@ class AdversarialTraining(AdversarialClassifier):
         return F.cross_entropy(logits, references[0], reduction="none")
 
 
-# ----------------------------------------------------------------------
-# TRADES: cross-entropy on clean clips, and perturbed ones are to be named as these are.
-#
-# Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019.
+BETA = Option(6.0, "trades: weight of the divergence term", minimum=0)
 
 
+@METHODS.register("trades", "TRADES (Zhang et al., 2019)", **{"ADVERSARIAL.BETA": BETA})
 class Trades(AdversarialClassifier):
     """L = CE(f(x), y) + beta KL(f(x) || f(x + delta)), where delta maximises the divergence.
+
+    Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019.
 
     Args:
         encoder, options: see `AdversarialClassifier`.
@@ -124,6 +158,7 @@ class Trades(AdversarialClassifier):
         """Both terms over all views, and the accuracy on perturbed clips."""
         clips = batch.clips.flatten(0, 1)
         labels = batch.labels.repeat_interleave(batch.clips.shape[1])
+        # In eval mode, as the attack sees the network: else the divergence would not start at 0.
         with torch.no_grad(), in_eval(self.encoder):
             wanted = at_least_float32(self.head(self.encoder(clips))).log_softmax(dim=1)
         attacked = self.perturbed(clips, batch, wanted)
@@ -131,7 +166,7 @@ class Trades(AdversarialClassifier):
         logits = at_least_float32(self.head(features))
         moved = at_least_float32(self.head(self.encoder(attacked)))
         natural = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        robust = _divergence(logits.log_softmax(dim=1), moved).mean()
+        robust = divergence(logits.log_softmax(dim=1), moved).mean()
         return {
             "loss": natural + self.beta * robust,
             "divergence": robust.detach(),
@@ -139,10 +174,10 @@ class Trades(AdversarialClassifier):
         }
 
     def harm(self, logits: Tensor, *references: Tensor) -> Tensor:
-        """The divergence from what the clean clips were taken for."""
-        return _divergence(references[0], logits)
+        """The divergence from the prediction on the clean clips."""
+        return divergence(references[0], logits)
 
 
-def _divergence(wanted: Tensor, logits: Tensor) -> Tensor:
+def divergence(wanted: Tensor, logits: Tensor) -> Tensor:
     """KL(p || q) `[N]` of log p `[N, K]` and the logits of q."""
     return F.kl_div(logits.log_softmax(dim=1), wanted, reduction="none", log_target=True).sum(dim=1)

@@ -1,7 +1,6 @@
-"""RoCL, ACL and DynACL."""
+"""RoCL, ACL and DynACL: SimCLR with perturbed views."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,63 +8,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidcsl.methods.adversarial.inner import Attacking, attack_seeds, in_eval
-from vidcsl.methods.contrastive import Contrast, SimCLR
-from vidcsl.methods.false_negatives import Observation
+from vidcsl.methods.contrastive import SimCLR, StepPairs
 from vidcsl.methods.losses import Pairs, at_least_float32
-from vidcsl.methods.method import ClipBatch, Metric
+from vidcsl.methods.method import METHODS, ClipBatch
+from vidcsl.methods.metrics import Metric
 from vidcsl.models.norm_sets import ADVERSARIAL, CLEAN, norms_in_use
-
-# ----------------------------------------------------------------------
-# What adversarial contrastive methods share: terms over clean and perturbed views, one mask.
-
-
-@dataclass(frozen=True)
-class Found:
-    """The false negatives between the clean views of a step.
-
-    Args:
-        flagged: bool `[B * V, M * V]`, this process's B videos against all M.
-        views: V.
-        metrics: how well the detector did.
-    """
-
-    flagged: Tensor
-    views: int
-    metrics: dict[str, Metric]
-
-    def between(self, sources: Sequence[int]) -> Tensor:
-        """Bool `[B * V', M * V']`, for V' views that were made of the clean ones `sources`."""
-        by_view = self.flagged.unflatten(0, (-1, self.views)).unflatten(2, (-1, self.views))
-        chosen = by_view[:, list(sources)][..., list(sources)]
-        return chosen.flatten(2, 3).flatten(0, 1)
 
 
 class AdversarialContrast(Attacking, SimCLR):
     """SimCLR with perturbed views.
 
-    What is a false negative is decided once a step, between clean views; every contrastive term,
-    those that the attack maximises among them, looks it up there. The pairs of a step are held
-    whole: the attack bounds the batch long before they do.
+    False negatives are found once a step, between clean views; every contrastive term, those that
+    the attack maximises among them, takes its pairs from there (`StepPairs.among`).
 
     Args:
         encoder, projector, options: see `ContrastiveMethod`.
         attack, seed: see `Attacking`.
     """
-
-    def find(self, contrast: Contrast, batch: ClipBatch) -> Found:
-        """Detect false negatives in a contrast of clean views, and let the detector learn."""
-        anchors, candidates = contrast.anchors.detach(), contrast.candidates.detach()
-        with torch.autocast(anchors.device.type, enabled=False):
-            detection = self.detection(contrast, batch)
-            _, flagged = detection(anchors @ candidates.T, slice(0, len(anchors)))
-            self.detector.learn(Observation(batch.videos, contrast.support, batch.progress))
-        return Found(flagged, batch.clips.shape[1] - self.voters, detection.metrics())
-
-    def treated(self, batch: ClipBatch, found: Found, sources: Sequence[int]) -> Pairs:
-        """The pairs of a term over views that were made of the clean ones `sources`."""
-        rows = batch.samples(len(sources))
-        untreated = self.pairs(rows, rows.gathered(self.distributed.gather))
-        return self.treatment(untreated, found.between(sources) & untreated.negatives())
 
     def row_losses(self, embeddings: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The loss of each of the embeddings `[B, V, P]`, and where it is defined, `[B, V]`."""
@@ -94,6 +53,7 @@ class AdversarialContrast(Attacking, SimCLR):
 
         def of_clips(outputs: Tensor) -> Tensor:
             units = F.normalize(at_least_float32(outputs), dim=1).unflatten(0, (-1, views))
+            # An attack wants one number a clip: a video's loss in equal parts, with the same sum.
             return loss(units).repeat_interleave(views) / views
 
         attacked = self.attack(
@@ -106,64 +66,66 @@ class AdversarialContrast(Attacking, SimCLR):
         return attacked.unflatten(0, clips.shape[:2])
 
 
-# ----------------------------------------------------------------------
-# RoCL: the clip that is hardest to tell as the other view of its video is one more positive.
-#
-# Kim et al., "Adversarial Self-Supervised Contrastive Learning", NeurIPS 2020. On video, and with
-# false negatives removed, it is ours.
-
 REGULARISER = 1 / 256  # weight of the perturbed view against the other view alone
 
 
+@METHODS.register("rocl", "RoCL (Kim et al., 2020)")
 class RoCL(AdversarialContrast):
-    """NT-Xent over the clean views and a perturbed first one, which share their BatchNorms."""
+    """NT-Xent over the clean views and a perturbed first one, which share their BatchNorms.
+
+    Kim et al., "Adversarial Self-Supervised Contrastive Learning", NeurIPS 2020: the perturbed clip
+    that the loss recognises least as a view of its video is one more positive. On video, and with
+    false negatives removed, it is ours.
+    """
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """The loss over all views, and a small one of the perturbed view and the others alone."""
         views = batch.clips.shape[1] - self.voters
         clips = batch.clips[:, :views]
+        # The one set of BatchNorms is to see these clips once, in the joint pass below.
         with torch.no_grad(), in_eval(self.encoder, self.projector):
             contrast = self.contrast(batch)
         clean = contrast.anchors.unflatten(0, (-1, views))
         described = self.describe(clean, batch)
-        found = self.find(contrast, batch)
-        pairs = self.treated(batch, found, range(views))
+        found = StepPairs(self, contrast, batch)
+        found.find_all()
+        pairs = found.among([*range(views)])
         adversarial = self.perturbed(
             clips[:, :1],
             lambda moved: self.row_losses(torch.cat([moved, clean[:, 1:]], dim=1), pairs)[0].sum(1),
             batch,
         )
         embeddings = self.embed(torch.cat([clips, adversarial], dim=1))
-        everything = self.term(embeddings, self.treated(batch, found, (*range(views), 0)))
+        everything = self.term(embeddings, found.among([*range(views), 0]))
         regulariser = self.term(torch.cat([embeddings[:, -1:], embeddings[:, 1:-1]], dim=1), pairs)
         return {
             "loss": everything + REGULARISER * regulariser,
             "adversarial_loss": regulariser.detach(),
-            **found.metrics,
+            **found.metrics(),
             **described,
         }
 
 
-# ----------------------------------------------------------------------
-# ACL, dual stream: clean views through one set of BatchNorms, perturbed ones through another.
-#
-# Jiang et al., "Robust Pre-Training by Adversarial Contrastive Learning", NeurIPS 2020. On video,
-# and with false negatives removed, it is ours.
-
-
+@METHODS.register("acl", "ACL, dual stream (Jiang et al., 2020)")
 class ACL(AdversarialContrast):
-    """The mean of NT-Xent over the clean views and NT-Xent over all views perturbed together."""
+    """The mean of NT-Xent over the clean views and NT-Xent over all views perturbed together.
+
+    Jiang et al., "Robust Pre-Training by Adversarial Contrastive Learning", NeurIPS 2020, dual
+    stream: clean views go through one set of BatchNorms, perturbed ones through another. On video,
+    and with false negatives removed, it is ours.
+    """
 
     norm_sets = projector_sets = (CLEAN, ADVERSARIAL)
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
-        """Both losses, weighed; what else is reported is of the clean views."""
+        """Both losses, weighted; what else is reported is of the clean views."""
         contrast = self.contrast(batch)
         views = batch.clips.shape[1] - self.voters
         clean = contrast.anchors.unflatten(0, (-1, views))
         described = self.describe(clean, batch)
-        found = self.find(contrast, batch)
-        pairs = self.treated(batch, found, range(views))
+        found = StepPairs(self, contrast, batch)
+        found.find_all()
+        pairs = found.among([*range(views)])
         with norms_in_use(self, ADVERSARIAL):
             clips = self.perturbed(
                 batch.clips[:, :views], lambda moved: self.row_losses(moved, pairs)[0].sum(1), batch
@@ -175,37 +137,36 @@ class ACL(AdversarialContrast):
             "loss": ((2 - weight) * losses[0] + weight * losses[1]) / 2,
             "clean_loss": losses[0].detach(),
             "adversarial_loss": losses[1].detach(),
-            **found.metrics,
+            **found.metrics(),
             **described,
         }
 
     def weight(self, _progress: float) -> float:
-        """Of the perturbed views, from 0 to 2."""
+        """Weight of the perturbed views, from 0 to 2."""
         return 1.0
 
 
-# ----------------------------------------------------------------------
-# DynACL: ACL whose augmentation weakens with training, while the perturbed views count more.
-#
-# Luo et al., "Rethinking the Effect of Data Augmentation in Adversarial Contrastive Learning", ICLR
-# 2023. The augmentation's strengths are AUGMENT.STRENGTHS.
-
-GAIN = 2 / 3  # by how much the weight grows over the whole training
+GAIN = 2 / 3  # by how much the weight grows over the whole run
 
 
+@METHODS.register("dynacl", "DynACL (Luo et al., 2023)")
 class DynACL(ACL):
     """ACL with weights of 2 - w and w, where w rises from 1 in as many stages as strengths fall.
 
+    Luo et al., "Rethinking the Effect of Data Augmentation in Adversarial Contrastive Learning",
+    ICLR 2023: the augmentation weakens with training (AUGMENT.STRENGTHS), while the perturbed views
+    count more.
+
     Args:
-        stages: equal parts of the training.
+        stages: equal parts of the training run.
         options: see `AdversarialContrast`.
     """
 
-    def __init__(self, *modules: Any, stages: int = 1, **options: Any) -> None:
+    def __init__(self, *modules: nn.Module, stages: int = 1, **options: Any) -> None:
         super().__init__(*modules, **options)
         self.stages = stages
 
     def weight(self, progress: float) -> float:
-        """w = min(1 + 2/3 of the stages that are over, 2)."""
-        over = int(progress * self.stages + 1e-9) / self.stages
-        return min(1 + GAIN * over, 2.0)
+        """w = min(1 + 2/3 of the fraction of finished stages, 2)."""
+        finished = int(progress * self.stages + 1e-9) / self.stages
+        return min(1 + GAIN * finished, 2.0)

@@ -1,9 +1,4 @@
-"""DeACL: a student that is robust learns what a frozen teacher makes of clean clips.
-
-Zhang et al., "Decoupled Adversarial Contrastive Learning for Self-supervised Adversarial
-Robustness", ECCV 2022. There are no negatives, so none that could be false; the teacher may have
-been trained with them removed.
-"""
+"""DeACL: a robust student learns what a frozen teacher makes of clean clips."""
 
 from typing import Any
 
@@ -13,19 +8,31 @@ from torch import Tensor, nn
 
 from vidcsl.methods.adversarial.inner import Attacking, attack_seeds
 from vidcsl.methods.losses import at_least_float32
-from vidcsl.methods.method import ClipBatch, Metric
+from vidcsl.methods.method import METHODS, ClipBatch
+from vidcsl.methods.metrics import Metric
+from vidcsl.registry import Option
 
 ROBUST = 2.0  # weight of what the student makes of perturbed clips
 
+TEACHER = Option("", "deacl: FORMAT:PATH of the frozen teacher, as MODEL.WEIGHTS")
 
+
+@METHODS.register("deacl", "DeACL (Zhang et al., 2022)", **{"ADVERSARIAL.TEACHER": TEACHER})
 class DeACL(Attacking):
     """L = -cos(s(x), t(x)) - 2 cos(s(x + delta), s(x)), where delta lowers cos(s(x + delta), t(x)).
+
+    Zhang et al., "Decoupled Adversarial Contrastive Learning for Self-supervised Adversarial
+    Robustness", ECCV 2022. It has no negatives, so none can be false; the teacher may have been
+    trained with false negatives removed.
 
     Args:
         encoder: the student s.
         teacher: t, frozen and in eval mode.
         options: see `Attacking`.
     """
+
+    parts = ("teacher",)
+    least_views = 1
 
     def __init__(self, encoder: nn.Module, *, teacher: nn.Module, **options: Any) -> None:
         super().__init__(encoder, **options)
@@ -66,5 +73,5 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
-    """Of unit rows, `[N]`."""
+    """Cosines `[N]` of unit rows."""
     return (one * other).sum(dim=1)

@@ -1,27 +1,63 @@
-"""The attack inside a training step, as the methods see it."""
+"""The attack inside a training step, as the methods see it: its options, seeds and replays."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
-from vidcsl.distributed import DistributedContext
-from vidcsl.methods.false_negatives.detector import distinct
 from vidcsl.methods.method import ClipBatch, Method
+from vidcsl.registry import Option
 from vidcsl.seeding import seed_of
 
-# ----------------------------------------------------------------------
-# What adversarial methods share: the attack that they are handed, its seeds and its replays.
+OPTIONS = {
+    "ADVERSARIAL.ATTACK": Option(
+        "pgd/linf",
+        "attack in each step of an adversarial method, SOLVER[:option=value,...]/THREAT[:option="
+        "value,...] as in ATTACK.RUNS; the method defines the loss that it maximises",
+    ),
+    "ADVERSARIAL.EPS": Option(
+        2.0, "budget where ATTACK gives none, of linf and flicker in 1/255", minimum=0
+    ),
+    "ADVERSARIAL.STEPS": Option(5, "steps of the solver where ATTACK gives none", minimum=1),
+    "ADVERSARIAL.RAMP": Option(
+        0.0,
+        "fraction of the training run over which the budget rises from 0 (a curriculum); 0: the "
+        "whole budget from the start",
+        minimum=0,
+        maximum=1,
+    ),
+    "ADVERSARIAL.EVERY": Option(
+        1, "attack every n-th frame; the frames between copy its perturbation", minimum=1
+    ),
+    "ADVERSARIAL.SCALE": Option(
+        1.0, "attack frames of this fraction of their side", minimum=0.1, maximum=1
+    ),
+    "ADVERSARIAL.COARSE_UNTIL": Option(
+        1.0,
+        "fraction of the training run in which EVERY and SCALE hold; after it the attack uses all "
+        "pixels",
+        minimum=0,
+        maximum=1,
+    ),
+    "ADVERSARIAL.PRECISION": Option(
+        "auto", "precision of the attack; auto: as in pretraining", ("auto", "float32")
+    ),
+    "ADVERSARIAL.REPLAYS": Option(
+        1,
+        "training steps with each batch; above 1 their backward passes move the perturbation "
+        "instead of an attack (Free AT); divide TRAIN.EPOCHS by it",
+        minimum=1,
+    ),
+}
 
 
-class InnerAttack(Protocol):
-    """Perturbs clips so that a loss of what a network makes of them rises."""
+class InnerMaximiser(Protocol):
+    """Perturbs clips so that a loss of a network's outputs rises."""
 
     @property
     def replays(self) -> int:
-        """Steps of the training with each batch, between which its perturbation climbs."""
+        """Training steps with each batch, between which its perturbation ascends."""
 
     def __call__(
         self,
@@ -40,14 +76,14 @@ class InnerAttack(Protocol):
         Args:
             network: clips `[N, 3, T, S, S]` -> `[N, D]`.
             clips: float in [0, 1] `[N, 3, T, S, S]`.
-            loss: `[N, D] -> [N]`, what is maximised. It is asked equally often on all processes.
+            loss: `[N, D] -> [N]`, what is maximised. It is called equally often on all processes.
             seeds: `[N]`, of all that is random.
-            progress: share of the training that is done.
-            share: of the budget that is due.
+            progress: fraction of the training run that is done.
+            share: fraction of the budget that may be used.
         """
 
-    def climb(self) -> None:
-        """Called after each step of the training, whose backward pass went through the clips."""
+    def ascend(self) -> None:
+        """Called after each training step, whose backward pass went through the clips."""
 
 
 class Attacking(Method):
@@ -55,20 +91,20 @@ class Attacking(Method):
 
     Args:
         modules, options: see the method that it is made of.
-        attack: see `InnerAttack`.
+        attack: see `InnerMaximiser`.
         seed: of all that is random in the attack.
     """
 
     def __init__(
-        self, *modules: nn.Module, attack: InnerAttack, seed: int = 0, **options: Any
+        self, *modules: nn.Module, attack: InnerMaximiser, seed: int = 0, **options: Any
     ) -> None:
         super().__init__(*modules, **options)
         self.attack, self.seed, self.replays = attack, seed, attack.replays
 
     def after_step(self, progress: float) -> None:
-        """Let a perturbation climb that stays for another step."""
+        """Let a perturbation ascend that stays for another step."""
         super().after_step(progress)
-        self.attack.climb()
+        self.attack.ascend()
 
 
 def attack_seeds(
@@ -94,40 +130,3 @@ def in_eval(*modules: nn.Module) -> Iterator[None]:
     finally:
         for each, training in modes:
             each.training = training
-
-
-# ----------------------------------------------------------------------
-# A budget for each video, as large as the network bears.
-
-LEVELS = 4  # steps between nothing and the whole budget
-
-
-class Budgets(nn.Module):
-    """Rises a step where all clips of a video are still named right under attack, else falls one.
-
-    Balaji et al., "Instance Adaptive Adversarial Training", 2019; with steps of a quarter of the
-    attack's budget, so that clips of one budget are attacked together. (Kinfu and Vidal adapt, for
-    video, a distribution from which all clips draw their budget.)
-
-    Args:
-        videos: length of the training list.
-        world: the processes that train together.
-    """
-
-    level: Tensor
-
-    def __init__(self, *, videos: int, distributed: DistributedContext | None = None) -> None:
-        super().__init__()
-        self.distributed = distributed or DistributedContext()
-        self.register_buffer("level", torch.ones(videos, dtype=torch.long))
-
-    def share(self, videos: Tensor) -> Tensor:
-        """Of the attack's budget, float `[N]` in [0, 1]."""
-        return self.level[videos] / LEVELS
-
-    @torch.no_grad()
-    def learn(self, videos: Tensor, right: Tensor) -> None:
-        """Which videos `[N]` were named right, bool `[N]`; on all processes alike."""
-        everyone, named = self.distributed.gather(videos), self.distributed.gather(right.long())
-        seen, first = distinct(everyone)
-        self.level[seen] = (self.level[seen] + 2 * named[first] - 1).clamp(0, LEVELS)

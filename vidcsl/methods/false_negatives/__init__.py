@@ -1,32 +1,46 @@
-"""Which candidates are false negatives: same content as the anchor, yet about to be pushed away.
+"""False negatives: candidates of the anchor's content that the loss would push away.
 
-A detector only points them out; what is then done with them is the treatment. Detectors by name; a
-new one is one class in the file of its family, and one line here.
+A detector flags them, a treatment says what they are to the loss instead. Both are registered by
+name beside their code; a new detector is one file, imported here.
 """
 
-from vidcsl.methods.false_negatives.clusters import Clusters
+# ruff: noqa: I001  # names are listed in the order in which these modules are imported
 from vidcsl.methods.false_negatives.detector import (
     AGGREGATES,
-    TREATMENTS,
+    DETECTORS,
     Detector,
     Observation,
     Samples,
     SupportScores,
-    Treatment,
-    detection_counts,
     pooled,
 )
-from vidcsl.methods.false_negatives.glofnd import LearntThresholds
 from vidcsl.methods.false_negatives.known import KnownGroups, LabelOracle, NoDetector
-from vidcsl.methods.false_negatives.memory import MemoryBank
 from vidcsl.methods.false_negatives.similarity import AdaptiveSimilarity, NearestFew
+from vidcsl.methods.false_negatives.clusters import Clusters
+from vidcsl.methods.false_negatives.glofnd import LearntThresholds
+from vidcsl.methods.false_negatives.memory import MemoryBank
 from vidcsl.methods.false_negatives.teacher import TeacherNeighbours
+from vidcsl.methods.false_negatives.treatments import (
+    TREATMENTS,
+    FalseNegatives,
+    Treatment,
+    detection_counts,
+)
 
 __all__ = [
     "AGGREGATES",
     "DETECTORS",
     "TREATMENTS",
+    "AdaptiveSimilarity",
+    "Clusters",
     "Detector",
+    "FalseNegatives",
+    "KnownGroups",
+    "LabelOracle",
+    "LearntThresholds",
+    "MemoryBank",
+    "NearestFew",
+    "NoDetector",
     "Observation",
     "Samples",
     "SupportScores",
@@ -35,15 +49,3 @@ __all__ = [
     "detection_counts",
     "pooled",
 ]
-
-DETECTORS: dict[str, type[Detector]] = {
-    "none": NoDetector,
-    "labels": LabelOracle,
-    "known_groups": KnownGroups,
-    "adaptive": AdaptiveSimilarity,
-    "fnc": NearestFew,
-    "clusters": Clusters,
-    "glofnd": LearntThresholds,
-    "memory": MemoryBank,
-    "teacher": TeacherNeighbours,
-}

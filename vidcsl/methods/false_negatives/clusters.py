@@ -1,4 +1,4 @@
-"""IFND: videos of one cluster are false negatives of each other, the surest clusters first."""
+"""IFND: videos of one cluster are false negatives of each other, confident videos first."""
 
 import numpy as np
 import torch
@@ -6,33 +6,52 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vidcsl.distributed import DistributedContext
-from vidcsl.methods.false_negatives.detector import Detector, Observation, Samples, distinct
+from vidcsl.methods.false_negatives.detector import (
+    DETECTORS,
+    Detector,
+    Observation,
+    Samples,
+    distinct,
+)
 from vidcsl.methods.false_negatives.similarity import risen
+from vidcsl.registry import Option
 from vidcsl.seeding import seed_of
 
 SHARPNESS = 0.1  # temperature of the softmax over centres that gives a video's confidence
 
 
+@DETECTORS.register(
+    "clusters",
+    "videos of one k-means cluster (IFND, Chen et al., 2022)",
+    CLUSTERS=Option([10], "clusters: number of clusters; several falling numbers make a hierarchy"),
+    ACCEPTED=Option(
+        1.0,
+        "clusters: fraction of the videos, most confident first, whose clusters count in the end",
+        minimum=0,
+        maximum=1,
+    ),
+)
 class Clusters(Detector):
     """Flags videos that fall into the anchor's cluster, where both lie there with confidence.
 
     Chen et al., "Incremental False Negative Detection for Contrastive Learning", ICLR 2022: a
     memory holds each video's newest embedding; once an epoch it is clustered by k-means, the
-    centres again into fewer (a hierarchy); a video's confidence is the softmax over centres at its
-    own one, and the share of the videos that are believed, most confident first, rises with
-    training. A pair is flagged where some level of the hierarchy puts it together.
+    centres again into fewer (a hierarchy). A video's confidence is the softmax over centres at its
+    own one, and the accepted fraction of the videos, most confident first, rises with training. A
+    pair is flagged where some level of the hierarchy puts it together.
 
     Args:
         videos: length of the training list.
         dim: length of an embedding.
-        clusters: how many at each level of the hierarchy, the most first.
-        epochs: of the training: the memory is clustered at the start of each but the first.
-        accepted: share of the videos that is believed in the end.
-        start, ramp: shares of the training before any is believed, and over which it rises.
+        clusters: number of clusters at each level of the hierarchy, the most first.
+        epochs: of the training run: the memory is clustered at the start of each but the first.
+        accepted: fraction of the videos whose clusters count in the end.
+        start, ramp: fractions of the run before any cluster counts, and over which that rises.
         seed: of k-means.
-        world: the processes that train together.
+        distributed: the processes that train together.
     """
 
+    needs = ("hierarchy",)
     memory: Tensor
     seen: Tensor
     labels: Tensor
@@ -53,18 +72,14 @@ class Clusters(Detector):
         distributed: DistributedContext | None = None,
     ) -> None:
         super().__init__()
-        self.clusters, self.epochs, self.accepted = clusters, epochs, accepted
-        self.start, self.ramp, self.seed, self.distributed = (
-            start,
-            ramp,
-            seed,
-            distributed or DistributedContext(),
-        )
+        self.clusters, self.epochs, self.accepted = tuple(clusters), epochs, accepted
+        self.start, self.ramp, self.seed = start, ramp, seed
+        self.distributed = distributed or DistributedContext()
         levels = len(clusters)
         self.register_buffer("memory", torch.zeros(videos, dim))
         self.register_buffer("seen", torch.zeros(videos, dtype=torch.bool))
         self.register_buffer("labels", torch.full((levels, videos), -1))
-        # How many of the videos are more confident, as a share: 0 is the surest.
+        # The fraction of the videos that are more confident: 0 for the most confident one.
         self.register_buffer("rank", torch.ones(levels, videos))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.long))
 
@@ -72,16 +87,16 @@ class Clusters(Detector):
     def learn(self, observation: Observation) -> None:
         """Cluster where a new epoch has begun, then remember the batch."""
         epoch = int(observation.progress * self.epochs + 1e-6)
-        if epoch != int(self.epoch):  # smaller where a training begins with another's memory
-            self._cluster(epoch)
+        if epoch != int(self.epoch):  # smaller where a run starts from another run's state
+            self.cluster(epoch)
         gather = self.distributed.gather
-        videos = gather(observation.videos)
+        videos, first = distinct(gather(observation.videos))
         embeddings = gather(F.normalize(observation.embeddings.mean(dim=1), dim=1))
-        seen, first = distinct(videos)
-        self.memory[seen] = embeddings[first].to(self.memory.dtype)
-        self.seen[seen] = True
+        self.memory[videos] = embeddings[first].to(self.memory.dtype)
+        self.seen[videos] = True
 
-    def _cluster(self, epoch: int) -> None:
+    def cluster(self, epoch: int) -> None:
+        """Label the videos seen so far anew."""
         self.epoch.fill_(epoch)
         known = self.seen.nonzero().flatten()
         if len(known) <= self.clusters[0]:
@@ -91,11 +106,11 @@ class Clusters(Detector):
         seed = seed_of(self.seed, epoch, "clusters") % 2**32
         found = cluster_hierarchy(vectors.numpy(), self.clusters, seed=seed)
         # Rounding may part two processes at a tie: the first decides for all.
-        found = self.distributed.share(found)
+        found = self.distributed.broadcast(found)
         for level, (labels, centres) in enumerate(found):
             mine = torch.from_numpy(labels).long()
-            shares = (vectors @ torch.from_numpy(centres).T / SHARPNESS).softmax(dim=1)
-            confidence = shares.gather(1, mine[:, None])[:, 0]
+            likely = (vectors @ torch.from_numpy(centres).T / SHARPNESS).softmax(dim=1)
+            confidence = likely.gather(1, mine[:, None])[:, 0]
             place = confidence.argsort(descending=True, stable=True).argsort()
             self.labels[level, known] = mine.to(self.labels.device)
             self.rank[level, known] = (place / len(known)).to(self.rank)
@@ -109,12 +124,13 @@ class Clusters(Detector):
         progress: float,
     ) -> Tensor:
         """Bool `[b, M]`."""
-        share = self.accepted * risen(progress, start=self.start, ramp=self.ramp)
-        believed = torch.where(self.rank < share, self.labels, -1)  # [levels, videos]
+        accepted = self.accepted * risen(progress, start=self.start, ramp=self.ramp)
+        counting = torch.where(self.rank < accepted, self.labels, -1)  # [levels, videos]
         together = torch.zeros_like(negatives)
-        for labels in believed:
+        for labels in counting:
             mine, theirs = labels[anchors.videos, None], labels[candidates.videos]
             together |= (mine == theirs) & (mine >= 0)
+        # -1 stands for the random keys of a fresh queue, and would index the last video.
         return together & negatives & (candidates.videos >= 0)
 
 

@@ -1,16 +1,62 @@
-"""What every detector shares: samples, scores, counts, the contract, and the treatments."""
+"""The contract of a detector, what it sees of a step, and the scores that it compares."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from vidcsl.methods.losses import Pairs, count, equal
+from vidcsl.registry import Option, Registry
 
-# ----------------------------------------------------------------------
-# What is known of the rows that are compared.
+# By how many views of the anchor's video, and how, a candidate is scored.
+AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "own": lambda scores: scores,  # the anchor alone
+    "mean": lambda scores: scores.mean(dim=1, keepdim=True),
+    "max": lambda scores: scores.amax(dim=1, keepdim=True),
+}
+
+DETECTORS: "Registry[type[Detector]]" = Registry(
+    "FALSE_NEGATIVES.DETECTOR",
+    default="none",
+    meaning="which negatives are flagged as false",
+    shared={
+        "START": Option(
+            0.25,
+            "fraction of the training run before anything is flagged; labels, known_groups and "
+            "teacher flag from the first step on",
+            minimum=0,
+            maximum=1,
+        ),
+        "RAMP": Option(
+            0.5,
+            "adaptive, memory, clusters: fraction of the training run over which the flagged "
+            "fraction rises to its maximum",
+            minimum=0,
+            maximum=1,
+        ),
+        "CEILING": Option(
+            0.1,
+            "adaptive, memory: largest flagged fraction of the negatives; glofnd: the fraction "
+            "that each threshold cuts off; teacher: the nearest fraction of the list",
+            minimum=0,
+            maximum=1,
+        ),
+        "AGGREGATE": Option(
+            "auto",
+            "how the views of the anchor's video score a candidate; auto: as the detector's paper "
+            "does (adaptive mean, fnc max, others own)",
+            ("auto", *AGGREGATES),
+        ),
+        "VOTERS": Option(
+            0, "support views: further clips of each video that only score candidates", minimum=0
+        ),
+        "JUDGE": Option(
+            "online",
+            "scoring encoder: the encoder itself or a momentum encoder",
+            ("online", "momentum"),
+        ),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -30,125 +76,28 @@ class Samples:
         return len(self.videos)
 
     def __getitem__(self, rows: slice) -> "Samples":
-        fields = (self.videos, self.groups, self.labels, self.views)
-        return Samples(*(each[rows] for each in fields))
+        return Samples(self.videos[rows], self.groups[rows], self.labels[rows], self.views[rows])
 
     def gathered(self, gather: Callable[[Tensor], Tensor]) -> "Samples":
-        """The rows of all processes, in one exchange."""
-        return self._of(gather(self._columns()))
+        """The rows of all processes."""
+        columns = torch.stack([self.videos, self.groups, self.labels, self.views], dim=1)
+        return Samples(*gather(columns).T.contiguous())  # one exchange instead of four
 
     def joined(self, other: "Samples") -> "Samples":
         """These rows, then the other's."""
-        return self._of(torch.cat([self._columns(), other._columns()]))
-
-    def _columns(self) -> Tensor:
-        return torch.stack([self.videos, self.groups, self.labels, self.views], dim=1)
-
-    @staticmethod
-    def _of(columns: Tensor) -> "Samples":
-        return Samples(*columns.T.contiguous())
+        return Samples(
+            torch.cat([self.videos, other.videos]),
+            torch.cat([self.groups, other.groups]),
+            torch.cat([self.labels, other.labels]),
+            torch.cat([self.views, other.views]),
+        )
 
     def same(self, other: "Samples", field: str) -> Tensor:
         """Bool `[N, M]`: known and equal in `field`."""
         mine, theirs = getattr(self, field), getattr(other, field)
-        known = torch.where(mine >= 0, mine, torch.iinfo(mine.dtype).min)  # else equal to none
-        return equal(known, theirs)
-
-
-def distinct(videos: Tensor) -> tuple[Tensor, Tensor]:
-    """The different videos of `[N]`, and where each of them first stands.
-
-    A video comes twice where it stands in for a damaged one.
-    """
-    values, place = videos.unique(return_inverse=True)
-    order = torch.arange(len(videos), device=videos.device)
-    first = place.new_full((len(values),), len(videos)).scatter_reduce(0, place, order, "amin")
-    return values, first
-
-
-# ----------------------------------------------------------------------
-# How alike anchor and candidate are: what a detector looks at, block by block.
-
-# By how many views of the anchor's video, and how, a candidate is scored.
-AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {
-    "own": lambda scores: scores,  # the anchor alone
-    "mean": lambda scores: scores.mean(dim=1, keepdim=True),
-    "max": lambda scores: scores.amax(dim=1, keepdim=True),
-}
-
-
-def pooled(similarities: Tensor, *, views: int, aggregate: str) -> Tensor:
-    """Scores `[b, M]` of anchors whose similarities are given, `views` neighbours being a video.
-
-    Each row is replaced by the mean or maximum over the rows of its video.
-    """
-    if aggregate == "own" or views == 1:
-        return similarities
-    by_video = similarities.unflatten(0, (-1, views))  # [b / V, V, M]
-    return AGGREGATES[aggregate](by_video).expand_as(by_video).flatten(0, 1)
-
-
-@dataclass(frozen=True)
-class SupportScores:
-    """Scores from a support set: other embeddings than those that the loss compares.
-
-    Args:
-        support: unit embeddings `[B, S, P]`: all views of each anchor video that vote, the
-            anchors' own first.
-        candidates: unit embeddings `[M, P]`, from the same network as the support.
-        views: anchors of each video: its first views.
-        aggregate: one of AGGREGATES.
-    """
-
-    support: Tensor
-    candidates: Tensor
-    views: int
-    aggregate: str
-
-    def __call__(self, rows: slice) -> Tensor:
-        """`[b, M]`, for a block of whole videos."""
-        videos = self.support[rows.start // self.views : -(-rows.stop // self.views)]
-        if self.aggregate == "own":
-            return videos[:, : self.views].flatten(0, 1) @ self.candidates.T
-        if self.aggregate == "mean":  # the mean of cosines is the cosine with the mean
-            scores = videos.mean(dim=1) @ self.candidates.T
-        else:
-            scores = videos[:, 0] @ self.candidates.T
-            for view in range(1, videos.shape[1]):
-                scores = scores.maximum(videos[:, view] @ self.candidates.T)
-        return scores.repeat_interleave(self.views, dim=0)
-
-
-# ----------------------------------------------------------------------
-# How well a detector did, where labels are known.
-
-
-def detection_counts(
-    flagged: Tensor, negatives: Tensor, anchors: Samples, candidates: Samples, *, classes: int
-) -> dict[str, Tensor]:
-    """Counts of pairs for each class of anchors, int64 `[classes + 1]`, the last the unlabelled.
-
-    Sums over blocks, steps and processes stay exact. `negatives`, `removed` (the
-    flagged ones) and, over pairs whose two labels are known, `judged` (flagged), `right` (flagged
-    and of the anchor's class) and `false_negatives` (of the anchor's class): precision = right /
-    judged, recall = right / false_negatives.
-    """
-    same_class = anchors.same(candidates, "labels") & negatives
-    labelled = anchors.labels >= 0
-    pairs = {
-        "negatives": count(negatives),
-        "removed": count(flagged),
-        "judged": torch.where(labelled, count(flagged & (candidates.labels >= 0)), 0),
-        "right": count(flagged & same_class),
-        "false_negatives": count(same_class),
-    }
-    place = torch.where(labelled, anchors.labels, classes)
-    empty = place.new_zeros(classes + 1)
-    return {name: empty.index_add(0, place, of_row) for name, of_row in pairs.items()}
-
-
-# ----------------------------------------------------------------------
-# What a detector is.
+        # An unknown id becomes a number that equals no other: one comparison instead of three.
+        known = torch.where(mine >= 0, mine, torch.iinfo(mine.dtype).min)
+        return known[:, None] == theirs
 
 
 @dataclass(frozen=True)
@@ -158,7 +107,7 @@ class Observation:
     Args:
         videos: int64 `[B]`, the batch's videos.
         embeddings: `[B, S, P]`, the unit embeddings of all views of each.
-        progress: share of the training that is done, from 0 to 1.
+        progress: fraction of the training run that is done, from 0 to 1.
     """
 
     videos: Tensor
@@ -167,17 +116,19 @@ class Observation:
 
 
 class Detector(nn.Module):
-    """Points out false negatives: same content as the anchor, yet about to be pushed away.
+    """Flags false negatives; a treatment then decides what becomes of them.
 
-    What is then done with them is the treatment. State is kept in buffers, which checkpoints hold,
-    the same on all processes.
+    State goes into buffers, which checkpoints hold, and must be the same on all processes.
 
     Attributes:
-        aggregate: the published way to score a candidate by the views of the anchor's video, see
-            `scores.AGGREGATES`.
+        aggregate: how its paper scores a candidate by the views of the anchor's video, one of
+            AGGREGATES.
+        needs: what the training list must give: "labels", "groups", or "hierarchy" (more videos
+            than the `clusters` of its finest level).
     """
 
     aggregate = "own"
+    needs: tuple[str, ...] = ()
 
     def learn(self, observation: Observation) -> None:
         """Update the state, on all processes alike; once a step, after its last block."""
@@ -197,7 +148,7 @@ class Detector(nn.Module):
             negatives: bool `[b, M]`, what the loss would push away; views of the anchor's own video
                 never are.
             anchors, candidates: their samples, b and M of them.
-            progress: share of the training that is done, from 0 to 1.
+            progress: fraction of the training run that is done, from 0 to 1.
 
         Returns:
             Bool `[b, M]`, some of the negatives. A video depends on its own rows alone, which are
@@ -206,31 +157,55 @@ class Detector(nn.Module):
         raise NotImplementedError
 
 
-# ----------------------------------------------------------------------
-# What is done about the pairs that a detector flags: any treatment with any detector.
+def distinct(videos: Tensor) -> tuple[Tensor, Tensor]:
+    """The different videos of `[N]`, and the first position of each.
 
-Treatment = Callable[[Pairs, Tensor], Pairs]
-"""`(pairs, flagged bool [b, M]) -> Pairs`."""
-
-
-def eliminate(pairs: Pairs, flagged: Tensor) -> Pairs:
-    """Drop the flagged from the denominator."""
-    return replace(pairs, ignored=pairs.ignored | (flagged & ~pairs.positives))
-
-
-def attract(pairs: Pairs, flagged: Tensor) -> Pairs:
-    """Make the flagged positives; they stay in the denominator (FNC's released form)."""
-    return replace(pairs, positives=pairs.positives | (flagged & ~pairs.ignored))
+    A batch holds a video twice where it replaces a damaged one.
+    """
+    values, place = videos.unique(return_inverse=True)
+    order = torch.arange(len(videos), device=videos.device)
+    first = place.new_full((len(values),), len(videos)).scatter_reduce(0, place, order, "amin")
+    return values, first
 
 
-def weigh(pairs: Pairs, flagged: Tensor, *, weight: float) -> Pairs:
-    """Let the flagged count as negatives by `weight`: 1 leaves them as they are, 0 eliminates."""
-    factors = torch.where(flagged & ~pairs.positives, weight, 1.0)
-    return replace(pairs, weights=factors if pairs.weights is None else pairs.weights * factors)
+def pooled(similarities: Tensor, *, views: int, aggregate: str) -> Tensor:
+    """Scores `[b, M]` from the similarities of the anchors themselves.
+
+    Each row is replaced by the mean or maximum over the `views` consecutive rows of its video.
+    """
+    if aggregate == "own" or views == 1:
+        return similarities
+    by_video = similarities.unflatten(0, (-1, views))  # [b / V, V, M]
+    return AGGREGATES[aggregate](by_video).expand_as(by_video).flatten(0, 1)
 
 
-TREATMENTS: dict[str, Callable[..., Treatment]] = {
-    "eliminate": lambda **_: eliminate,
-    "attract": lambda **_: attract,
-    "weight": lambda *, weight, **_: partial(weigh, weight=weight),
-}
+@dataclass(frozen=True)
+class SupportScores:
+    """Scores from support views: other embeddings than those that the loss compares.
+
+    Args:
+        support: unit embeddings `[B, S, P]`: all views that score for each anchor video, the
+            anchors' own first.
+        candidates: unit embeddings `[M, P]`, from the same network as the support.
+        views: anchors of each video: its first views.
+        aggregate: one of AGGREGATES.
+    """
+
+    support: Tensor
+    candidates: Tensor
+    views: int
+    aggregate: str
+
+    def __call__(self, rows: slice) -> Tensor:
+        """`[b, M]`, for a block of whole videos."""
+        videos = self.support[rows.start // self.views : -(-rows.stop // self.views)]
+        if self.aggregate == "own":
+            return videos[:, : self.views].flatten(0, 1) @ self.candidates.T
+        if self.aggregate == "mean":  # the mean of cosines is the cosine with the mean
+            scores = videos.mean(dim=1) @ self.candidates.T
+        else:
+            # View by view: the similarities of all support views at once would not fit memory.
+            scores = videos[:, 0] @ self.candidates.T
+            for view in range(1, videos.shape[1]):
+                scores = scores.maximum(videos[:, view] @ self.candidates.T)
+        return scores.repeat_interleave(self.views, dim=0)

@@ -1,12 +1,13 @@
-"""Detectors that know: nothing, the source video, or the label."""
+"""Detectors that know: nothing, the label, or the source video."""
 
 import torch
 from torch import Tensor
 
-from vidcsl.methods.false_negatives.detector import Detector, Samples
-from vidcsl.methods.losses import count
+from vidcsl.methods.false_negatives.detector import DETECTORS, Detector, Samples
+from vidcsl.registry import Option
 
 
+@DETECTORS.register("none", "no pair")
 class NoDetector(Detector):
     """Flags nothing: plain contrastive learning."""
 
@@ -22,6 +23,20 @@ class NoDetector(Detector):
         return torch.zeros_like(negatives)
 
 
+@DETECTORS.register(
+    "labels",
+    "pairs of one label, an oracle",
+    ORACLE_RECALL=Option(
+        1.0, "labels: fraction of the false negatives that are flagged", minimum=0, maximum=1
+    ),
+    ORACLE_PRECISION=Option(
+        1.0,
+        "labels: fraction of the flagged pairs that are correct; pairs of two labels are added "
+        "until it holds",
+        minimum=1e-3,
+        maximum=1,
+    ),
+)
 class LabelOracle(Detector):
     """Flags other videos of the anchor's class; by default all of them, the upper bound.
 
@@ -30,15 +45,20 @@ class LabelOracle(Detector):
     every step in which it meets, whichever of the two is the anchor.
 
     Args:
-        recall: share of the false negatives that are found.
-        precision: of what is flagged, share that is right; true negatives are added to the found
-            until it holds in expectation, or until none is left. Where recall is 0, nothing is.
+        oracle_recall: fraction of the false negatives that are flagged.
+        oracle_precision: fraction of the flagged pairs that are correct; true negatives are added
+            until it holds in expectation, or until none is left. At a recall of 0 nothing is added.
         seed: of the draw of pairs.
     """
 
-    def __init__(self, *, recall: float = 1.0, precision: float = 1.0, seed: int = 0) -> None:
+    needs = ("labels",)
+
+    def __init__(
+        self, *, oracle_recall: float = 1.0, oracle_precision: float = 1.0, seed: int = 0
+    ) -> None:
         super().__init__()
-        self.recall, self.precision, self.seed = recall, precision, seed
+        self.oracle_recall, self.oracle_precision = oracle_recall, oracle_precision
+        self.seed = seed
 
     def forward(
         self,
@@ -50,48 +70,21 @@ class LabelOracle(Detector):
     ) -> Tensor:
         """Bool `[b, M]`: some of the other videos with the same label, some with another."""
         same = anchors.same(candidates, "labels") & negatives
-        if self.recall == self.precision == 1:
+        if self.oracle_recall == self.oracle_precision == 1:
             return same
         drawn = pair_draws(anchors.videos, candidates.videos, seed=self.seed)
         known = (anchors.labels >= 0)[:, None] & (candidates.labels >= 0)
         other = negatives & known & ~same
-        wrong = count(same) * self.recall * (1 / self.precision - 1)  # [b], wanted
-        share = wrong / count(other).clamp(min=1)
-        return (same & (drawn < self.recall)) | (other & (drawn < share[:, None]))
+        wanted = same.sum(dim=1) * self.oracle_recall * (1 / self.oracle_precision - 1)  # [b]
+        probability = wanted / other.sum(dim=1).clamp(min=1)
+        return (same & (drawn < self.oracle_recall)) | (other & (drawn < probability[:, None]))
 
 
-def pair_draws(rows: Tensor, columns: Tensor, *, seed: int) -> Tensor:
-    """A number in [0, 1) for each pair of ids `[b]` and `[M]`, float32 `[b, M]`, symmetric.
-
-    The same on every device: integer arithmetic alone, the finaliser of splitmix64 (Steele et al.,
-    OOPSLA 2014) on both ids and the seed.
-    """
-    one, other = rows[:, None], columns[None]
-    mixed = _mixed(torch.minimum(one, other) + _as_int64(seed * _GOLDEN))
-    mixed = _mixed(mixed + torch.maximum(one, other))
-    return (mixed & 0xFFFFFF).float() / 0x1000000
-
-
-_GOLDEN = 0x9E3779B97F4A7C15
-
-
-def _mixed(numbers: Tensor) -> Tensor:
-    for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        numbers = (numbers ^ _shifted(numbers, bits)) * _as_int64(factor)
-    return numbers ^ _shifted(numbers, 31)
-
-
-def _shifted(numbers: Tensor, bits: int) -> Tensor:
-    """To the right, zeros coming in: torch has no unsigned 64-bit arithmetic."""
-    return (numbers >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _as_int64(number: int) -> int:
-    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
-
-
+@DETECTORS.register("known_groups", "clips of one source video, which the list names")
 class KnownGroups(Detector):
     """Flags clips cut from the anchor's source video, as CoCLR does (Han et al., 2020)."""
+
+    needs = ("groups",)
 
     def forward(
         self,
@@ -103,3 +96,29 @@ class KnownGroups(Detector):
     ) -> Tensor:
         """Bool `[b, M]`: another video of the same group."""
         return anchors.same(candidates, "groups") & negatives
+
+
+def pair_draws(rows: Tensor, columns: Tensor, *, seed: int) -> Tensor:
+    """A number in [0, 1) for each pair of ids `[b]` and `[M]`, float32 `[b, M]`, symmetric.
+
+    The same on every device: integer arithmetic alone, the finaliser of splitmix64 (Steele et al.,
+    OOPSLA 2014) on both ids and the seed.
+    """
+
+    def signed(number: int) -> int:
+        # torch has no unsigned 64-bit arithmetic; two's complement wraps around in the same way.
+        return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+    def shifted(numbers: Tensor, bits: int) -> Tensor:
+        # int64 shifts keep the sign; the mask clears the copies of the sign bit.
+        return (numbers >> bits) & ((1 << (64 - bits)) - 1)
+
+    def mixed(numbers: Tensor) -> Tensor:
+        for bits, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            numbers = (numbers ^ shifted(numbers, bits)) * signed(factor)
+        return numbers ^ shifted(numbers, 31)
+
+    one, other = rows[:, None], columns[None]
+    golden = signed(seed * 0x9E3779B97F4A7C15)
+    numbers = mixed(mixed(torch.minimum(one, other) + golden) + torch.maximum(one, other))
+    return (numbers & 0xFFFFFF).float() / 0x1000000  # 24 bits: all that float32 tells apart

@@ -1,24 +1,25 @@
-"""Detectors that flag what is most alike: a growing share, or FNC's nearest few."""
+"""Detectors that flag the most similar candidates: a growing fraction, or FNC's nearest few."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vidcsl.methods.false_negatives.detector import Detector, Samples
-from vidcsl.methods.losses import above, as_numbers, at_least, count
+from vidcsl.methods.false_negatives.detector import DETECTORS, Detector, Samples
+from vidcsl.registry import Option
 
 
+@DETECTORS.register("adaptive", "the most similar candidates, a fraction that grows (ours)")
 class AdaptiveSimilarity(Detector):
-    """Flags the most similar share of an anchor's candidates, a share that grows with training.
+    """Flags the most similar fraction of an anchor's candidates, which grows with training.
 
-    The views of the anchor's video vote together: a candidate's score is the mean of its
-    similarity to each of them, so that one chance resemblance counts less. Our schedule, in the
-    spirit of Gupta et al. (AAAI 2023) and Huynh et al. (WACV 2022).
+    A candidate's score is the mean of its similarity to each view of the anchor's video, so that
+    one chance resemblance counts less. Our schedule, in the spirit of Gupta et al. (AAAI 2023) and
+    Huynh et al. (WACV 2022).
 
     Args:
-        ceiling: largest share of the candidates; 1 / number of classes is a natural choice.
-        start: share of the training before anything is flagged, as similarities mean little then.
-        ramp: share of the training over which the flagged share rises to the ceiling.
+        ceiling: largest fraction of the candidates; 1 / number of classes is a natural choice.
+        start: fraction of the training run before anything is flagged, as similarities mean
+            little then.
+        ramp: fraction of the run over which the flagged fraction rises to the ceiling.
     """
 
     aggregate = "mean"
@@ -26,10 +27,6 @@ class AdaptiveSimilarity(Detector):
     def __init__(self, *, ceiling: float = 0.1, start: float = 0.25, ramp: float = 0.5) -> None:
         super().__init__()
         self.ceiling, self.start, self.ramp = ceiling, start, ramp
-
-    def share(self, progress: float) -> float:
-        """Flagged share of the candidates at `progress` in [0, 1]."""
-        return self.ceiling * risen(progress, start=self.start, ramp=self.ramp)
 
     def forward(
         self,
@@ -40,30 +37,34 @@ class AdaptiveSimilarity(Detector):
         progress: float,
     ) -> Tensor:
         """Bool `[b, M]`."""
-        share = self.share(progress)
-        if share == 0:
-            return torch.zeros_like(negatives)
-        return nearest(scores, negatives, (share * count(negatives)).long())
+        fraction = self.ceiling * risen(progress, start=self.start, ramp=self.ramp)
+        return nearest(scores, negatives, (fraction * negatives.sum(dim=1)).long())
 
 
+@DETECTORS.register(
+    "fnc",
+    "the nearest few above a threshold (Huynh et al., 2022)",
+    NEAREST=Option(10, "fnc: most candidates flagged for an anchor", minimum=1),
+    THRESHOLD=Option(0.7, "fnc: least similarity of a flagged pair", minimum=-1, maximum=1),
+)
 class NearestFew(Detector):
-    """FNC: flags the `count` most similar candidates, where they are similar enough.
+    """FNC: flags the most similar candidates, where they are similar enough.
 
     Huynh et al., "Boosting Contrastive Self-Supervised Learning with False Negative Cancellation",
     WACV 2022. A candidate's score is the largest of its similarities to the views of the anchor's
     video, support views among them.
 
     Args:
-        count: k, at most so many candidates of an anchor.
+        nearest: k, most candidates flagged for an anchor.
         threshold: least score.
-        start: share of the training before anything is flagged.
+        start: fraction of the training run before anything is flagged.
     """
 
     aggregate = "max"
 
-    def __init__(self, *, count: int = 10, threshold: float = 0.7, start: float = 0.0) -> None:
+    def __init__(self, *, nearest: int = 10, threshold: float = 0.7, start: float = 0.0) -> None:
         super().__init__()
-        self.count, self.threshold, self.start = count, threshold, start
+        self.nearest, self.threshold, self.start = nearest, threshold, start
 
     def forward(
         self,
@@ -76,8 +77,8 @@ class NearestFew(Detector):
         """Bool `[b, M]`."""
         if progress < self.start:
             return torch.zeros_like(negatives)
-        counts = count(negatives).clamp(max=self.count)
-        return nearest(scores, negatives, counts) & above(scores, self.threshold)
+        counts = negatives.sum(dim=1).clamp(max=self.nearest)
+        return nearest(scores, negatives, counts) & (scores > self.threshold)
 
 
 def risen(progress: float, *, start: float, ramp: float) -> float:
@@ -95,18 +96,7 @@ def nearest(scores: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
     """
     if not counts.any():
         return torch.zeros_like(eligible)
-    lowest = torch.finfo(scores.dtype).min / 4
-    masked = scores.add(as_numbers(~eligible, scores.dtype), alpha=lowest)
-    least = torch.where(counts > 0, _ranked(masked, counts.clamp(min=1)), torch.inf)
-    return eligible & at_least(masked, least)
-
-
-def _ranked(scores: Tensor, ranks: Tensor) -> Tensor:
-    """The score of each row that stands at its rank, 1 being the highest: `[b]`."""
-    if scores.device.type != "cpu":
-        highest = scores.topk(int(ranks.max()), dim=1).values
-        return highest.gather(1, ranks[:, None] - 1)[:, 0]
-    # NumPy selects in vector registers: several times faster here than torch's topk.
-    places = scores.shape[1] - ranks.numpy()
-    selected = np.partition(scores.numpy(), np.unique(places), axis=1)
-    return torch.from_numpy(selected[np.arange(len(places)), places])
+    masked = torch.where(eligible, scores, -torch.inf)
+    highest = masked.topk(int(counts.max()), dim=1).values  # the score of each rank, best first
+    least = highest.gather(1, counts.clamp(min=1)[:, None] - 1)
+    return eligible & (masked >= least) & (counts > 0)[:, None]

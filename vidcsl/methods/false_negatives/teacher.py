@@ -3,14 +3,39 @@
 import torch
 from torch import Tensor
 
-from vidcsl.methods.false_negatives.detector import Detector, Samples
-from vidcsl.teachers.neighbours import Teacher, flagged, thresholds
+from vidcsl.methods.false_negatives.detector import DETECTORS, Detector, Samples
+from vidcsl.registry import Option
+from vidcsl.teachers.neighbours import RULES, Teacher, flagged, thresholds
 
 # A pair of the nearest stands exactly on its video's threshold, which was computed by a product of
 # other matrices: without this, rounding would decide.
 _ROUNDING = 1e-4
 
 
+@DETECTORS.register(
+    "teacher",
+    "the videos that a teacher finds alike, from the first step on (ours)",
+    TEACHER=Option(
+        "motion",
+        "teacher: what says which videos are alike: motion, a descriptor of optical flow that is "
+        "computed once; a file of features (.npz, .npy, .safetensors); the checkpoint of a run "
+        "with the detector memory; FORMAT:PATH of an encoder; or several, joined by +",
+    ),
+    RULE=Option(
+        "auto",
+        "teacher: which videos are alike: auto, those that stand out from the other similarities "
+        "of a video; share, its nearest CEILING of the list; mutual, videos that are among the "
+        "nearest CEILING of each other",
+        RULES,
+    ),
+    FALSE_DISCOVERY_RATE=Option(
+        0.5,
+        "teacher, rule auto: expected fraction of wrong pairs among the flagged; a fifth of it "
+        "where they are attracted",
+        minimum=0.01,
+        maximum=1,
+    ),
+)
 class TeacherNeighbours(Detector):
     """Flags the candidates that a teacher takes for false negatives, from the first step on.
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vidcsl.methods.method import class_margins, describe_batch, effective_rank
+from vidcsl.methods.metrics import (
+    alignment,
+    class_margins,
+    describe_batch,
+    effective_rank,
+    uniformity,
+)
 
 
 def unit(rows, dim, seed=0):
@@ -49,13 +55,13 @@ def test_a_batch_against_loops():
     same = [float(z[i, 0] @ z[j, 0]) for i, j in pairs if labels[i] == labels[j]]
     other = [float(z[i, 0] @ z[j, 0]) for i, j in pairs if labels[i] != labels[j]]
     for name, wanted in (("same_class", same), ("other_class", other)):
-        share = described[f"{name}_similarity"]
-        assert int(share.whole) == len(wanted)
-        assert float(share.part / share.whole) == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
+        ratio = described[f"{name}_similarity"]
+        assert int(ratio.whole) == len(wanted)
+        assert float(ratio.part / ratio.whole) == pytest.approx(sum(wanted) / len(wanted), abs=1e-5)
     assert float(described["alignment"]) == pytest.approx(
         float((z[:, 0] - z[:, 1]).square().sum(1).mean()), abs=1e-5
     )
-    assert int(described["margin"].whole) == 6  # the unlabelled two are not judged
+    assert int(described["margin"].whole) == 6  # the unlabelled two have none
 
 
 def test_compact_classes_have_a_larger_margin_than_an_even_spread():
@@ -71,3 +77,12 @@ def test_unlabelled_or_single_videos_give_what_they_can():
     assert described["same_class_similarity"].whole == 0
     assert described["margin"].whole == 0
     assert set(describe_batch(unit(2, 3)[None], torch.zeros(1).long())) == {"alignment"}
+
+
+def test_alignment_and_uniformity_closed_forms():
+    z = unit(5, 3)
+    assert alignment(z, z) == 0
+    torch.testing.assert_close(alignment(z, -z), torch.tensor(4.0))
+    assert uniformity(z[:1].expand(4, 3)) == 0
+    two = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    torch.testing.assert_close(uniformity(two), torch.tensor(-8.0))

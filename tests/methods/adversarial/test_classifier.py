@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.methods.adversarial.test_contrast import Darker
-from tests.methods.made import VIDEOS, batch, inner, make_method
-from vidcsl.methods.adversarial.inner import LEVELS, Budgets
+from tests.methods.adversarial.test_contrastive import Darker
+from tests.methods.made import batch, inner, make_method
+from vidcsl.methods.adversarial.classifier import LEVELS
 
 
 def logits_of(method, clips):
@@ -56,9 +56,9 @@ def test_the_teacher_stays_as_it_is():
     assert all(parameter.grad is None for parameter in method.teacher.parameters())
 
 
-def test_budgets_follow_what_each_video_bears():
+def test_budgets_follow_what_each_video_withstands():
     data = batch(videos=6)
-    method = make_method("at", attack=(spy := Spy()), budgets=Budgets(videos=VIDEOS))
+    method = make_method("at", attack=(spy := Spy()), adaptive=True)
     method.budgets.level[data.videos] = torch.tensor([0, 1, 2, 2, LEVELS, 0])
     right = logits_of(method, data.clips.flatten(0, 1)).argmax(1).view(6, 2) == data.labels[:, None]
     out = method(data)

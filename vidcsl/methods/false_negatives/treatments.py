@@ -1,0 +1,94 @@
+"""What becomes of the pairs that a detector flags, and how often the detector was correct."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from vidcsl.methods.false_negatives.detector import Detector, Samples
+from vidcsl.methods.false_negatives.known import NoDetector
+from vidcsl.methods.losses import Pairs
+from vidcsl.registry import Option, Registry
+
+Treatment = Callable[[Pairs, Tensor], Pairs]
+"""`(pairs, flagged bool [b, M]) -> Pairs`: an entry of TREATMENTS, its options bound."""
+
+TREATMENTS: Registry[Callable[..., Pairs]] = Registry(
+    "FALSE_NEGATIVES.TREATMENT", default="eliminate", meaning="what becomes of flagged pairs"
+)
+
+
+@TREATMENTS.register("eliminate", "they leave the denominator of the loss")
+def eliminate(pairs: Pairs, flagged: Tensor) -> Pairs:
+    """Drop the flagged negatives from the loss."""
+    return replace(pairs, ignored=pairs.ignored | (flagged & ~pairs.positives))
+
+
+@TREATMENTS.register("attract", "they become positives")
+def attract(pairs: Pairs, flagged: Tensor) -> Pairs:
+    """Make the flagged positives; they stay in the denominator (FNC's released form)."""
+    return replace(pairs, positives=pairs.positives | (flagged & ~pairs.ignored))
+
+
+@TREATMENTS.register(
+    "weight",
+    "they count as negatives by FALSE_NEGATIVES.WEIGHT",
+    WEIGHT=Option(
+        0.5,
+        "weight of a flagged pair; 0 eliminates it, 1 leaves it as it is",
+        minimum=0,
+        maximum=1,
+    ),
+)
+def weigh(pairs: Pairs, flagged: Tensor, *, weight: float) -> Pairs:
+    """Let the flagged count as negatives by `weight`: 1 leaves them as they are, 0 eliminates."""
+    factors = torch.where(flagged & ~pairs.positives, weight, 1.0)
+    return replace(pairs, weights=factors if pairs.weights is None else pairs.weights * factors)
+
+
+@dataclass(frozen=True)
+class FalseNegatives:
+    """How a contrastive method finds false negatives and what it does with them.
+
+    By default it finds none: plain contrastive learning.
+
+    Args:
+        detector: flags pairs.
+        treatment: decides what they are to the loss.
+        aggregate: how the views of a video score a candidate, one of AGGREGATES; "auto": as the
+            detector's authors do.
+        judge: the scoring encoder, "online" or "momentum".
+        voters: number of support views, the last ones of each video, which learn nothing.
+    """
+
+    detector: Detector = field(default_factory=NoDetector)
+    treatment: Treatment = eliminate
+    aggregate: str = "auto"
+    judge: str = "online"
+    voters: int = 0
+
+
+def detection_counts(
+    flagged: Tensor, negatives: Tensor, anchors: Samples, candidates: Samples, *, classes: int
+) -> dict[str, Tensor]:
+    """Counts of pairs for each class of anchors, int64 `[classes + 1]`, the last the unlabelled.
+
+    Counts, unlike fractions, stay exact when summed over blocks, steps and processes. `negatives`
+    and `flagged` count all pairs; over pairs with two known labels, `checked` (flagged), `correct`
+    (flagged, of the anchor's class) and `false_negatives` (of the anchor's class): precision =
+    correct / checked, recall = correct / false_negatives.
+    """
+    same_class = anchors.same(candidates, "labels") & negatives
+    labelled = anchors.labels >= 0
+    checked = (flagged & (candidates.labels >= 0)).sum(dim=1)
+    pairs = {
+        "negatives": negatives.sum(dim=1),
+        "flagged": flagged.sum(dim=1),
+        "checked": torch.where(labelled, checked, 0),
+        "correct": (flagged & same_class).sum(dim=1),
+        "false_negatives": same_class.sum(dim=1),
+    }
+    place = torch.where(labelled, anchors.labels, classes)
+    empty = place.new_zeros(classes + 1)
+    return {name: empty.index_add(0, place, of_row) for name, of_row in pairs.items()}
