@@ -31,7 +31,7 @@ from attack_contests import (
 from common import Report, arguments, interleaved
 from torch import Tensor, nn
 
-from vidcsl.report.summary import wilson_interval
+from vidcsl.evaluation.statistics import wilson_interval
 from vidcsl.robustness.attacks import APGD, PGD
 from vidcsl.robustness.threats import L2, Linf, Threat
 
@@ -88,7 +88,7 @@ def compare(report: Report, case: Case, contest: Contest) -> None:
             continue
         right = torch.cat(accumulator.right)
         share = float(right.float().mean())
-        low, high = wilson_interval(share, len(right))
+        low, high = wilson_interval(int(right.sum()), len(right))
         report.row(
             on=case.name,
             attack=contest.title,

@@ -36,15 +36,15 @@ from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_l
 from vidcsl.pipelines.method import build_method
 from vidcsl.pipelines.model import build_encoder
 from vidcsl.pipelines.training import (
-    build_optimiser_of,
+    build_learner,
+    build_pretraining_optimiser,
     build_schedule,
-    build_stepper,
     build_strategy,
 )
 from vidcsl.run_folder import RunFolder
 from vidcsl.training.checkpoint import CheckpointWriter, Position
 from vidcsl.training.monitor import peak_memory_mib
-from vidcsl.training.train import Trainer, augmented
+from vidcsl.training.train import RunOutput, Trainer, TrainingData, augmented
 
 SMALL = {  # what two cores can do in minutes
     "MODEL.WIDTH": 16,
@@ -75,7 +75,7 @@ class Kept(CheckpointWriter):
 
 
 class Bench:
-    """Everything that a training needs, and its first batches held in memory."""
+    """Everything that a training run needs, and its first batches held in memory."""
 
     def __init__(
         self, cfg: Any, distributed: DistributedContext, folder: Path, *, steps: int
@@ -91,51 +91,52 @@ class Bench:
         for epoch in range(10**6):
             yield from self.loader.epoch(epoch)
 
-    def stepper(self) -> Any:
-        """A method with its optimiser, as a training makes it."""
+    def learner(self) -> Any:
+        """A method with its optimiser, as a training run makes it."""
         method = build_method(self.cfg, self.train, self.distributed)
-        return build_stepper(
+        return build_learner(
             self.cfg,
             method,
             self.distributed,
-            optimiser=lambda made: build_optimiser_of(self.cfg, made),
+            optimiser=lambda made: build_pretraining_optimiser(self.cfg, made),
             strategy=build_strategy(self.cfg),
         )
 
-    def trainer(self, stepper: Any) -> Trainer:
+    def trainer(self, learner: Any) -> Trainer:
         """Over the batches in memory."""
         schedule = build_schedule(self.cfg, steps_per_epoch=len(self.batches))
         return Trainer(
-            stepper=stepper,
-            batches=lambda _epoch, start: iter(self.batches[start:]),
-            augment=self.augment,
+            learner=learner,
+            data=TrainingData(
+                batches=lambda _epoch, start: iter(self.batches[start:]),
+                augment=self.augment,
+                damaged_limit=10**9,
+            ),
             schedule=replace(schedule, epochs=1),
+            output=RunOutput(self.folder, Kept(self.folder.checkpoints, self.distributed)),
             distributed=self.distributed,
-            folder=self.folder,
-            damaged_limit=10**9,
-            writer=Kept(self.folder.checkpoints, self.distributed),
         )
 
     def clips(self, batch: Batch) -> ClipBatch:
         """A batch, augmented on the device, as the trainer makes it."""
         return augmented(batch, self.augment, seed=0, progress=0.0)
 
-    def plain(self, stepper: Any) -> Callable[[], None]:
-        """The loop that one would write: no log, no tallies, no signals, no guard."""
+    def plain(self, learner: Any) -> Callable[[], None]:
+        """The loop that one would write: no log, no metrics, no signals, no guard."""
 
         def loop() -> None:
-            method, optimiser = stepper.method, stepper.optimiser
+            method, optimiser = learner.method, learner.optimiser
             method.train()
             for group in optimiser.param_groups:
                 group["lr"] = 1e-3
             for batch in self.batches:
                 clips = self.clips(batch.to(self.distributed.device))
-                with stepper.precision.autocast():
-                    loss = (stepper.replica or method)(clips)["loss"]
+                with learner.precision.autocast():
+                    loss = (learner.replica or method)(clips)["loss"]
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                if stepper.clip_gradient:
-                    torch.nn.utils.clip_grad_norm_(method.parameters(), stepper.clip_gradient)
+                if learner.clip_gradient:
+                    torch.nn.utils.clip_grad_norm_(method.parameters(), learner.clip_gradient)
                 optimiser.step()
 
         return loop
@@ -148,7 +149,7 @@ class Bench:
 
 def engine(bench: Bench, report: Report, *, repeats: int) -> None:
     """The Trainer beside the plain loop."""
-    ours, plain = bench.stepper(), bench.stepper()
+    ours, plain = bench.learner(), bench.learner()
     clock = time.perf_counter if bench.distributed.device.type == "cuda" else time.process_time
 
     def trained() -> None:
@@ -172,8 +173,8 @@ def engine(bench: Bench, report: Report, *, repeats: int) -> None:
 
 def split(bench: Bench, report: Report) -> None:
     """Where the time of a step goes."""
-    stepper, seconds = bench.stepper(), defaultdict(float)
-    replica = stepper.replica or stepper.method
+    learner, seconds = bench.learner(), defaultdict(float)
+    replica = learner.replica or learner.method
     unsynced = replica.no_sync if isinstance(replica, DistributedDataParallel) else nullcontext
     device, count = bench.distributed.device, len(bench.batches)
 
@@ -186,12 +187,12 @@ def split(bench: Bench, report: Report) -> None:
         seconds[name] += time.perf_counter() - started
 
     def backward(batch: ClipBatch, name: str) -> None:
-        with stepper.precision.autocast(), part(f"forward{name}"):
+        with learner.precision.autocast(), part(f"forward{name}"):
             loss = replica(batch)["loss"]
         with part(f"backward{name}"):
             loss.backward()
 
-    stepper.method.train()
+    learner.method.train()
     backward(bench.clips(bench.batches[0].to(device)), " (warm-up)")
     fresh = iter(bench.loader.epoch(0))
     for _ in range(min(count, bench.loader.steps)):
@@ -203,13 +204,13 @@ def split(bench: Bench, report: Report) -> None:
             clips = bench.clips(batch)
         with unsynced():
             backward(clips, "")
-        stepper.optimiser.zero_grad()
+        learner.optimiser.zero_grad()
         if bench.distributed.size > 1:  # once more, to see what the exchange of gradients adds
             backward(clips, " with exchange")
         with part("optimiser"):
-            torch.nn.utils.clip_grad_norm_(stepper.method.parameters(), 1.0)
-            stepper.optimiser.step()
-            stepper.optimiser.zero_grad()
+            torch.nn.utils.clip_grad_norm_(learner.method.parameters(), 1.0)
+            learner.optimiser.step()
+            learner.optimiser.zero_grad()
     steps = min(count, bench.loader.steps)
     ms = {name: 1000 * value / steps for name, value in seconds.items() if "warm" not in name}
     if bench.distributed.size > 1:
@@ -249,7 +250,7 @@ def variants(
             cfg = config(folder, **options, **choice)
             bench = Bench(cfg, distributed, folder / "run", steps=steps)
             label = " ".join(str(value) for value in choice.values())
-            loops[label] = bench.plain(bench.stepper())
+            loops[label] = bench.plain(bench.learner())
             costs[label] = bench.clips_per_step
         flops = 2 * 3 * cost_of(build_encoder(cfg)).flops  # multiply and add; three passes
         clock = time.perf_counter if distributed.device.type == "cuda" else time.process_time
@@ -311,7 +312,7 @@ def _process(rank: int, count: int, port: int, folder: Path, steps: int, queue: 
     with distributed_context("cpu") as distributed:
         options = {**SMALL, "TRAIN.BATCH": SMALL["TRAIN.BATCH"] * count, "DATA.WORKERS": 0}
         bench = Bench(config(folder, **options), distributed, folder / f"run{rank}", steps=steps)
-        loop = bench.plain(bench.stepper())
+        loop = bench.plain(bench.learner())
         loop()
         distributed.barrier()
         started, cpu = time.perf_counter(), time.process_time()

@@ -7,8 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from vidcsl.training.batchnorm import synchronise_batchnorm
-from vidcsl.training.metrics import MetricAccumulator
 
 from tests.methods.made import free, make_method
 from tests.processes import run_in_processes
@@ -19,6 +17,8 @@ from vidcsl.methods.adversarial import Attacking
 from vidcsl.methods.false_negatives import DETECTORS
 from vidcsl.models.encoder import Norms
 from vidcsl.models.resnet3d import r2plus1d_18
+from vidcsl.training.batchnorm import synchronise_batchnorm
+from vidcsl.training.metrics import MetricAccumulator
 
 CASES = [
     *((name, {}) for name in METHODS if not issubclass(METHODS[name], Attacking)),

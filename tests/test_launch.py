@@ -98,8 +98,8 @@ print("went on from", saved.read_text())
 def test_a_preempted_job_saves_and_is_queued_anew(tmp_path):
     # Pickled whole, as a class of no module: the job need not import the tests.
     class Patient(TorchRun):
-        def _command(self):
-            return [sys.executable, *self.words]
+        def node_command(self):
+            return [sys.executable, *self.arguments]
 
     script, saved, started = (tmp_path / name for name in ("script.py", "saved", "started"))
     script.write_text(SCRIPT)
@@ -152,7 +152,7 @@ def test_what_slurm_is_asked_for(data, config, sbatch, tmp_path, capsys):
     assert "vidcsl: job 41, log " in capsys.readouterr().err
     (pickled,) = (out / "jobs").glob("41_submitted.pkl")
     run = submitit.core.utils.DelayedSubmission.load(pickled).function
-    assert (run.processes, run.words[0], run.words[-1]) == (8, "train", "--resume")
+    assert (run.processes, run.arguments[0], run.arguments[-1]) == (8, "train", "--resume")
 
 
 def test_a_job_finds_a_shipped_config_wherever_it_starts(sbatch, tmp_path, monkeypatch):
@@ -161,13 +161,13 @@ def test_a_job_finds_a_shipped_config_wherever_it_starts(sbatch, tmp_path, monke
     assert main(["train", *words]) == 0
     (pickled,) = (tmp_path / "run/jobs").glob("41_submitted.pkl")
     run = submitit.core.utils.DelayedSubmission.load(pickled).function
-    assert Path(run.words[2]).read_text() == (ROOT / "configs/demo.yaml").read_text()
+    assert Path(run.arguments[2]).read_text() == (ROOT / "configs/demo.yaml").read_text()
 
 
 @pytest.mark.parametrize("words", [["--gpus", "2"], ["--wait"], ["--memory-gb", "8"]])
 def test_what_only_jobs_have_is_not_ignored(data, config, tmp_path, capsys, words):
     assert main(["train", *arguments(data, config, tmp_path / "run"), *words]) == 2
-    assert f"{words[0]} is of jobs: give --launcher" in capsys.readouterr().err
+    assert f"{words[0]} is a job option: add --launcher" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -210,14 +210,14 @@ def test_a_local_job_outlives_what_started_it_and_saves_when_it_is_killed(
         number, log = re.match(r"vidcsl: job (\d+), log (.+)", waiter.stderr.readline()).groups()
         until(lambda: (out / "log.jsonl").exists())
         waiter.send_signal(signal.SIGINT)
-        assert waiter.stderr.read() == "vidcsl: no longer waiting; the jobs go on\n"
+        assert waiter.stderr.read() == "vidcsl: stopped waiting; the jobs go on\n"
     assert waiter.returncode == 128 + signal.SIGINT
     lines = (out / "log.jsonl").read_text()
     until(lambda: (out / "log.jsonl").read_text() != lines)
     # Nobody else may train in its folder now.
     monkeypatch.setattr(run_folder, "PATIENCE", 0)
     assert main(["train", *words, "--resume"]) == 2
-    assert "is in the hands of another training (process" in capsys.readouterr().err
+    assert "another training run uses" in capsys.readouterr().err
     os.kill(int(number), signal.SIGTERM)
     until(lambda: not running(int(number)))
     assert "stopped by SIGTERM; continue with --resume" in Path(log).read_text()

@@ -10,7 +10,7 @@ import pytest
 from vidcsl.cli import main
 from vidcsl.data.lists import read_rows
 from vidcsl.training.checkpoint import load_newest
-from vidcsl.training.train import Trainer
+from vidcsl.training.train import train_step
 
 CONFIG = """
 SYNTHETIC: {ENABLED: false}
@@ -91,17 +91,17 @@ def fails(capsys, *words):
 
 def stop_after(steps, monkeypatch, words):
     """Train until SIGTERM comes after so many steps, those of all rounds."""
-    learn, done = Trainer._learn, []
+    done = []
 
-    def killed(self, batch):
-        outputs = learn(self, batch)
-        done.append(batch)
+    def interrupted(*arguments, **options):
+        outputs = train_step(*arguments, **options)
+        done.append(outputs)
         if len(done) == steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return outputs
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_learn", killed)
+        patched.setattr("vidcsl.training.train.train_step", interrupted)
         with pytest.raises(SystemExit) as stopped:
             main(["train", *words])
     assert stopped.value.code == 128 + signal.SIGTERM

@@ -1,4 +1,4 @@
-"""The processes of a run: how they start, meet and end. torchrun launches them."""
+"""The processes of a run: how they start, meet, exchange tensors and end. torchrun starts them."""
 
 import os
 from collections.abc import Iterator
@@ -14,12 +14,12 @@ from vidcsl.errors import UserError
 
 
 class DistributedContext:
-    """All processes that train together, seen from one of them; by default one process alone.
+    """All processes that train together, as one of them sees them; by default one process alone.
 
     Args:
         rank: which process this is, from 0.
-        size: how many there are.
-        device: the device of this process; the CPU by default.
+        size: number of processes.
+        device: of this process; by default the CPU.
     """
 
     def __init__(self, *, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
@@ -28,7 +28,7 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """Whether this is the process that writes files and logs."""
         return self.rank == 0
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ class DistributedContext:
         dist.all_gather_object(values, value)
         return values
 
-    def share(self, value: Any) -> Any:
-        """The main process's value, on every process."""
+    def broadcast(self, value: Any) -> Any:
+        """The main process's value, picklable, on every process."""
         return self.collect(value if self.is_main else None)[0]
 
     def barrier(self) -> None:
@@ -83,8 +83,8 @@ class _GatherWithGradient(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         summed = gradients[0].contiguous()
         dist.all_reduce(summed)
-        distributed_context = ctx.rank * ctx.rows
-        return summed[distributed_context : distributed_context + ctx.rows], None, None
+        start = ctx.rank * ctx.rows
+        return summed[start : start + ctx.rows], None, None
 
 
 def _all_gather(tensor: Tensor, size: int) -> Tensor:
@@ -95,36 +95,49 @@ def _all_gather(tensor: Tensor, size: int) -> Tensor:
 
 @contextmanager
 def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
-    """The world that torchrun describes in the environment, or one process alone.
+    """The processes that torchrun describes in the environment, or one process alone.
 
     Args:
         device: auto, cpu or cuda.
 
     Raises:
-        UserError: no GPU where one is asked for, or more processes than GPUs.
+        UserError: no GPU is visible but one is required, or there are more processes than GPUs.
     """
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    locals_ = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    chosen = _choose_device(device, rank=local, processes=locals_)
+    gpus = torch.cuda.device_count()
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if device == "cpu" or (device == "auto" and gpus == 0):
+        chosen = torch.device("cpu")
+    elif gpus == 0:
+        raise UserError("DEVICE is cuda but no GPU is visible; use DEVICE cpu or auto")
+    elif local_size > gpus:
+        raise UserError(
+            f"{local_size} processes on a machine with {gpus} GPU(s); "
+            f"start at most {gpus} (torchrun --nproc-per-node={gpus}) or use DEVICE cpu"
+        )
+    else:
+        torch.cuda.set_device(local_rank)
+        chosen = torch.device("cuda", local_rank)
     if "RANK" not in os.environ:
         yield DistributedContext(rank=0, size=1, device=chosen)
         return
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=30), **_meeting())
+    dist.init_process_group(backend, timeout=timedelta(minutes=30), **_rendezvous())
     try:
         yield DistributedContext(rank=dist.get_rank(), size=dist.get_world_size(), device=chosen)
     finally:
         dist.destroy_process_group()
 
 
-def _meeting() -> dict[str, Any]:
-    """Where the processes meet, if not where torch would let them.
+def _rendezvous() -> dict[str, Any]:
+    """Arguments of `init_process_group` that say where the processes meet; empty: torch's default.
 
-    By default torchrun's agents lend their store to the processes and keep it when they start them
-    anew; these then find the addresses of the dead and hang (pytorch/pytorch issue 135712).
+    By default torchrun's agents lend their store to the processes and keep it when they restart
+    them; these then find the addresses of the dead and hang (pytorch/pytorch issue 135712). So each
+    restart gets a store prefix of its own.
 
     Raises:
-        UserError: several nodes share the store: they count restarts each by itself.
+        UserError: several nodes share the store; each counts its restarts by itself.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return {}
@@ -140,18 +153,3 @@ def _meeting() -> dict[str, Any]:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     own = dist.PrefixStore(f"attempt{attempt}", store)  # type: ignore[attr-defined]
     return {"store": own, "rank": rank, "world_size": size}
-
-
-def _choose_device(name: str, *, rank: int, processes: int) -> torch.device:
-    gpus = torch.cuda.device_count()
-    if name == "cpu" or (name == "auto" and gpus == 0):
-        return torch.device("cpu")
-    if gpus == 0:
-        raise UserError("DEVICE is cuda but no GPU is visible; use DEVICE cpu or auto")
-    if processes > gpus:
-        raise UserError(
-            f"{processes} processes on a machine with {gpus} GPU(s); "
-            f"start at most {gpus} (torchrun --nproc-per-node={gpus}) or use DEVICE cpu"
-        )
-    torch.cuda.set_device(rank)
-    return torch.device("cuda", rank)

@@ -8,9 +8,9 @@ class UserError(Exception):
 
 
 class PassingError(UserError):
-    """What may be well again without a person: a network, memory that something else took.
+    """A problem that may pass by itself: a network, memory that another process uses.
 
-    Where torchrun watches over the process, it may start it anew.
+    torchrun may restart the process.
     """
 
 
@@ -27,4 +27,4 @@ class VideoError(UserError):
 
 
 class Diverged(UserError):
-    """A training whose numbers are no longer of use; it may be set back to its last checkpoint."""
+    """A training run whose loss or weights are of no use; it may return to its last checkpoint."""

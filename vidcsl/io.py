@@ -1,4 +1,7 @@
-"""Files and the terminal: atomic writes, locks, arrays, progress."""
+"""Files and the terminal: atomic writes, locks, arrays, the log and the progress bar.
+
+Importing this does not import torch: the commands that prepare videos or write a report use it.
+"""
 
 import ctypes
 import fcntl
@@ -14,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import (
@@ -26,38 +28,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from torch import Tensor
 
 from vidcsl.errors import UserError
 
-# ----------------------------------------------------------------------
-# Host memory that was freed but is still held by the process.
+if TYPE_CHECKING:
+    import torch
 
+    from vidcsl.training.trackers import Tracker
 
-def return_freed_memory(device: torch.device) -> None:
-    """Give what was freed back to the system, where `device` is the CPU and its library can.
-
-    glibc before 2.38 often does not use freed aligned memory again where small live objects lie
-    between: long loops over large tensors grow without this. It costs some page faults.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if device.type == "cpu" else None
-    if trim:
-        trim(0)
-
+Item = TypeVar("Item")
 
 # ----------------------------------------------------------------------
-# Lists of videos: which files, of which class, cut from which source.
-#
-# Two forms are read. Ours is CSV with the header `video,class,group`, one video a line, its path
-# relative to a root folder; class and group may be empty. Where the videos are packed in tar
-# shards, `shard,offset,size,crc32` follow and say where. A list that ends in `.txt` has the form
-# in which UCF101 is published: `Class/v_Class_g01_c01.avi [number]`, the class being the folder
-# and the group the file's name up to its clip number.
+# Files.
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a hidden path to write to, which takes the place of `path` once the block succeeds."""
+    """Yield a hidden path to write to, which replaces `path` once the block succeeds."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -68,24 +55,30 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside, then rename: a reader or a crash never sees half a file."""
+    with replacing(path) as partial:
+        partial.write_text(text)
+
+
 def file_state(path: Path) -> str:
-    """Size and time of a file, as text; of a folder those of all files in it. Raises OSError."""
+    """Size and modification time as text; of a folder, those of all files in it.
+
+    Raises:
+        OSError: the path does not exist or cannot be read.
+    """
     state = path.stat()
     if not path.is_dir():
         return f"{state.st_size} {state.st_mtime_ns}"
-    # A file that is rewritten in place changes nothing of the folder itself.
+    # Rewriting a file in place changes nothing of the folder itself.
     files = sorted((file.name, file_state(file)) for file in path.iterdir() if file.is_file())
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
-# ----------------------------------------------------------------------
-# A run's folder: what is written where, whole or not at all.
+def acquire_lock(file: TextIO, *, keep_trying: Callable[[], bool]) -> bool:
+    """Lock a file for as long as this process lives; False if another process keeps the lock.
 
-PATIENCE = 10  # seconds in which a process that was killed lets go of its folder
-
-
-def locked(file: TextIO, *, waits: Callable[[], bool]) -> bool:
-    """Whether the lock of a file, which ends with its process, could be had; tried while `waits`.
+    A lock, unlike a marker file, cannot outlive a process that was killed.
 
     Raises:
         OSError: the file system has no locks.
@@ -94,39 +87,32 @@ def locked(file: TextIO, *, waits: Callable[[], bool]) -> bool:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if not waits():
+            if not keep_trying():
                 return False
             time.sleep(0.2)
         else:
             return True
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside, then rename: a reader or a crash never sees half a file."""
-    with replacing(path) as partial:
-        partial.write_text(text)
-
-
-# ----------------------------------------------------------------------
-# Named arrays as a file: written whole or not at all, read as plain numbers.
-
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile)
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, BadZipFile)  # what NumPy raises
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any], *, compressed: bool = False) -> None:
-    """Write tensors, numbers and words to an `.npz` file."""
+    """Write tensors, numbers and strings to an `.npz` file, atomically."""
     plain: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     save: Callable[..., None] = np.savez_compressed if compressed else np.savez
     with replacing(path) as partial, partial.open("wb") as file:
         save(file, **plain)
 
 
-def load_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
+def load_arrays(path: Path, names: Sequence[str]) -> "list[torch.Tensor]":
     """What `save_arrays` wrote under these names.
 
     Raises:
         UserError: the file is damaged.
     """
+    import torch
+
     try:
         with np.load(path, allow_pickle=False) as stored:
             return [torch.from_numpy(stored[name]) for name in names]
@@ -134,8 +120,8 @@ def load_arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
         raise UserError(f"{path} is damaged ({error}); remove it") from error
 
 
-def key_of(path: Path) -> str:
-    """The word stored as `key`, by which a file is known to be up to date; empty if unreadable."""
+def stored_key(path: Path) -> str:
+    """The string stored as `key`, which says what the file was computed from; "" if unreadable."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return str(stored["key"])
@@ -143,27 +129,34 @@ def key_of(path: Path) -> str:
         return ""
 
 
+def return_freed_memory(device: "torch.device") -> None:
+    """Return freed memory to the system, if `device` is the CPU and its C library can.
+
+    glibc before 2.38 often does not reuse freed aligned memory while small live objects lie
+    between: long loops over large tensors grow without this. It costs some page faults.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if device.type == "cpu" else None
+    if trim:
+        trim(0)
+
+
 # ----------------------------------------------------------------------
-# What a person and a plot see of a long job: a live view or plain lines, log.jsonl, trackers.
-
-if TYPE_CHECKING:  # preparing videos shows its progress without torch, whose import is slow
-    from vidcsl.training.monitor import Tracker
-
-Item = TypeVar("Item")
+# The log and the terminal.
 
 
-def say(text: str) -> None:
-    """One line on stderr, from the first process alone."""
+def log_message(text: str) -> None:
+    """One line on stderr, from the first process only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"vidcsl: {text}", file=sys.stderr, flush=True)
 
 
 class Log:
-    """Appends one JSON object a line, and hands numbers to trackers.
+    """Appends one JSON object per line, and forwards numbers to trackers.
 
     Args:
         path: log.jsonl; None: nothing is written (processes other than the main one).
-        trackers: who else is told; one that fails is named and left, and the run goes on.
+        trackers: receive the numbers, too; one that fails is reported and dropped, and the run
+            continues.
     """
 
     def __init__(self, path: Path | None, trackers: Sequence["Tracker"] = ()) -> None:
@@ -171,32 +164,32 @@ class Log:
         self._trackers = list(trackers)
 
     def write(self, kind: str, **values: Any) -> None:
-        """One line, on disk when this returns."""
+        """One line, which is on disk when this returns."""
         if self._file:
             self._file.write(json.dumps({"kind": kind, **values}) + "\n")
             self._file.flush()
         numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, float)}
         if numbers:
-            self._tell("log", numbers, step=values.get("step", 0))
+            self._call_trackers("log", numbers, step=values.get("step", 0))
 
     def close(self) -> None:
         """Flush and close."""
         if self._file:
             self._file.close()
-        self._tell("close")
+        self._call_trackers("close")
 
-    def _tell(self, what: str, *arguments: Any, **options: Any) -> None:
+    def _call_trackers(self, method: str, *arguments: Any, **options: Any) -> None:
         for tracker in list(self._trackers):
             try:
-                getattr(tracker, what)(*arguments, **options)
-            except Exception as error:  # of whatever kind: a server is no reason to stop training
+                getattr(tracker, method)(*arguments, **options)
+            except Exception as error:  # any kind: a server that is down must not stop training
                 self._trackers.remove(tracker)
                 name, reason = type(tracker).__name__, (str(error).splitlines() or [""])[0]
-                say(f"{name} fails and is left: {reason}")
+                log_message(f"{name} failed and is no longer used: {reason}")
 
 
 class Meter:
-    """Time spent waiting for data against time spent in all, and clips done."""
+    """Measures clips per second, and the fraction of the time spent waiting for data."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -220,7 +213,7 @@ class Meter:
         self._clips += clips
 
     def rates(self) -> dict[str, float]:
-        """Clips a second and share of time waited, since the last call."""
+        """`clips_per_second` and `data_wait`, a fraction, since the last call."""
         now = time.perf_counter()
         elapsed = max(now - self._started, 1e-9)
         rates = {"clips_per_second": self._clips / elapsed, "data_wait": self._waited / elapsed}
@@ -228,10 +221,13 @@ class Meter:
         return rates
 
 
-class Bar:
-    """A live view on a terminal, a plain line every `interval` seconds elsewhere.
+_FRAME_SECONDS = 0.25  # between two refreshes of a terminal
 
-    The view is a bar with the time that is left, and the newest notes in a row below it.
+
+class Bar:
+    """A progress bar on a terminal; elsewhere a plain line every `interval` seconds.
+
+    On a terminal the newest notes (loss, clips/s, ...) stand in a row below the bar.
     """
 
     def __init__(
@@ -247,81 +243,60 @@ class Bar:
         self._title, self._total, self._done, self._first = title, total, done, done
         self._shown, self._interval = shown, interval
         self._notes: dict[str, float | str] = {}
-        self._started = self._spoke = time.monotonic()
+        self._started = self._refreshed = time.monotonic()
+        self._live: Live | None = None
         console = console or Console(stderr=True)
-        self._view = _View(title, total, done, console) if shown and console.is_terminal else None
+        if shown and console.is_terminal:
+            # No refresh thread: the loader forks workers, and a fork must not meet a held lock.
+            options: dict[str, Any] = {"console": console, "auto_refresh": False}
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                speed_estimate_period=300,
+                expand=True,
+                **options,
+            )
+            self._task = self._progress.add_task(title, total=total, completed=done)
+            self._live = Live(
+                self._progress, redirect_stdout=False, redirect_stderr=False, **options
+            )
+            self._live.start()
 
     def advance(self, count: int = 1, **notes: float | str) -> None:
         """`count` more are done; the newest `notes` are shown beside the bar."""
         self._done += count
-        self._total = max(self._total, self._done)  # a process's share is not even
+        self._total = max(self._total, self._done)  # one process may have a few more than others
         self._notes.update(notes)
-        since = time.monotonic() - self._spoke
-        ended = self._done >= self._total
-        if self._view and (ended or since > _FRAME_SECONDS):
-            self._spoke = time.monotonic()
-            self._view.show(self._done, self._notes)
-        elif not self._view and self._shown and (ended or since > self._interval):
-            self._spoke = time.monotonic()
-            self._say()
-
-    def _say(self) -> None:
-        elapsed = time.monotonic() - self._started
-        left = elapsed / max(1, self._done - self._first) * (self._total - self._done)
+        now, ended = time.monotonic(), self._done >= self._total
+        wait = _FRAME_SECONDS if self._live else self._interval
+        if not self._shown or not (ended or now - self._refreshed > wait):
+            return
+        self._refreshed = now
+        if self._live:
+            self._refresh(self._live)
+            return
+        left = (now - self._started) / max(1, self._done - self._first) * (self._total - self._done)
         parts = [f"{name} {value}" for name, value in self._notes.items()]
-        words = ", ".join([f"{self._done}/{self._total}", *parts, f"{left:.0f} s left"])
-        print(f"{self._title}: {words}", file=sys.stderr, flush=True)
+        line = ", ".join([f"{self._done}/{self._total}", *parts, f"{left:.0f} s left"])
+        print(f"{self._title}: {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Leave the view as it stands."""
-        if self._view:
-            self._view.close(self._done, self._notes)
+        """Leave the bar as it stands."""
+        if self._live:
+            self._refresh(self._live)
+            self._live.stop()
 
-
-_FRAME_SECONDS = 0.25
-
-
-class _View:
-    """What a terminal shows. It has no thread of its own: workers are forked beside it."""
-
-    def __init__(self, title: str, total: int, done: int, console: Console) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            auto_refresh=False,
-            speed_estimate_period=300,
-            expand=True,
-        )
-        self._task = self._progress.add_task(title, total=total, completed=done)
-        self._live = Live(
-            self._progress,
-            console=console,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._live.start()
-
-    def show(self, done: int, notes: dict[str, float | str]) -> None:
-        self._progress.update(self._task, completed=done)
-        self._live.update(Group(self._progress, *_row(notes)), refresh=True)
-
-    def close(self, done: int, notes: dict[str, float | str]) -> None:
-        self.show(done, notes)
-        self._live.stop()
-
-
-def _row(notes: dict[str, float | str]) -> list[Table]:
-    """The notes side by side, names in grey above values; nothing where there are none."""
-    if not notes:
-        return []
-    table = Table(box=None, expand=True, header_style="dim", padding=(0, 1))
-    for name in notes:
-        table.add_column(name)
-    table.add_row(*map(str, notes.values()))
-    return [table]
+    def _refresh(self, live: Live) -> None:
+        self._progress.update(self._task, completed=self._done)
+        shown: list[Any] = [self._progress]
+        if self._notes:
+            table = Table(box=None, expand=True, header_style="dim", padding=(0, 1))
+            for name in self._notes:
+                table.add_column(name)
+            table.add_row(*map(str, self._notes.values()))
+            shown.append(table)
+        live.update(Group(*shown), refresh=True)

@@ -1,8 +1,10 @@
-"""Runs as jobs: submitit hands them to Slurm, and torchrun starts their processes, here too.
+"""Commands as jobs: submitit submits them to Slurm, or torchrun starts their processes here.
 
-A job is one task a node, each a torchrun agent, so that the processes of a run start in the same
-way by hand, here and on a cluster. Jobs must be able to go on by themselves (`--resume`): on a
-cluster they are queued anew when they are pre-empted or their time is over.
+A job is one task per node, each a torchrun agent, so that the processes of a run start in the same
+way by hand, here and on a cluster. The commands must be able to continue by themselves
+(`--resume`): a cluster queues a job again when it is preempted or its time is over.
+
+Importing this imports neither torch nor submitit.
 """
 
 import os
@@ -20,28 +22,28 @@ from vidcsl.errors import UserError
 
 LAUNCHERS = ("local", "slurm")
 SAVING_SECONDS = 180  # from the warning to the end of a job: a step and a checkpoint must fit
-AGENT = {  # of torchrun's
+AGENT = {  # environment of torchrun
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVING_SECONDS - 30),
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # else restarts on several nodes hang
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # otherwise restarts on several nodes hang
 }
-MOST_REQUEUES = 1000  # a long training may meet its time limit often
+MOST_REQUEUES = 1000  # a long training run may reach its time limit often
 FIRST_PORT, PORTS = 20000, 10000
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job asks for.
+    """What one job requests.
 
     Attributes:
         nodes: machines.
         gpus: of each node; 0: none.
-        processes: of each node; 0: one a GPU, at least one.
-        cpus: cores of each node; 0: as the cluster decides.
-        memory_gb: of each node; 0: as the cluster decides.
-        hours: after which it is queued anew.
+        processes: of each node; 0: one per GPU, at least one.
+        cpus: cores of each node; 0: the cluster's default.
+        memory_gb: of each node; 0: the cluster's default.
+        hours: time limit, after which the job is queued again.
         partition: of Slurm; empty: its default.
-        restarts: how often processes that died are started anew within the job.
-        sbatch: further options of Slurm's, by name.
+        restarts: how often processes that died are restarted within the job.
+        sbatch: further options of Slurm, by name.
     """
 
     nodes: int = 1
@@ -62,13 +64,13 @@ class Resources:
 
 @dataclass(frozen=True)
 class Job:
-    """What was submitted.
+    """A submitted command.
 
     Attributes:
-        job_id: Slurm's, or of this machine the number of torchrun's process: `kill` ends it, and
-            what it runs saves first.
-        log: what it says.
-        exception: waits for its end; None where that was good.
+        job_id: Slurm's, or the process id of torchrun on this machine. `kill` ends that process,
+            and the command saves its state first.
+        log: its output.
+        exception: waits until the job has ended; None if it succeeded.
     """
 
     job_id: str
@@ -78,22 +80,22 @@ class Job:
 
 @dataclass(frozen=True)
 class TorchRun:
-    """A `vidcsl` command under torchrun, as one node of a job runs it.
+    """A `vidcsl` command under torchrun, as each node of a job runs it.
 
     Args:
-        words: of the command, without `vidcsl`.
+        arguments: of the command, without `vidcsl`.
         processes: of each node.
         restarts: of processes that died.
     """
 
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     processes: int
     restarts: int
 
     def __call__(self) -> None:
-        """Run to the end. Raises RuntimeError where it does not end well."""
-        # A session of its own: Slurm signals a task's whole process group, and only this process,
-        # which passes the warning on in a form that the training understands, may hear of it.
+        """Run to the end. Raises RuntimeError if the command fails."""
+        # A session of its own: Slurm signals a task's whole process group, and only this process
+        # may receive that, which translates it into the SIGTERM that the training loop understands.
         child = subprocess.Popen(
             self.node_command(), start_new_session=True, env={**os.environ, **AGENT}
         )
@@ -106,10 +108,13 @@ class TorchRun:
             if child.returncode is None:
                 child.terminate()
         if code:
-            raise RuntimeError(f"vidcsl {self.words[0]} ended with code {code}: see its log")
+            raise RuntimeError(f"vidcsl {self.arguments[0]} ended with code {code}: see its log")
 
     def checkpoint(self) -> Any:
-        """What submitit calls when the job must go: save, end, and queue the same again."""
+        """submitit calls this when the job must end: save, stop, and queue the same command again.
+
+        submitit calls it from a signal handler, while `__call__` waits in this process.
+        """
         import submitit
 
         for pid in _CHILDREN:
@@ -118,21 +123,37 @@ class TorchRun:
         return submitit.helpers.DelayedSubmission(self)
 
     def node_command(self) -> list[str]:
-        """The command line of the agent of this node, read from the job that runs it."""
+        """The command line of this node's agent, read from the job that runs it."""
         import submitit
 
         job = submitit.JobEnvironment()
-        where = ["--standalone"] if job.num_nodes == 1 else _meeting_place(job)
-        return self.command(where)
+        if job.num_nodes == 1:
+            return self.command()
+        port = FIRST_PORT + int(job.raw_job_id) % PORTS  # jobs that share a node should differ
+        return self.command(
+            [
+                f"--nnodes={job.num_nodes}",
+                "--rdzv-backend=c10d",
+                f"--rdzv-id={job.job_id}",
+                f"--rdzv-endpoint={job.hostnames[0]}:{port}",
+                f"--rdzv-conf=is_host={int(job.node == 0)}",
+            ]
+        )
 
-    def command(self, where: Sequence[str] = ("--standalone",)) -> list[str]:
-        """The command line of a node's agent; `where` says how the agents meet."""
+    def command(self, rendezvous: Sequence[str] = ("--standalone",)) -> list[str]:
+        """The command line of a node's agent; `rendezvous` says where the agents meet."""
         counts = (f"--nproc-per-node={self.processes}", f"--max-restarts={self.restarts}")
         agent = (sys.executable, "-m", "torch.distributed.run")
-        return [*agent, *where, *counts, "-m", "vidcsl.cli", *self.words]
+        return [*agent, *rendezvous, *counts, "-m", "vidcsl.cli", *self.arguments]
 
 
-_CHILDREN: list[int] = []  # of this process; what a job runs is pickled, and this is not
+# Process ids of torchrun agents, for the signal handler. Not a field: a TorchRun is pickled.
+_CHILDREN: list[int] = []
+
+
+def _await_end(pid: int) -> None:
+    """Wait for a child but leave it to `Popen`, whose lock a signal handler must not touch."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def submit(
@@ -147,26 +168,30 @@ def submit(
     """Submit commands, several of them as one array; their jobs, in order.
 
     Args:
-        commands: words of `vidcsl` commands; they must go on where they were (`--resume`).
+        commands: arguments of `vidcsl` commands, which must continue where they stopped
+            (`--resume`).
         launcher: "slurm", or "local": processes of this machine that outlive this one, all at
-            once and without a limit of time; of `resources` they know processes and restarts.
-        folder: of logs and of what submitit keeps; on a cluster all nodes must see it.
+            once and without a time limit; of `resources` they use processes and restarts.
+        folder: of logs and of submitit's files; on a cluster all nodes must see it.
         resources: of each command.
         name: of the jobs.
-        at_once: jobs of an array that may run at a time; 0: all.
+        at_once: jobs of an array that may run at the same time; 0: all.
 
     Raises:
         UserError: submitit or Slurm is missing, or refuses.
     """
     runs = [
-        TorchRun(tuple(words), resources.processes_per_node, resources.restarts)
-        for words in commands
+        TorchRun(tuple(arguments), resources.processes_per_node, resources.restarts)
+        for arguments in commands
     ]
     if not runs:
         return []
     try:
         if launcher == "local":
-            return _submit_here(runs, folder, resources)
+            if resources.nodes > 1:
+                raise UserError("--launcher local has one node; several need --launcher slurm")
+            folder.mkdir(parents=True, exist_ok=True)
+            return [_start_here(run, folder) for run in runs]
         return _submit_to_slurm(runs, folder, resources, name=name, at_once=at_once or len(runs))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -176,25 +201,34 @@ def submit(
 def _submit_to_slurm(
     runs: Sequence[TorchRun], folder: Path, resources: Resources, *, name: str, at_once: int
 ) -> list[Job]:
-    submitit = _submitit()
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("--launcher slurm needs submitit: pip install 'vidcsl[slurm]'") from None
     if shutil.which("srun") is None:
         raise UserError("there is no Slurm here: srun is not found; use --launcher local")
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=MOST_REQUEUES)
-    executor.update_parameters(name=name, **_parameters(resources, at_once=at_once))
+    executor.update_parameters(  # None: the cluster's default
+        name=name,
+        nodes=resources.nodes,
+        tasks_per_node=1,
+        gpus_per_node=resources.gpus or None,
+        cpus_per_task=resources.cpus or None,
+        mem_gb=resources.memory_gb or None,
+        timeout_min=max(1, round(resources.hours * 60)),
+        slurm_partition=resources.partition or None,
+        slurm_signal_delay_s=SAVING_SECONDS,
+        slurm_array_parallelism=at_once,
+        # `requeue`: after the failure of a node, too.
+        slurm_additional_parameters={"requeue": True, **resources.sbatch},
+    )
     with executor.batch():
         jobs = [executor.submit(run) for run in runs]
     return [Job(job.job_id, job.paths.stderr, job.exception) for job in jobs]
 
 
-def _submit_here(runs: Sequence[TorchRun], folder: Path, resources: Resources) -> list[Job]:
-    if resources.nodes > 1:
-        raise UserError("--launcher local has one node; several need --launcher slurm")
-    folder.mkdir(parents=True, exist_ok=True)
-    return [_start(run, folder) for run in runs]
-
-
-def _start(run: TorchRun, folder: Path) -> Job:
-    """Start a job in a session of its own: what ends this process or its terminal spares it."""
+def _start_here(run: TorchRun, folder: Path) -> Job:
+    """Start a job in a session of its own, so that it outlives this process and its terminal."""
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as log:
         process = subprocess.Popen(
             run.command(),
@@ -211,45 +245,3 @@ def _start(run: TorchRun, folder: Path) -> Job:
         return RuntimeError(f"it ended with code {code}") if code else None
 
     return Job(str(process.pid), path, exception)
-
-
-def _parameters(resources: Resources, *, at_once: int) -> dict[str, Any]:
-    """In submitit's words; None leaves the choice to the cluster."""
-    return {
-        "nodes": resources.nodes,
-        "tasks_per_node": 1,
-        "gpus_per_node": resources.gpus or None,
-        "cpus_per_task": resources.cpus or None,
-        "mem_gb": resources.memory_gb or None,
-        "timeout_min": max(1, round(resources.hours * 60)),
-        "slurm_partition": resources.partition or None,
-        "slurm_signal_delay_s": SAVING_SECONDS,
-        "slurm_array_parallelism": at_once,
-        # After the failure of a node, too.
-        "slurm_additional_parameters": {"requeue": True, **resources.sbatch},
-    }
-
-
-def _meeting_place(job: Any) -> list[str]:
-    """Where the agents of several nodes meet: on the first."""
-    port = FIRST_PORT + int(job.raw_job_id) % PORTS
-    return [
-        f"--nnodes={job.num_nodes}",
-        "--rdzv-backend=c10d",
-        f"--rdzv-id={job.job_id}",
-        f"--rdzv-endpoint={job.hostnames[0]}:{port}",
-        f"--rdzv-conf=is_host={int(job.node == 0)}",
-    ]
-
-
-def _await_end(pid: int) -> None:
-    """Wait for a child but leave it to `Popen`, whose lock a signal handler must not touch."""
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-
-
-def _submitit() -> Any:
-    try:
-        import submitit
-    except ImportError:
-        raise UserError("--launcher slurm needs submitit: pip install 'vidcsl[slurm]'") from None
-    return submitit

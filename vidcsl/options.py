@@ -11,6 +11,9 @@ from vidcsl.registry import Option
 from vidcsl.robustness.attacks import GOALS, SOLVERS
 from vidcsl.robustness.targets import INPUTS, TRANSFORMS
 from vidcsl.robustness.threats import BUDGETS, THREATS
+from vidcsl.training.optimisation import DTYPES, OPTIMISERS
+from vidcsl.training.parallel import COMPILED, PARALLEL
+from vidcsl.training.trackers import TRACKERS
 
 # ----------------------------------------------------------------------
 # The run itself.
@@ -24,26 +27,27 @@ RUN: dict[str, Option] = {
         "auto",
         "of pretraining; auto: bfloat16 where the hardware has it; float16 comes with a loss "
         "scale. Evaluation is float32",
-        ("auto", "float32", "bfloat16", "float16"),
+        ("auto", *DTYPES),
     ),
     "REPORT.ENABLED": Option(True, "write report.html"),
 }
 
 
 # ----------------------------------------------------------------------
-# What is told of a run while it runs.
+# Logging, trackers and the watchdog.
 
 LOG: dict[str, Option] = {
     "LOG.TRACKERS": Option(
-        ["tensorboard"], "beside log.jsonl: tensorboard, wandb, mlflow (docs/cluster.md)"
+        ["tensorboard"], f"beside log.jsonl: {', '.join(TRACKERS)} (docs/cluster.md)"
     ),
     "LOG.PROJECT": Option("vidcsl", "W&B's project, MLflow's experiment"),
     "LOG.HANG_SECONDS": Option(
         600.0,
-        "without a step, after which the stacks of all processes are written to hangs/; 0: never",
+        "seconds without a step after which the stacks of all processes are written to hangs/; "
+        "0: never",
         minimum=0,
     ),
-    "LOG.HANG_ENDS": Option(False, "end a run that hangs, so that torchrun starts it anew"),
+    "LOG.HANG_ENDS": Option(False, "end a run that hangs, so that torchrun restarts it"),
 }
 
 
@@ -195,9 +199,11 @@ OBJECTIVES: dict[str, Option] = {
 # Optimisation and checkpoints.
 
 TRAINING: dict[str, Option] = {
-    "TRAIN.ENABLED": Option(True, "pretrain; otherwise TRAIN.WEIGHTS or a finished run is needed"),
+    "TRAIN.ENABLED": Option(
+        True, "pretrain; false: evaluate TRAIN.WEIGHTS, MODEL.WEIGHTS or a finished run"
+    ),
     "TRAIN.WEIGHTS": Option(
-        "", "checkpoint of ours, of the whole method, to start from; others: MODEL.WEIGHTS"
+        "", "vidcsl checkpoint of the whole method to start from; encoders alone: MODEL.WEIGHTS"
     ),
     "TRAIN.EPOCHS": Option(200, "passes over the training list", minimum=1),
     "TRAIN.BATCH": Option(64, "videos in a step, over all processes", minimum=2),
@@ -208,12 +214,7 @@ TRAINING: dict[str, Option] = {
         "each chunk by itself; 0: all at once",
         minimum=0,
     ),
-    "TRAIN.PARALLEL": Option(
-        "ddp",
-        "several processes hold the whole method each (ddp), or a part of every parameter, of "
-        "which a block at a time is gathered (fsdp): for encoders too large for one GPU",
-        ("ddp", "fsdp"),
-    ),
+    **PARALLEL.options(),
     "TRAIN.RECOMPUTE": Option(
         False,
         "drop the activations of each block of the encoder and compute them again for its "
@@ -223,29 +224,32 @@ TRAINING: dict[str, Option] = {
         "none",
         "compile the encoder (torch.compile); reduce-overhead: with CUDA graphs; max-autotune: "
         "kernels are tried out first",
-        ("none", "default", "reduce-overhead", "max-autotune"),
+        ("none", *COMPILED),
     ),
     "TRAIN.CHANNELS_LAST": Option(
-        True, "layout of clips and weights in which 3-D convolutions are faster"
+        True, "memory layout of clips and weights in which 3-D convolutions are faster"
     ),
-    "TRAIN.OPTIMISER": Option("sgd", "optimiser (timm)", ("sgd", "adamw", "lars", "lamb")),
-    "TRAIN.FUSED": Option(False, "one kernel for all parameters; of sgd and adamw"),
+    "TRAIN.OPTIMISER": Option("sgd", "optimiser (timm)", tuple(OPTIMISERS)),
+    "TRAIN.FUSED": Option(False, "sgd, adamw: one kernel for all parameters"),
     "TRAIN.LR": Option(0.08, "peak learning rate, for TRAIN.LR_BATCH videos", minimum=0),
     "TRAIN.LR_BATCH": Option(
         256,
-        "batch that TRAIN.LR is meant for: the rate is scaled with the batch; 0: not",
+        "batch that TRAIN.LR is meant for: the rate is scaled by TRAIN.BATCH / TRAIN.LR_BATCH; "
+        "0: not scaled",
         minimum=0,
     ),
-    "TRAIN.MOMENTUM": Option(0.9, "of sgd and lars", minimum=0, maximum=1),
-    "TRAIN.WEIGHT_DECAY": Option(1e-4, "of weights, not of biases and norms", minimum=0),
+    "TRAIN.MOMENTUM": Option(0.9, "sgd, lars: momentum", minimum=0, maximum=1),
+    "TRAIN.WEIGHT_DECAY": Option(1e-4, "weight decay; biases and norms do not decay", minimum=0),
     "TRAIN.WARMUP_EPOCHS": Option(5.0, "epochs of linear warm-up before the cosine", minimum=0),
     "TRAIN.CLIP_GRADIENT": Option(
         0.0,
-        "largest norm of the gradient; 0: not clipped. Contrastive gradients are 5 to 20 long for "
-        "all of a training: clipped to 1, sgd's learning rate is that much smaller",
+        "largest norm of the gradient; 0: not clipped. Contrastive gradients have a norm of 5 to "
+        "20 all the time: clipped to 1, they make sgd's learning rate that much smaller",
         minimum=0,
     ),
-    "TRAIN.LABEL_SMOOTHING": Option(0.0, "of the supervised method", minimum=0, maximum=1),
+    "TRAIN.LABEL_SMOOTHING": Option(
+        0.0, "supervised: label smoothing of the cross-entropy", minimum=0, maximum=1
+    ),
     "TRAIN.LOG_EVERY": Option(10, "steps between lines of the log", minimum=1),
     "TRAIN.CHECKPOINT_EVERY": Option(1, "epochs between checkpoints", minimum=1),
     "TRAIN.CHECKPOINT_STEPS": Option(
@@ -253,26 +257,28 @@ TRAINING: dict[str, Option] = {
     ),
     "TRAIN.CHECKPOINT_BACKGROUND": Option(
         True,
-        "write checkpoints from a copy in memory while training goes on; otherwise it waits",
+        "write checkpoints from a copy in memory while training continues; false: it waits",
     ),
-    "TRAIN.KEEP": Option(2, "newest checkpoints that are kept", minimum=1),
+    "TRAIN.KEEP": Option(2, "how many of the newest checkpoints are kept", minimum=1),
     "TRAIN.KEEP_EVERY": Option(
-        0, "checkpoints kept beside the newest: those of every so many epochs; 0: none", minimum=0
+        0, "also keep the checkpoints of every so many epochs; 0: none", minimum=0
     ),
     "GUARD.ROLLBACKS": Option(
         2,
-        "how often a training whose loss went astray is set back to its last checkpoint; "
-        "then, or without one, it ends",
+        "how often a run whose loss diverged is rolled back to its last checkpoint; after "
+        "that, or without a checkpoint, it ends",
         minimum=0,
     ),
     "GUARD.SPIKE": Option(
         0.0,
-        "standard deviations above the mean of the last 100 losses that count as astray; "
-        "0: only a loss that is not finite",
+        "standard deviations above the mean of the last 100 losses that count as diverged; "
+        "0: only a loss that is not finite does",
         minimum=0,
     ),
     "GUARD.SKIP": Option(
-        2, "steps whose batches are left out after a roll-back, the bad one the last", minimum=1
+        2,
+        "steps whose batches are left out after a roll-back; the last of them is the bad one",
+        minimum=1,
     ),
 }
 

@@ -1,4 +1,7 @@
-"""A run's folder: its files, lock, environment and result cache."""
+"""A run's folder: where everything lies, its lock, its results, and the cache of long evaluations.
+
+Importing this does not import torch.
+"""
 
 import hashlib
 import json
@@ -11,121 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from vidcsl import __version__
 from vidcsl.errors import UserError
-from vidcsl.io import PATIENCE, locked, write_atomically
+from vidcsl.io import acquire_lock, write_atomically
 
-# ----------------------------------------------------------------------
-# A record on disk of what a long evaluation has answered, so that it goes on where it stopped.
+if TYPE_CHECKING:
+    import torch
 
-
-class ResultCache:
-    """What was answered for each video under each condition, kept through a kill at any moment.
-
-    Every process appends to a file of its own and reads those of all, so that a run can go on with
-    another number of processes. Answers to other settings lie in other files: nothing is mixed up,
-    and going back to earlier settings finds their answers again.
-
-    Args:
-        folder: where the files lie; made if need be. All processes must see the same one.
-        settings: all that the answers depend on (the weights' digest, budgets, seed, ...), JSON.
-        rank: of this process.
-
-    Raises:
-        UserError: the folder cannot be written, or a file is damaged.
-    """
-
-    def __init__(self, folder: Path, *, settings: Mapping[str, Any], rank: int = 0) -> None:
-        self._folder, self._key, self._rank = folder, digest(settings), rank
-        self._path = folder / f"{self._key}.rank{rank}.jsonl"
-        self._answers: dict[str, dict[int, Any]] = {}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _drop_unfinished_line(self._path)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self.reload()
-        if not self._path.exists():
-            self._append({"settings": dict(settings)})  # for a person who looks inside
-
-    def reload(self) -> None:
-        """Read the files of all processes anew."""
-        for path in sorted(self._folder.glob(f"{self._key}.rank*.jsonl")):
-            for line in _lines(path):
-                if "condition" in line:
-                    self._keep(line["condition"], line["videos"], line["answers"])
-
-    def get(self, condition: str, video: int) -> Any | None:
-        """The answer for a video (its index in the list); None where there is none yet."""
-        return self._answers.get(condition, {}).get(video)
-
-    def answers(self, condition: str) -> Mapping[int, Any]:
-        """All answers under a condition, by video."""
-        return dict(self._answers.get(condition, {}))
-
-    def record(self, condition: str, videos: Sequence[int], answers: Sequence[Any]) -> None:
-        """Write the answers (JSON) for some videos; they are on disk when this returns."""
-        if len(videos) != len(answers):
-            raise ValueError(f"{len(videos)} videos and {len(answers)} answers")
-        if len(videos):
-            self._append({"condition": condition, "videos": list(videos), "answers": list(answers)})
-            self._keep(condition, videos, answers)
-
-    def _keep(self, condition: str, videos: Sequence[int], answers: Sequence[Any]) -> None:
-        self._answers.setdefault(condition, {}).update(zip(videos, answers, strict=True))
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def _unwritable(self, error: OSError) -> UserError:
-        return UserError(
-            f"cannot write {self._path}: {error.strerror}; what was answered so far is kept, "
-            "run the same command again"
-        )
-
-
-def digest(settings: Mapping[str, Any]) -> str:
-    """A short name for settings, the same for equal ones in whatever order."""
-    text = json.dumps(settings, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file; one that another process is just writing is left out."""
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    for number, text in enumerate(whole.split("\n") if whole else [], start=1):
-        try:
-            yield json.loads(text)
-        except ValueError as error:
-            raise UserError(
-                f"{path}, line {number} is damaged ({error}); remove the file to start this over"
-            ) from error
-
-
-def _drop_unfinished_line(path: Path) -> None:
-    """Take off what a kill in the middle of a write, or a full disk, left behind the last line."""
-    if path.exists():
-        whole = path.read_bytes().rpartition(b"\n")
-        os.truncate(path, len(whole[0]) + len(whole[1]))
-
-
-# ----------------------------------------------------------------------
-# A run's folder: what is written where, whole or not at all.
+PATIENCE = 10  # seconds that a killed process may take to release its folder
 _PACKAGES = ("torch", "torchvision", "decord", "av", "timm", "numpy", "scikit-learn")
 
 
 class RunFolder:
-    """Paths and small writers of one run."""
+    """The paths of one run, and small readers and writers for them."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -134,14 +37,14 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.artifacts = self.path / "artifacts"
-        self.answers = self.path / "answers"  # ledgers of long evaluations
-        self.hangs = self.path / "hangs"  # what a run that hung was doing
+        self.result_cache = self.path / "answers"
+        self.hangs = self.path / "hangs"  # stacks of a run that hung
         self.results = self.path / "results.json"
         self.environment = self.path / "environment.json"
         self.report = self.path / "report.html"
 
     def round(self, number: int) -> "RunFolder":
-        """Of an earlier round of the training, from 1 on."""
+        """The folder of an earlier round of iterative training, from 1 on."""
         return RunFolder(self.path / "rounds" / str(number))
 
     def create(self) -> None:
@@ -162,40 +65,44 @@ class RunFolder:
             ) from error
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """A block in which no other process trains in the folder; it is made if need be.
+    def lock(self) -> Iterator[None]:
+        """Create the folder, and keep every other process from training in it during the block.
 
         Raises:
-            UserError: another one does, or the folder cannot be written to.
+            UserError: another process trains in it, or it cannot be written to.
         """
         self.create()
         with (self.path / ".held").open("a+") as file:
             end = time.monotonic() + PATIENCE
             try:
-                had = locked(file, waits=lambda: time.monotonic() < end)
-            except OSError:  # a file system that has no locks
-                had = True
-            if not had:
+                locked = acquire_lock(file, keep_trying=lambda: time.monotonic() < end)
+            except OSError:  # the file system has no locks: better to run than to refuse
+                locked = True
+            if not locked:
                 file.seek(0)
                 raise UserError(
-                    f"{self.path} is in the hands of another training ({file.read()}): wait for "
-                    "it, end it, or choose another OUTPUT_DIR"
+                    f"another training run uses {self.path} ({file.read()}): wait for it, end it, "
+                    "or choose another OUTPUT_DIR"
                 )
             file.truncate(0)
             print(f"process {os.getpid()} on {platform.node()}", end="", file=file, flush=True)
             yield
 
     def write_config(self, text: str) -> None:
-        """Store the effective configuration."""
+        """Store the effective config."""
         write_atomically(self.config, text)
 
-    def write_environment(self, device: torch.device) -> None:
+    def write_environment(self, device: "torch.device") -> None:
         """Store versions, the device that computes, command and git state."""
         described = describe_environment(device)
         write_atomically(self.environment, json.dumps(described, indent=2) + "\n")
 
     def read_results(self) -> dict[str, Any]:
-        """What `results.json` holds so far; empty where there is none."""
+        """The contents of `results.json`; empty if there is no such file yet.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         if not self.results.exists():
             return {}
         try:
@@ -207,13 +114,129 @@ class RunFolder:
         return results
 
     def update_results(self, sections: dict[str, Any]) -> None:
-        """Merge top-level `sections` into `results.json`; sections of other stages stay."""
+        """Replace top-level `sections` of `results.json`; all other sections stay."""
         merged = {**self.read_results(), **sections}
         write_atomically(self.results, json.dumps(merged, indent=2) + "\n")
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
+# ----------------------------------------------------------------------
+# The result cache.
+
+
+class ResultCache:
+    """The result of each video under each condition, kept through a kill at any moment.
+
+    Every process appends to a file of its own and reads the files of all, so that an evaluation can
+    continue with another number of processes. Results under other settings lie in other files:
+    nothing is mixed up, and returning to earlier settings finds their results again.
+
+    Args:
+        folder: of the files; created if needed. All processes must see the same one.
+        settings: everything that the results depend on (digest of the weights, budgets, seed, ...),
+            as JSON.
+        rank: of this process.
+
+    Raises:
+        UserError: the folder cannot be written to, or a file is damaged.
+    """
+
+    def __init__(self, folder: Path, *, settings: Mapping[str, Any], rank: int = 0) -> None:
+        self._folder, self._key = folder, digest(settings)
+        self._path = folder / f"{self._key}.rank{rank}.jsonl"
+        self._results: dict[str, dict[int, Any]] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._path.exists():
+                # A kill in the middle of a write, or a full disk, may leave half a line.
+                whole, newline, _ = self._path.read_bytes().rpartition(b"\n")
+                os.truncate(self._path, len(whole) + len(newline))
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.reload()
+        if not self._path.exists():
+            self._append({"settings": dict(settings)})  # for people who look inside
+
+    def reload(self) -> None:
+        """Read the files of all processes again.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        for path in sorted(self._folder.glob(f"{self._key}.rank*.jsonl")):
+            # A line that another process is just writing has no end yet.
+            whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+            for number, text in enumerate(whole.split("\n") if whole else [], start=1):
+                try:
+                    line = json.loads(text)
+                except ValueError as error:
+                    raise UserError(
+                        f"{path}, line {number} is damaged ({error}); remove the file to evaluate "
+                        "its videos again"
+                    ) from error
+                if "condition" in line:
+                    known = self._results.setdefault(line["condition"], {})
+                    known.update(zip(line["videos"], line["answers"], strict=True))
+
+    def get(self, condition: str, video: int) -> Any | None:
+        """The result of a video (its index in the list); None if there is none yet."""
+        return self._results.get(condition, {}).get(video)
+
+    def results(self, condition: str) -> Mapping[int, Any]:
+        """All results under a condition, by video."""
+        return dict(self._results.get(condition, {}))
+
+    def record(self, condition: str, videos: Sequence[int], results: Sequence[Any]) -> None:
+        """Write the results (JSON) of some videos; they are on disk when this returns."""
+        if len(videos) != len(results):
+            raise ValueError(f"{len(videos)} videos and {len(results)} results")
+        if len(videos):
+            self._append({"condition": condition, "videos": list(videos), "answers": list(results)})
+            self._results.setdefault(condition, {}).update(zip(videos, results, strict=True))
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write {self._path}: {error.strerror}; the results so far are kept, "
+            "run the same command again"
+        )
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """A short name for settings, the same for equal ones in whatever order."""
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# ----------------------------------------------------------------------
+# The environment.
+
+
+def describe_environment(device: "torch.device") -> dict[str, Any]:
     """Versions, the device that computes, command and git state of this process."""
+    import torch
+
+    versions: dict[str, str | None] = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    # The commit of the source tree, with "+changes" where it differs; None outside of git.
+    source = str(Path(__file__).resolve().parent)
+    describe = ["git", "-C", source, "describe", "--always", "--dirty=+changes", "--exclude=*"]
+    try:
+        done = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
+        commit = done.stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        commit = None
     return {
         "command": " ".join(sys.argv),
         "vidcsl": __version__,
@@ -222,14 +245,16 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "device": device_name(device),
-        "versions": {name: _version(name) for name in _PACKAGES},
-        "git": _git_state(),
+        "versions": versions,
+        "git": commit,
     }
 
 
-def device_name(device: torch.device) -> str:
-    """Of the GPU or the processor."""
+def device_name(device: "torch.device") -> str:
+    """The model name of the GPU or the processor."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -237,21 +262,3 @@ def device_name(device: torch.device) -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _git_state() -> str | None:
-    """Short commit id of the source tree, with "+changes" where it differs; None outside git."""
-    where = Path(__file__).resolve().parent
-    command = ["git", "-C", str(where), "describe", "--always", "--dirty=+changes", "--exclude=*"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None

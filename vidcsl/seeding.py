@@ -1,9 +1,12 @@
 """Local random generators, each named by what it is for; nothing here touches a global seed."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # importing torch takes seconds, and a report draws numbers without it
+    import torch
 
 
 def seed_of(*parts: int | str) -> int:
@@ -29,9 +32,11 @@ def numpy_generator(*parts: int | str) -> np.random.Generator:
     return np.random.default_rng(seed_of(*parts))
 
 
-def torch_generator(*parts: int | str) -> torch.Generator:
+def torch_generator(*parts: int | str) -> "torch.Generator":
     """A CPU torch generator seeded by `seed_of(*parts)`.
 
     On the CPU whatever the model's device, so that a GPU run draws the same numbers.
     """
+    import torch
+
     return torch.Generator().manual_seed(seed_of(*parts))

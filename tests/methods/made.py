@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from vidcsl.robustness.attacks.training import FreeAttack, TrainingAttack
 
 from vidcsl.data.synthetic import draw_source, render
 from vidcsl.methods import METHODS, ClipBatch, ContrastiveMethod
@@ -18,6 +17,7 @@ from vidcsl.methods.moco import KeyQueue
 from vidcsl.models.encoder import Norms, projector
 from vidcsl.models.norm_sets import with_norm_sets
 from vidcsl.robustness.attacks import PGD
+from vidcsl.robustness.attacks.training import FreeAttack, TrainingAttack
 from vidcsl.robustness.threats import Linf
 from vidcsl.seeding import numpy_generator
 from vidcsl.teachers.neighbours import Teacher

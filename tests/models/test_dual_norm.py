@@ -1,12 +1,12 @@
 import pytest
 import torch
 from torch import nn
-from vidcsl.training.batchnorm import synchronise_batchnorm
 
 from tests.processes import run_in_processes
 from vidcsl.errors import UserError
 from vidcsl.models.norm_sets import NormSet, idle_parameters, norms_in_use, with_norm_sets
 from vidcsl.models.resnet3d import r3d_18
+from vidcsl.training.batchnorm import synchronise_batchnorm
 
 
 def dual():

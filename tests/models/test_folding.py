@@ -3,13 +3,13 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from vidcsl.training.batchnorm import synchronise_batchnorm
 
 from vidcsl.distributed import DistributedContext
 from vidcsl.models.norm_sets import folded, norms_in_use, with_norm_sets
 from vidcsl.models.resnet3d import r2plus1d_18, r2plus1d_34_mmaction2, r3d_18
 from vidcsl.models.s3d import s3d
 from vidcsl.models.slow import slow_r50
+from vidcsl.training.batchnorm import synchronise_batchnorm
 
 TWO = DistributedContext(rank=0, size=2, device=torch.device("cpu"))
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.tiny_job import arguments, fails, results_of
 from vidcsl.cli import main
-from vidcsl.robustness.attack_curve import read_clip, read_set
+from vidcsl.robustness.attacked_clips import read_clip, read_set
 
 
 @pytest.fixture(scope="module")

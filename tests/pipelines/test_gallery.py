@@ -6,8 +6,8 @@ import pytest
 from tests.data.made_videos import write_numbered
 from tests.tiny_job import fails
 from vidcsl.cli import main
-from vidcsl.report.gallery import Exhibit, write_gallery
 from vidcsl.report.pictures import player
+from vidcsl.report.previews import ShownCorruption, write_gallery
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_every_severity_of_every_name_is_a_film(video, tmp_path, capsys):
 
 def test_names_never_become_markup(tmp_path):
     frames = np.zeros((2, 16, 16, 3), np.uint8)
-    evil = Exhibit("<b>", "<i>", "<u>", [("<s>", frames)])
+    evil = ShownCorruption("<b>", "<i>", "<u>", [("<s>", frames)])
     write_gallery(tmp_path / "x.html", [("<h1>", [evil])], title="<script>", clean=frames)
     page = (tmp_path / "x.html").read_text()
     assert not re.search(r"<(b|i|u|s)>", page)

@@ -81,7 +81,7 @@ def test_a_tutor_that_knows_nothing_of_these_videos(data, config, whole, tmp_pat
     assert main(["train", *arguments(data, config, blank, "DATA.TEST_LIST", "")]) == 0
     words = (*WORDS, "FALSE_NEGATIVES.TUTOR", newest(blank))
     words = arguments(data, config, tmp_path / "run", *words)
-    assert "remembers nothing: train it with" in fails(capsys, "train", *words)
+    assert "has no memory bank: train it with" in fails(capsys, "train", *words)
     renamed.write_text((data / "train.csv").read_text())
     words = (*WORDS, "FALSE_NEGATIVES.TUTOR", newest(whole), "DATA.TRAIN_LIST", renamed)
     said = fails(capsys, "train", *arguments(data, config, tmp_path / "run", *words))

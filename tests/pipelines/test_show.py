@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.report.test_player import assert_films_alike, films_of
+from tests.report.mp4 import assert_videos_alike, videos_of
 from vidcsl.cli import main
 from vidcsl.config import load_config
 from vidcsl.data.lists import read_list
@@ -113,12 +113,12 @@ def test_the_same_clips_are_shown_again(arguments, tmp_path):
         assert main(["show", "clips", *arguments, "--samples", "2", "--out", str(out)]) == 0
         with Image.open(out / "clips.png") as picture:
             pixels = np.asarray(picture)
-        text, films = films_of((out / "clips.html").read_text())
+        text, films = videos_of((out / "clips.html").read_text())
         shown.append((pixels, text, films))
     (pixels, text, films), (pixels_again, text_again, films_again) = shown
     assert np.array_equal(pixels, pixels_again)
     assert text == text_again
-    assert_films_alike(films, films_again)
+    assert_videos_alike(films, films_again)
 
 
 def test_user_errors_are_one_line(arguments, data, capsys):

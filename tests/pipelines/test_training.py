@@ -23,7 +23,7 @@ def test_everything_is_written(finished):
     assert set(results["clean"]["retrieval"]) == {"R@1", "R@5", "R@10", "R@20"}
     by_class = results["false_negatives"]["by_class"]
     assert {shares["precision"] for shares in by_class.values()} - {None} == {1}
-    assert "<h3>Where the classes lie</h3>" in (finished / "report.html").read_text()
+    assert "<h3>Classes on the map</h3>" in (finished / "report.html").read_text()
     for name in ("linear_top1", "linear_clip_top1", "knn_top1"):
         assert 0 <= results["clean"][name] <= 1
     curve = results["attacks"]["pgd_linf"]

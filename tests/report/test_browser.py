@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing is asked of the network, controls work, anyone can use it."""
+"""The page in a real browser: no request to the network, working controls, accessible to all."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from vidcsl.report.page import write_report
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,8 @@ def opened(browser, report, request):
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda one: asked.append(one.url))
     page.goto(report)
+    everything = "document.querySelectorAll('.chart').length"
+    page.wait_for_function(f"document.querySelectorAll('.chart svg').length === {everything}")
     yield page
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [report]
@@ -52,10 +54,10 @@ EVERY = [(1200, "light"), (1200, "dark"), (360, "light"), (360, "dark")]
 def test_it_fits_and_is_accessible(opened):
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
     found = axe.Axe().run(opened)
-    told = [
+    violations = [
         f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found.response["violations"]
     ]
-    assert told == []
+    assert violations == []
 
 
 def test_a_column_sorts_both_ways(opened):
@@ -74,26 +76,59 @@ def test_a_column_sorts_both_ways(opened):
     assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
 
 
-def test_a_touched_video_lights_its_class_and_neighbours(opened):
-    map_, told = opened.locator(".map"), opened.locator(".touch output")
-    map_.locator("circle").nth(3).click(force=True)
-    assert map_.locator("circle.same").count() == 40
-    assert map_.locator("line").count() == 5
-    right = map_.locator("line.right").count()
-    assert f"{right} of its 5 nearest neighbours are of its class" in told.inner_text()
-    assert opened.get_by_label("Light up the class").input_value() == "BenchPress"
-    opened.get_by_label("Light up the class").select_option("Lunges")
-    assert map_.locator("circle.same").first.get_attribute("data-class") == "Lunges"
-    assert map_.locator("line").count() == 0
-    assert told.inner_text() == "40 videos of Lunges."
+def hovered(page, title: str, x: float, y: float) -> str:
+    """The values that are shown while the pointer is at this place of a chart, from 0 to 1."""
+    figure = page.locator("figure", has=page.get_by_role("heading", name=title, exact=True))
+    chart = figure.locator(".chart svg").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    for nudge in (-3, 0):  # a pointer that is just there has not entered
+        page.mouse.move(box["x"] + box["width"] * x + nudge, box["y"] + box["height"] * y)
+    page.locator("#vg-tooltip-element.visible").wait_for()
+    return page.locator("#vg-tooltip-element").inner_text()
 
 
-def test_films_play_when_they_are_seen(opened):
-    film = opened.locator(".films video").first
-    film.scroll_into_view_if_needed()
-    film.evaluate("film => new Promise(seen => film.addEventListener('timeupdate', seen))")
-    assert not film.evaluate("film => film.paused")
-    assert film.evaluate("film => film.videoWidth") > 0
+@pytest.mark.parametrize("opened", EVERY, indirect=True)
+def test_every_chart_is_drawn_labelled_and_in_the_colours_of_the_page(opened):
+    charts = opened.locator(".chart")
+    assert charts.count() == opened.locator(".chart svg").count() > 10
+    for chart in charts.all():
+        assert chart.get_attribute("role") == "graphics-document"
+        assert chart.get_attribute("aria-label")
+    line = opened.locator(".chart .mark-line path").first
+    drawn = line.evaluate("line => getComputedStyle(line).stroke")
+    probe = "name => { document.body.style.outlineColor = `var(--${name})`; "
+    probe += "return getComputedStyle(document.body).outlineColor; }"
+    assert drawn == opened.evaluate(probe, "a")
+
+
+def test_values_are_shown_at_the_pointer(opened):
+    found = hovered(opened, "Accuracy over ε", 0.13, 0.6)
+    assert "accuracy" in found
+    assert "34%" in found
+    assert "27.9 to 40.6" in found  # the interval's lower end
+    assert "of 5" in hovered(opened, "Nearest neighbours", 0.5, 0.5)
+
+
+def test_the_pointed_at_video_lights_its_class_and_links_its_neighbours(opened):
+    hovered(opened, "Nearest neighbours", 0.5, 0.5)
+    map_ = opened.locator("figure.map")
+    lit = map_.locator(".mark-symbol path[fill='var(--a)']")
+    links = map_.locator(".mark-rule line")
+    chosen = opened.get_by_label("Light up the class")
+    assert (lit.count(), links.count()) == (40, 5)
+    assert chosen.input_value() != ""
+    chosen.select_option("Lunges")
+    assert lit.count() == 40
+    assert all("Lunges" in dot.get_attribute("aria-label") for dot in lit.all())
+
+
+def test_videos_play_when_they_are_in_view(opened):
+    video = opened.locator(".videos video").first
+    video.scroll_into_view_if_needed()
+    video.evaluate("video => new Promise(seen => video.addEventListener('timeupdate', seen))")
+    assert not video.evaluate("video => video.paused")
+    assert video.evaluate("video => video.videoWidth") > 0
 
 
 def test_every_section_is_one_link_away(opened):

@@ -1,5 +1,6 @@
 import base64
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.report.run_folder import write_attack
+from tests.report.mp4 import decode
+from tests.report.run_folder import write_attack, write_corrupted, write_pairs
 from vidcsl.errors import UserError
 from vidcsl.report import pictures
 
@@ -31,7 +33,7 @@ def test_strips_show_clean_perturbed_and_amplified_difference(tmp_path: Path) ->
     path = tmp_path / "attack_pgd_linf.npz"
     write_attack(path, eps=8)
     picture = pictures.read_attack_picture(path)
-    clean, perturbed, difference = (_pixels(film.uri).astype(float) for film in picture.films)
+    clean, perturbed, difference = (_pixels(uri).astype(float) for _, uri in picture.strips)
     stored = np.load(path)
     frames = np.concatenate(list(stored["clean"]), axis=1).astype(float)
     change = np.concatenate(list(stored["difference"].astype(np.float32)), axis=1)
@@ -87,3 +89,84 @@ def test_half_a_file_is_one_clear_line(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match="cannot read"):
         pictures.read_attack_picture(path)
+
+
+def moving_square(frames=9, height=48, width=64):
+    clip = np.full((frames, height, width, 3), 40, np.uint8)
+    for time, picture in enumerate(clip):
+        picture[10:26, 3 * time : 3 * time + 16] = (200, 90, 30)
+    return clip
+
+
+def test_a_video_shows_the_frames():
+    frames = moving_square()
+    decoded, stream = decode(pictures.encode_mp4(frames, fps=12.5))
+    assert decoded.shape == frames.shape
+    assert stream.codec_context.pix_fmt == "yuv420p"
+    assert float(stream.average_rate) == 12.5
+    # Colour is stored at half the resolution: the square's edges are off, its area is not.
+    assert np.abs(decoded.astype(int) - frames).mean() < 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(47, 64), (48, 63), (1, 1)])
+def test_odd_sizes_are_padded_by_one(height, width):
+    frames = np.full((2, height, width, 3), 128, np.uint8)
+    decoded, _ = decode(pictures.encode_mp4(frames))
+    assert decoded.shape == (2, height + height % 2, width + width % 2, 3)
+    assert np.abs(decoded.astype(int) - 128).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((0, 8, 8, 3), np.uint8),
+        np.zeros((2, 8, 8), np.uint8),
+        np.zeros((2, 3, 8, 8), np.uint8),
+        np.zeros((2, 8, 8, 3), np.float32),
+    ],
+)
+def test_other_arrays_are_refused(frames):
+    with pytest.raises(ValueError, match=r"uint8 \[T, H, W, 3\]"):
+        pictures.encode_mp4(frames)
+
+
+def test_a_player_holds_the_video_and_a_safe_label():
+    frames = moving_square()
+    page = str(pictures.player(frames, label='fog "5" <script>', width=128))
+    assert "<script>" not in page
+    assert 'width="128" height="96"' in page
+    assert not re.search(r"https?:", page)
+    video = base64.b64decode(re.search(r"base64,([^\"]+)", page)[1])
+    assert len(decode(video)[0]) == len(frames)
+
+
+def test_pairs_keep_their_order_and_say_what_they_are(tmp_path: Path) -> None:
+    assert pictures.read_pairs(tmp_path / "pairs.npz") == []
+    write_pairs(tmp_path / "pairs.npz", right=2, wrong=1)
+    pairs = pictures.read_pairs(tmp_path / "pairs.npz")
+    assert [pair.correct for pair in pairs] == [True, True, False]
+    assert pairs[0].anchor.class_name == pairs[0].candidate.class_name
+    assert pairs[2].anchor.class_name != pairs[2].candidate.class_name
+    assert pairs[0].anchor.uri != pairs[0].candidate.uri
+    assert pairs[0].similarity == pytest.approx(0.9)
+
+
+def test_corrupted_clips_by_suite(tmp_path: Path) -> None:
+    write_corrupted(tmp_path / "corruption_P.gaussian_noise.npz")
+    write_corrupted(tmp_path / "corruption_C.fog.npz")
+    found = pictures.read_corrupted(tmp_path)
+    assert {suite: [clip.name for clip in clips] for suite, clips in found.items()} == {
+        "C": ["fog"],
+        "P": ["gaussian_noise"],
+    }
+    (fog,) = found["C"]
+    assert fog.severities == (0, 3, 5)
+    assert 'aria-label="fog: clean, severity 3, severity 5"' in fog.video
+    assert fog.predictions[0] == fog.label
+
+
+def test_damaged_pairs_are_one_clear_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.npz"
+    np.savez(path, anchors=np.zeros(3))
+    with pytest.raises(UserError, match=r"pairs.npz has no array 'candidates"):
+        pictures.read_pairs(path)

@@ -1,21 +1,13 @@
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.report.run_folder import results
 from vidcsl.report import summary
-
-
-@given(st.integers(1, 5000), st.floats(0, 1))
-def test_wilson_ends_are_the_shares_that_a_score_test_just_accepts(count: int, part: float) -> None:
-    share = round(part * count) / count
-    low, high = summary.wilson_interval(share, count)
-    assert 0 <= low <= share + 1e-12
-    assert share - 1e-12 <= high <= 1
-    for end in (low, high):
-        distance = abs(share - end)
-        assert distance == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-7)
+from vidcsl.report.files import read_results
 
 
 @pytest.mark.parametrize(
@@ -62,11 +54,11 @@ def test_budgets_are_ordered_by_size_not_by_text() -> None:
     assert summary.by_budget(values) == ordered
 
 
-def test_telling_budget_is_the_first_to_halve_the_accuracy() -> None:
+def test_the_halving_budget_is_the_first_to_halve_the_accuracy() -> None:
     values = {"0.25/255": 0.3, "0.5/255": 0.2, "1/255": 0.1}
-    assert summary.telling_budget(values, 0.4) == ("0.5/255", 0.2)
-    assert summary.telling_budget(values, 0.1) == ("1/255", 0.1)
-    assert summary.telling_budget({}, 0.4) is None
+    assert summary.halving_budget(values, 0.4) == ("0.5/255", 0.2)
+    assert summary.halving_budget(values, 0.1) == ("1/255", 0.1)
+    assert summary.halving_budget({}, 0.4) is None
 
 
 @pytest.mark.parametrize(
@@ -111,3 +103,31 @@ def test_the_headline_says_how_long_was_trained(training: dict[str, object], tex
 def test_an_empty_run_has_no_cards_and_no_headline() -> None:
     assert summary.cards({}) == []
     assert summary.headline({}) == []
+
+
+def found_warnings(tmp_path: Path, damaged: tuple[str, ...] = (), **changes: Any) -> list[str]:
+    content = results()
+    for section, values in changes.items():
+        content[section] = {**content[section], **values}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(content))
+    return summary.warnings(read_results(path), damaged=damaged)
+
+
+def test_failed_checks_come_first(tmp_path: Path) -> None:
+    first, *rest = found_warnings(tmp_path)
+    assert first.startswith("PGD L∞: the check “more steps never help the model” failed")
+    assert rest == []
+
+
+def test_few_videos_missing_ones_and_chance_are_warned_of(tmp_path: Path) -> None:
+    found = found_warnings(
+        tmp_path,
+        damaged=("a.mp4",),
+        data={"test_videos": 12, "left_out": ["b.mp4", "c.mp4"]},
+        clean={"linear_top1": 0.25},
+        attack_checks={"pgd_linf": {"checks": []}},
+    )
+    assert [text.split()[0] for text in found] == ["Only", "1", "2", "The"]
+    assert "25.0" in found[-1]
+    assert "20.0" in found[-1]

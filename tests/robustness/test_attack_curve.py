@@ -9,7 +9,13 @@ from torch import nn
 
 from tests.processes import PROCESSES, run_in_processes
 from vidcsl.distributed import DistributedContext
-from vidcsl.robustness.attack_curve import Curve, Outcome, attack_batch, attack_curve, frame_rms
+from vidcsl.robustness.attack_curve import (
+    Curve,
+    VideoRobustness,
+    attack_batch,
+    attack_curve,
+    frame_rms,
+)
 from vidcsl.robustness.attacks import PGD, attack
 from vidcsl.robustness.corruption_table import corruption_table
 from vidcsl.robustness.corruptions import corrupt
@@ -66,7 +72,7 @@ def curve_of(model, clips, *, size=5, solver=None, **options):
 
 
 @pytest.mark.parametrize("threat", [Linf, L2])
-def test_only_attacking_what_still_stands_changes_nothing(threat):
+def test_attacking_only_robust_clips_changes_nothing(threat):
     model = Net().double().eval()
     clips = data(model, torch.float64)
     budgets = (
@@ -75,15 +81,15 @@ def test_only_attacking_what_still_stands_changes_nothing(threat):
     found = attacks(PGD(steps=3), threat, budgets)
     fast = attack_curve(classifier(model), batches(clips, 5), found, distributed=alone())
     # Every clip under every budget, each from what the smaller one found, none left out.
-    standing, start = model(clips.clips).argmax(1) == clips.labels, None
-    assert (fast.clips, fast.clean) == (12, int(standing.sum())) == (12, 10)
+    robust, start = model(clips.clips).argmax(1) == clips.labels, None
+    assert (fast.clips, fast.clean) == (12, int(robust.sum())) == (12, 10)
     for key, make in found.items():
         start = make(model, clips.clips, clips.labels, clips.seeds, start)
-        standing = standing & (model(start).argmax(1) == clips.labels)
-        right = [video for video, row in zip(clips.videos, standing, strict=True) if row]
-        assert [v for v, o in fast.outcomes.items() if o in fast.right(key)] == right
-        assert fast.accuracy()[key] == int(standing.sum()) / 12
-        assert fast.survival()[key] == int(standing.sum()) / 10
+        robust = robust & (model(start).argmax(1) == clips.labels)
+        right = [video for video, row in zip(clips.videos, robust, strict=True) if row]
+        assert [v for v, o in fast.outcomes.items() if o in fast.robust(key)] == right
+        assert fast.accuracy()[key] == int(robust.sum()) / 12
+        assert fast.survival()[key] == int(robust.sum()) / 10
     assert 0 < fast.accuracy()["b"] < fast.accuracy()["a"]
 
 
@@ -100,7 +106,7 @@ def test_each_budget_begins_at_what_the_smaller_one_found():
     assert torch.equal(seen[1][1], (seen[1][0] + 0.001).clamp(0, 1))
 
 
-def test_only_what_stands_is_attacked_and_what_stands_to_the_end_is_fooled_by_none():
+def test_only_robust_clips_are_attacked_and_those_robust_to_the_end_have_no_budget():
     model = Net().eval()
     clips, seen = data(model), []
 
@@ -117,11 +123,11 @@ def test_only_what_stands_is_attacked_and_what_stands_to_the_end_is_fooled_by_no
 
 def outcomes():
     return {
-        4: Outcome(0, 0, "1", 1, [1.0, 1.0]),
-        5: Outcome(0, 0, "2", 2, [0.0, 2.0, 4.0]),
-        6: Outcome(1, 2),
-        7: Outcome(1, 1, None, None, [2.0, 2.0]),
-        8: Outcome(0, 0, "1", 1, [3.0, 0.0]),
+        4: VideoRobustness(0, 0, "1", 1, [1.0, 1.0]),
+        5: VideoRobustness(0, 0, "2", 2, [0.0, 2.0, 4.0]),
+        6: VideoRobustness(1, 2),
+        7: VideoRobustness(1, 1, None, None, [2.0, 2.0]),
+        8: VideoRobustness(0, 0, "1", 1, [3.0, 0.0]),
     }
 
 
@@ -139,13 +145,13 @@ def test_numbers_that_follow_from_outcomes():
     }
     assert curve.frame_rms() == {"1": [2.0, 0.5], "2": [1.0, 3.0]}
     assert curve.over([6, 5]).accuracy() == {"1": 0.5, "2": 0.0}
-    assert Curve(["1"], {6: Outcome(1, 2)}).survival() == {}
+    assert Curve(["1"], {6: VideoRobustness(1, 2)}).survival() == {}
 
 
-def test_of_classes_taken_alike_often_the_smaller_one_is_named():
+def test_of_classes_predicted_equally_often_the_smaller_one_is_given():
     for order in ((1, 2), (2, 1)):
-        fell = {video: Outcome(0, 0, "1", became) for video, became in enumerate(order)}
-        assert Curve(["1"], fell).by_class(3)["mistaken_for"] == [1, -1, -1]
+        fooled = {video: VideoRobustness(0, 0, "1", became) for video, became in enumerate(order)}
+        assert Curve(["1"], fooled).by_class(3)["mistaken_for"] == [1, -1, -1]
 
 
 def test_seconds_are_those_of_all_videos():
@@ -185,7 +191,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path):
 
     with pytest.raises(Stop):
         curve_of(model, clips, result_cache=result_cache, advance=stop)
-    assert len(result_cache.answers("attack")) == 5  # the batch that was done when it stopped
+    assert len(result_cache.results("attack")) == 5  # the batch that was done when it stopped
     asked = []
     hook = model.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
     again = ResultCache(tmp_path, settings={})
@@ -214,7 +220,7 @@ def test_killed_at_any_moment_it_gives_the_same_numbers(tmp_path):
         process.join()
     model = Net().eval()
     result_cache = ResultCache(tmp_path, settings={})
-    assert 1 <= len(result_cache.answers("attack")) < 12
+    assert 1 <= len(result_cache.results("attack")) < 12
     mixed = curve_of(model, data(model), size=1, result_cache=result_cache)
     assert mixed == curve_of(model, data(model), size=1)
 

@@ -81,28 +81,28 @@ def trial(model, *, threat=None, solver=None, flat=False):
     return Trial([(model, held)], threat or Linf(0.06), solver or PGD(steps=10), goal)
 
 
-def verdicts(model, **options):
+def checks(model, **options):
     return {check["name"]: check for check in check_attack(trial(model, **options))}
 
 
 @pytest.mark.parametrize("threat", [Linf(0.06), L2(1.5)], ids=["linf", "l2"])
 def test_an_honest_attack_passes_every_check(threat):
-    found = verdicts(Net(), threat=threat)
+    found = checks(Net(), threat=threat)
     assert len(found) == 9
     assert [check["seen"] for check in found.values() if not check["passed"]] == []
     attacked = trial(Net(), threat=threat)
-    assert 0 < attacked.standing(attacked.solver) < 12  # a budget at which they could fail
+    assert 0 < attacked.robust(attacked.solver) < 12  # a budget at which they could fail
 
 
 @pytest.mark.parametrize("name", list(MODELS))
 def test_each_check_fails_for_a_model_built_to_fail_it(name):
-    found = verdicts(Wrapped(MODELS[name]))
+    found = checks(Wrapped(MODELS[name]))
     assert not found[name]["passed"], found[name]
 
 
 def test_a_masked_gradient_is_found_by_what_needs_none():
     solver = PGD(steps=10, random_start=False)
-    found = verdicts(Wrapped(masked), threat=Linf(0.05), solver=solver, flat=True)
+    found = checks(Wrapped(masked), threat=Linf(0.05), solver=solver, flat=True)
     failed = [name for name, check in found.items() if not check["passed"]]
     assert failed == [
         "blind search (50 queries) does not beat the attack",
@@ -118,23 +118,23 @@ class MoreHelps(PGD):
 
 
 def test_an_attack_that_more_steps_weaken_is_found():
-    found = verdicts(Net(), solver=MoreHelps(steps=10))
+    found = checks(Net(), solver=MoreHelps(steps=10))
     assert not found["more steps never help the model"]["passed"]
     assert found["the steps are enough"]["passed"]
 
 
 def test_an_attack_of_too_few_steps_is_found():
-    found = verdicts(Net(), threat=Linf(0.08), solver=PGD(steps=2, step_size=0.01))
+    found = checks(Net(), threat=Linf(0.08), solver=PGD(steps=2, step_size=0.01))
     assert not found["the steps are enough"]["passed"]
 
 
 def test_attacks_without_steps_are_not_compared():
-    found = verdicts(Net(), solver=SOLVERS["random_noise"]())
+    found = checks(Net(), solver=SOLVERS["random_noise"]())
     assert list(found)[-1] == "gradients are not zero"
 
 
 def test_a_few_frames_need_not_reach_chance():
-    found = verdicts(Net(), threat=Linf(0.02, frames="first:1"))
+    found = checks(Net(), threat=Linf(0.02, frames="first:1"))
     assert "a budget that allows everything leaves chance" not in found
 
 
@@ -148,16 +148,16 @@ def test_a_gradient_that_is_zero_at_few_clips_is_found(zeros, passed):
             constant & (len(clips) > 1), net(clips).detach() + 0 * net(clips), net(clips)
         )
 
-    assert verdicts(Wrapped(change))["gradients are not zero"]["passed"] == passed
+    assert checks(Wrapped(change))["gradients are not zero"]["passed"] == passed
 
 
 @pytest.mark.parametrize(("left", "more", "passed"), [(6, 5, True), (6, 4, False), (4, 6, True)])
 def test_steps_are_enough_where_more_fool_a_tenth_at_most(monkeypatch, left, more, passed):
-    standing = {10: left, 40: more}
+    robust = {10: left, 40: more}
     monkeypatch.setattr(
-        Trial, "standing", lambda _, solver, __=None: standing.get(getattr(solver, "steps", 0), 12)
+        Trial, "robust", lambda _, solver, __=None: robust.get(getattr(solver, "steps", 0), 12)
     )
-    assert verdicts(Net())["the steps are enough"]["passed"] == passed
+    assert checks(Net())["the steps are enough"]["passed"] == passed
 
 
 @pytest.mark.parametrize("quantise", [False, True])
@@ -170,7 +170,7 @@ def test_a_trial_is_of_the_attack_that_is_checked(quantise):
 
     asked = replace(trial(Net()), quantise=quantise, goal=GOALS["margin"])
     other = replace(asked, goal=GOALS["cross_entropy"])
-    assert asked.standing(solver) <= 12
-    assert other.standing(solver) <= 12
+    assert asked.robust(solver) <= 12
+    assert other.robust(solver) <= 12
     wanted = [(GOALS[name], quantise, list(range(12))) for name in ("margin", "cross_entropy")]
     assert seen == wanted

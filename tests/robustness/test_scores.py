@@ -14,7 +14,6 @@ from vidcsl.robustness.corruption_table import (
     mean_performance,
     relative_performance,
     robustness_scores,
-    wilson_interval,
 )
 from vidcsl.robustness.corruptions import SUITES
 
@@ -111,30 +110,6 @@ def test_gammas_are_one_exactly_where_nothing_is_lost(clean, perturbed):
     assert relative == pytest.approx(perturbed / clean)
     assert gamma_absolute(clean, clean) == gamma_relative(clean, clean) == 1
     assert (absolute <= 1) == (perturbed <= clean) or absolute == pytest.approx(1)
-
-
-@given(accuracy=SHARE, count=st.integers(1, 10_000))
-def test_wilson_interval_holds_the_accuracy_and_mirrors(accuracy, count):
-    low, high = wilson_interval(accuracy, count)
-    assert 0 <= low <= accuracy + 1e-12
-    assert accuracy - 1e-12 <= high <= 1
-    for end in (low, high):  # a boundary at which the accuracy seen is just z deviations away
-        assert abs(end - accuracy) == pytest.approx(
-            1.959964 * math.sqrt(max(0.0, end * (1 - end)) / count), abs=1e-6
-        )
-    mirrored = wilson_interval(1 - accuracy, count)
-    assert mirrored == (pytest.approx(1 - high), pytest.approx(1 - low))
-
-
-def test_wilson_interval_by_reference():
-    assert wilson_interval(0.5, 20) == (
-        pytest.approx(0.2993, abs=1e-4),
-        pytest.approx(0.7007, abs=1e-4),
-    )
-    assert wilson_interval(0.0, 10) == (pytest.approx(0), pytest.approx(0.2775, abs=1e-4))
-    assert wilson_interval(0.5, 0) == (0.0, 1.0)
-    narrow = wilson_interval(0.5, 20, confidence=0.5)
-    assert 0.2993 < narrow[0] < narrow[1] < 0.7007
 
 
 def test_corruptions_outside_the_published_twelve_do_not_count():

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from vidcsl.augment.pipeline import EvalCrop
+from vidcsl.data.loader import Batch
 from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.neighbours import knn_accuracy, retrieval_recall
@@ -15,6 +16,8 @@ from vidcsl.robustness.targets import (
     NeighbourVote,
     OverViews,
     RandomCrop,
+    cropped_clips,
+    decoded_frames,
     frames_used,
     mean_direction,
     mean_probability,
@@ -24,6 +27,7 @@ from vidcsl.seeding import torch_generator
 from vidcsl.state import weights_digest
 
 CLASSES = 4
+RANDOM = {name: make for name, make in TRANSFORMS.items() if name != "none"}
 
 
 class Net(nn.Module):
@@ -60,7 +64,7 @@ def test_frames_used_are_shared_by_overlapping_views():
 
 
 @pytest.mark.parametrize("crops", [1, 3])
-def test_a_video_is_answered_as_evaluation_answers_it(crops):
+def test_a_video_is_predicted_as_evaluation_predicts_it(crops):
     model, crop = Net().eval(), EvalCrop(size=6, crops=crops)
     used, views = frames_used(overlapping_views())
     frames = rand(2, 3, len(used), 8, 12)
@@ -144,7 +148,7 @@ def test_a_vote_is_by_the_direction_of_features():
 
 
 def test_votes_over_one_gallery_are_told_apart():
-    """Else the answers of one, and deltas fitted to it, would be taken for those of another."""
+    """Else results of one, and deltas fitted to it, would be used for another."""
     encoder = Net(out=8).eval()
     shown, known = gallery(encoder)
     of_vote = {"k": 7, "temperature": 0.07}, {"k": 1, "temperature": 0.07}, {"k": 7}
@@ -183,7 +187,7 @@ def targets():
     _, views = frames_used(overlapping_views())
     pooled = OverViews(encoder, views, mean=mean_direction)
     crop = EvalCrop(size=6, crops=3)
-    draws = {name: Expectation(model, make(), draws=3, seed=1) for name, make in TRANSFORMS.items()}
+    draws = {name: Expectation(model, make(), draws=3, seed=1) for name, make in RANDOM.items()}
     return {
         "clip": model,
         "video": OverViews(model, views),
@@ -212,7 +216,7 @@ def test_every_target_falls_to_an_attack_that_noise_cannot_match(name, threat):
     assert pgd < noise
 
 
-@pytest.mark.parametrize("name", list(TRANSFORMS))
+@pytest.mark.parametrize("name", list(RANDOM))
 def test_the_expectation_is_the_mean_over_its_draws(name):
     model, transform, clips = Net().eval(), TRANSFORMS[name](), rand(3, 3, 4, 6, 6)
     drawn = [transform(clips, torch_generator(2, draw, "transform")) for draw in range(5)]
@@ -242,3 +246,65 @@ def test_random_crops_are_squares_of_every_size_and_place():
         wanted = nn.functional.interpolate(cut, size=(8, 12), mode="bilinear")
         found = RandomCrop((0.5, 1.0))(frames, torch.Generator().manual_seed(seed))
         torch.testing.assert_close(found[0], wanted)
+
+
+def batch():
+    """Four videos, three views of two frames: two overlap alike, one does not, one is smaller."""
+    generator = torch.Generator().manual_seed(0)
+    files = torch.randint(256, (4, 3, 20, 8, 12), dtype=torch.uint8, generator=generator)
+    files[3, ..., 10:] = 0  # padded from 8 x 10
+    shown = torch.tensor(
+        [
+            [[0, 2], [2, 4], [4, 6]],
+            [[1, 3], [3, 5], [5, 7]],
+            [[0, 2], [8, 10], [16, 18]],
+            [[0, 2], [2, 4], [4, 6]],
+        ]
+    )
+    views = torch.stack(
+        [file[:, at].transpose(0, 1) for file, at in zip(files, shown, strict=True)]
+    )
+    sizes = torch.tensor([[8, 12]] * 3 + [[8, 10]])
+    numbers = {"labels": torch.arange(4), "groups": torch.arange(4), "indices": torch.arange(4)}
+    return Batch(views, sizes, **numbers, frame_indices=shown, epoch=0)
+
+
+class PixelMeans(nn.Module):
+    def forward(self, clips):
+        return torch.stack([clips.mean((1, 2, 3, 4)), clips[:, 0, 0].std((1, 2))], dim=1)
+
+
+def outputs_of(pixels, crop, mean):
+    """Outputs by video, and how many frames each video has."""
+    outputs, lengths = {}, {}
+    seeds, videos = [70, 71, 72, 73], [10, 11, 12, 13]
+    for clips in pixels(batch(), crop, seeds=seeds, videos=videos):
+        assert clips.seeds == [60 + video for video in clips.videos]
+        assert clips.labels.tolist() == [video - 10 for video in clips.videos]
+        logits = clips.view(PixelMeans(), mean)(clips.clips)
+        outputs |= dict(zip(clips.videos, logits, strict=True))
+        lengths |= dict.fromkeys(clips.videos, clips.clips.shape[2])
+    return torch.stack([outputs[video] for video in videos]), lengths
+
+
+def test_decoded_frames_give_the_outputs_of_the_cropped_views():
+    for crops in (1, 3):
+        crop, whole = EvalCrop(size=6, crops=crops), batch()
+        clips = crop(whole.frames.float() / 255, whole.sizes)  # uint8 would be rounded again
+        views = PixelMeans()(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        for mean in (mean_probability, mean_direction):
+            outputs, lengths = outputs_of(decoded_frames, crop, mean)
+            torch.testing.assert_close(outputs, mean(views))
+        assert lengths == {10: 4, 11: 4, 12: 6, 13: 4}  # a shared frame is there once
+
+
+def test_videos_that_overlap_alike_come_together():
+    groups = decoded_frames(batch(), EvalCrop(size=6), seeds=range(4), videos=range(4))
+    assert sorted(clips.videos for clips in groups) == [[0, 1], [2], [3]]
+
+
+def test_cropped_clips_are_the_first_views():
+    crop, whole = EvalCrop(size=6), batch()
+    outputs, lengths = outputs_of(cropped_clips, crop, mean_probability)
+    assert torch.equal(outputs, PixelMeans()(crop(whole.frames, whole.sizes)[:, 0]))
+    assert set(lengths.values()) == {2}

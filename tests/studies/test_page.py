@@ -16,7 +16,9 @@ BROWSER = next(
 )
 PROBE = """<script>
 addEventListener("error", (event) => { document.title = "error: " + event.message; });
-addEventListener("load", () => {
+addEventListener("load", async () => {
+  while (document.querySelector(".chart:not(:has(svg))"))
+    await new Promise((done) => setTimeout(done, 20));
   const table = document.querySelector("table"), names = () =>
     [...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join();
   const before = names(), button = table.tHead.querySelectorAll("button")[2];
@@ -26,7 +28,8 @@ addEventListener("load", () => {
   const scheme = matchMedia("(prefers-color-scheme: dark)").matches;
   const found = { before, once, twice: names(), scheme,
     wide: document.documentElement.scrollWidth - innerWidth,
-    unlabelled: document.querySelectorAll("svg:not([aria-label])").length,
+    unlabelled: document.querySelectorAll(".chart:not([aria-label])").length,
+    drawn: document.querySelectorAll(".chart svg").length,
     ground: getComputedStyle(document.body).backgroundColor };
   document.body.dataset.found = JSON.stringify(found);
 });
@@ -57,12 +60,17 @@ def page(tmp_path):
 
 
 def look(path, *, dark, width):
-    text = path.read_text().replace("</body>", PROBE + "</body>")
+    before, _, after = path.read_text().rpartition("</body>")
     shown = path.with_name(f"shown{dark}{width}.html")
-    shown.write_text(text)
+    shown.write_text(before + PROBE + "</body>" + after)
     scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", *scheme]
-    command += [f"--window-size={width},900", "--dump-dom", shown.as_uri()]
+    command += [
+        f"--window-size={width},900",
+        "--virtual-time-budget=60000",
+        "--dump-dom",
+        shown.as_uri(),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert "<title>error" not in done.stdout
     found = re.search(r'data-found="([^"]*)"', done.stdout).group(1)
@@ -78,6 +86,7 @@ def test_the_page_sorts_fits_and_follows_the_colour_scheme(tmp_path):
     assert found["once"] == "plain,supervised,removal"
     assert found["twice"] == "removal,supervised,plain"
     assert found["unlabelled"] == 0
+    assert found["drawn"] >= 4
     dark = look(path, dark=True, width=520)
     assert (found["scheme"], dark["scheme"]) == (False, True)
     assert found["ground"] != dark["ground"]

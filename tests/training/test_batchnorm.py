@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.processes import run_in_processes
 from vidcsl.distributed import DistributedContext
-from vidcsl.training.parallel import synchronise
+from vidcsl.training.batchnorm import synchronise_batchnorm
 
 SHARES = (3, 5)  # rows of each process
 LAYOUTS = (torch.contiguous_format, torch.channels_last_3d)
@@ -37,7 +37,7 @@ def passes(norm, values, given):
 
 
 def in_part(distributed, affine, momentum, layout, dtype):
-    norm = synchronise(nn.Sequential(made(affine, momentum)), distributed).train()[0]
+    norm = synchronise_batchnorm(nn.Sequential(made(affine, momentum)), distributed).train()[0]
     start = sum(SHARES[: distributed.rank])
     mine = slice(start, start + SHARES[distributed.rank])
     values, given = rows(layout, dtype)
@@ -88,7 +88,7 @@ def test_what_follows_within_a_norm_is_kept(training):
     wanted = plain(images)
     alone = DistributedContext(rank=0, size=2, device=torch.device("cpu"))
     alone.total = lambda tensor: tensor  # the other one has no rows
-    synced = synchronise(deepcopy(plain), alone)
+    synced = synchronise_batchnorm(deepcopy(plain), alone)
     assert not isinstance(synced[0], BatchNormAct2d)
     assert list(synced.state_dict()) == names
     torch.testing.assert_close(synced(images), wanted)

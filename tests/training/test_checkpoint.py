@@ -19,7 +19,7 @@ def state(value=0.0):
     return {"config": "SEED: 0\n", "method": {"weight": torch.full((4,), value)}}
 
 
-def test_round_trip_and_retention(tmp_path):
+def test_the_newest_checkpoints_stay_and_load_as_they_were_saved(tmp_path):
     positions = [Position(0, 3), Position(1, 0), Position(2, 0), Position(10, 0)]
     for number, position in enumerate(positions):
         save_checkpoint(tmp_path, state(number), position, keep=2)
@@ -57,7 +57,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "trapped").exists()
 
 
-def test_foreign_files_are_named(tmp_path):
+def test_files_that_are_no_checkpoints_are_named_in_the_error(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
     with pytest.raises(UserError, match="not a vidcsl checkpoint"):
         load_checkpoint(tmp_path / "foreign.pt")
@@ -81,7 +81,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(tmp_path):
     assert load_newest(tmp_path)["position"]["epoch"] == 1
 
 
-def test_a_flipped_bit_is_found_and_said(tmp_path, capsys):
+def test_a_flipped_bit_is_found_and_reported(tmp_path, capsys):
     """In the values of a tensor, where torch itself sees nothing wrong."""
     save_checkpoint(tmp_path, state(1), Position(1, 0), keep=3)
     newest = save_checkpoint(tmp_path, state(2.0), Position(2, 0), keep=3)
@@ -92,4 +92,4 @@ def test_a_flipped_bit_is_found_and_said(tmp_path, capsys):
     assert load_newest(tmp_path)["position"] == {"epoch": 1, "step": 0}
     said = capsys.readouterr().err
     assert "its checksum is not that" in said
-    assert "the one before is taken: epoch00001_step000000.pt" in said
+    assert "the one before is used: epoch00001_step000000.pt" in said

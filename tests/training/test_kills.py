@@ -7,7 +7,7 @@ import time
 import torch
 
 from tests.processes import PROCESSES, run_in_processes, start_world
-from tests.training.trained import ALONE, losses, make_trainer
+from tests.training.trainers import ALONE, losses, make_trainer
 from vidcsl.training.checkpoint import list_checkpoints, load_newest
 from vidcsl.training.parallel import Strategy
 
@@ -30,7 +30,7 @@ def train(folder, *, distributed=ALONE, epochs=4, **rest):
     trainer.run()
 
 
-def train_cut_up(distributed, folder):
+def train_sharded(distributed, folder):
     train(folder, distributed=distributed, epochs=2, strategy=Strategy(parallel="fsdp"))
 
 
@@ -72,9 +72,9 @@ def test_killed_again_and_again_it_learns_the_same(tmp_path):
     assert_same(tmp_path)
 
 
-def test_two_processes_that_cut_up_a_model_are_killed_and_learn_the_same(tmp_path):
-    processes = start_world(train_cut_up, 2, tmp_path / "killed")
+def test_two_processes_that_shard_a_model_are_killed_and_learn_the_same(tmp_path):
+    processes = start_world(train_sharded, 2, tmp_path / "killed")
     kill(processes, tmp_path / "killed", random.Random(0), inside=True)
     for run in ("killed", "alone"):
-        run_in_processes(train_cut_up, 2, tmp_path / run)
+        run_in_processes(train_sharded, 2, tmp_path / run)
     assert_same(tmp_path)

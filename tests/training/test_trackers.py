@@ -5,17 +5,18 @@ import pytest
 from vidcsl.errors import UserError
 from vidcsl.io import Log
 from vidcsl.run_folder import RunFolder
-from vidcsl.training import monitor as trackers
-from vidcsl.training.monitor import Run, open_trackers
+from vidcsl.training.trackers import TRACKERS, TrackedRun, open_trackers
 
 
 @pytest.fixture
 def run(tmp_path):
     config = {"TRAIN.LR": 0.1, "NAME": "tiny", "ATTACK.RUNS": []}
-    return Run(name="tiny/seed0", project="videos", folder=RunFolder(tmp_path), config=config)
+    return TrackedRun(
+        name="tiny/seed0", project="videos", folder=RunFolder(tmp_path), config=config
+    )
 
 
-def told_twice(name, run):
+def log_and_resume(name, run):
     """Two steps, and after a resume one of them again and one more."""
     for steps in ((1, 2), (2, 3)):
         log = Log(run.folder.log, open_trackers([name], run))
@@ -25,8 +26,8 @@ def told_twice(name, run):
         log.close()
 
 
-def test_tensorboard(run):
-    told_twice("tensorboard", run)
+def test_tensorboard_continues_after_a_resume(run):
+    log_and_resume("tensorboard", run)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(run.folder.tensorboard))
@@ -35,13 +36,13 @@ def test_tensorboard(run):
     assert [e.value for e in found.Scalars("results/clean/R@1")] == [0.5, 0.5]
 
 
-def test_mlflow(run, monkeypatch, tmp_path):
+def test_mlflow_continues_its_run_after_a_resume(run, monkeypatch, tmp_path):
     tracking = pytest.importorskip("mlflow.tracking", reason="the extra vidcsl[mlflow]")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     before = tracking.get_tracking_uri()
     tracking.set_tracking_uri(f"file://{tmp_path}/mlruns")
     try:
-        told_twice("mlflow", run)
+        log_and_resume("mlflow", run)
         client = tracking.MlflowClient()
         (known,) = client.search_runs([client.get_experiment_by_name("videos").experiment_id])
         history = client.get_metric_history(known.info.run_id, "train/loss")
@@ -53,11 +54,11 @@ def test_mlflow(run, monkeypatch, tmp_path):
     assert (known.info.run_name, known.info.status) == ("tiny/seed0", "FINISHED")
 
 
-def test_wandb_offline(run, monkeypatch):
+def test_wandb_continues_its_run_after_a_resume(run, monkeypatch):
     pytest.importorskip("wandb", reason="the extra vidcsl[wandb]")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    told_twice("wandb", run)
+    log_and_resume("wandb", run)
     files = list(run.folder.path.glob("wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2
     assert len({path.name for path in files}) == 1  # one run, begun and gone on with
@@ -70,19 +71,22 @@ class Broken:
         raise ConnectionError("the server is away")
 
     def close(self):
-        raise AssertionError("it was left")
+        raise AssertionError("it was dropped")
 
 
-def test_one_that_fails_is_left_and_the_log_goes_on(run, capsys):
+def test_a_tracker_that_fails_is_dropped_and_the_log_continues(run, capsys):
     log = Log(run.folder.log, [Broken()])
     for step in (1, 2):
         log.write("train", step=step, loss=1.0)
     log.close()
     assert len(run.folder.log.read_text().splitlines()) == 2
-    assert capsys.readouterr().err == "vidcsl: Broken fails and is left: the server is away\n"
+    assert (
+        capsys.readouterr().err
+        == "vidcsl: Broken failed and is no longer used: the server is away\n"
+    )
 
 
-def test_a_missing_library_and_a_refusal(run, monkeypatch):
+def test_a_missing_library_and_a_refused_account_are_one_line(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"wandb is missing: pip install 'vidcsl\[wandb\]'"):
         open_trackers(["wandb"], run)
@@ -90,6 +94,6 @@ def test_a_missing_library_and_a_refusal(run, monkeypatch):
     def refuse(run):
         raise RuntimeError("no account\nmore")
 
-    monkeypatch.setitem(trackers.TRACKERS, "mlflow", refuse)
+    monkeypatch.setitem(TRACKERS, "mlflow", refuse)
     with pytest.raises(UserError, match=r"mlflow cannot start: no account$"):
         open_trackers(["mlflow"], run)

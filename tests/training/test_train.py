@@ -1,12 +1,22 @@
-"""The trainer on small trainings: roll-backs, background checkpoints, exact resumption."""
+"""The training loop on small runs: steps, roll-backs, background checkpoints, exact resumption."""
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.training.trained import ALONE, STEPS, VIDEOS, log_lines, losses, make_trainer
+from tests.methods.made import make_method
+from tests.training.trainers import (
+    ALONE,
+    STEPS,
+    VIDEOS,
+    batches,
+    log_lines,
+    losses,
+    make_trainer,
+)
 from vidcsl.errors import Diverged, UserError
 from vidcsl.training.checkpoint import (
     CheckpointWriter,
@@ -17,10 +27,11 @@ from vidcsl.training.checkpoint import (
 )
 from vidcsl.training.monitor import Interrupted
 from vidcsl.training.optimisation import Guard
+from vidcsl.training.train import Learner, augmented, train_step
 
 
 def weights(trainer):
-    return {name: w.clone() for name, w in trainer.stepper.method.state_dict().items()}
+    return {name: w.clone() for name, w in trainer.learner.method.state_dict().items()}
 
 
 def assert_same(one, other):
@@ -28,8 +39,42 @@ def assert_same(one, other):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_loss_that_is_not_finite_is_left_behind(tmp_path, capsys):
-    """Set back to the checkpoint before, the training goes round the bad step: as if it knew."""
+def before_each_step(trainer, action):
+    """Call `action` before each step that is not left out."""
+    augment = trainer.data.augment
+
+    def acting(*arguments):
+        action()
+        return augment(*arguments)
+
+    trainer.data = replace(trainer.data, augment=acting)
+
+
+def step(clip):
+    """One step of plain gradient descent: its metrics, and how far the weights moved."""
+    method = make_method("simclr", distributed=ALONE)
+    before = {name: weight.detach().clone() for name, weight in method.named_parameters()}
+    learner = Learner(method, torch.optim.SGD(method.parameters()), clip_gradient=clip)
+    batch = next(batches(ALONE)(0, 0))
+    clips = augmented(batch, lambda frames, *_: frames, seed=0, progress=0.0)
+    outputs = train_step(learner, clips, lr=0.5)
+    weights = method.named_parameters()
+    moved = torch.cat([(weight.detach() - before[name]).flatten() for name, weight in weights])
+    return outputs, float(moved.norm()) / 0.5
+
+
+@pytest.mark.parametrize("ratio", [0.0, 2.0, 0.25])
+def test_the_gradient_norm_is_reported_whether_it_is_clipped_or_not(ratio):
+    plain, length = step(0.0)
+    norm = plain["gradient_norm"]
+    assert float(norm.part / norm.whole) == pytest.approx(length, rel=1e-4)
+    clipped, moved = step(ratio * length)
+    assert float(clipped["gradient_norm"].part) == pytest.approx(length, rel=1e-4)
+    assert moved == pytest.approx(min(1.0, ratio or 1.0) * length, rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_is_rolled_back(tmp_path, capsys):
+    """The run continues as one does that leaves out the bad step from the start."""
     trainer = make_trainer(tmp_path, hurt=(6,), guard=Guard(rollbacks=1, skip=1))
     trainer.run()
     (line,) = log_lines(tmp_path, "rollback")
@@ -56,18 +101,16 @@ def test_roll_backs_are_bounded(tmp_path):
 
 
 def test_weights_that_are_not_finite_are_never_written(tmp_path):
-    """The loss of a step was told before its gradient broke the weights, at the end of an epoch."""
+    """The loss of a step is measured before its update, which breaks the weights here."""
     trainer = make_trainer(tmp_path, guard=Guard(rollbacks=1, skip=2))
-    learn, broken = trainer._learn, []
+    method, broken = trainer.learner.method, []
 
-    def breaking(batch):
-        outputs = learn(batch)
-        if trainer._global_step == 2 * STEPS - 1 and not broken:
+    def break_a_weight(_progress):
+        if trainer.global_step == 2 * STEPS - 1 and not broken:
             broken.append(True)
-            next(trainer.stepper.method.parameters()).data.view(-1)[0] = torch.nan
-        return outputs
+            next(method.parameters()).data.view(-1)[0] = torch.nan
 
-    trainer._learn = breaking
+    method.after_step = break_a_weight
     trainer.run()
     (line,) = log_lines(tmp_path, "rollback")
     assert line["reason"] == "the weights are not finite"
@@ -77,36 +120,34 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
         assert all(weight.isfinite().all() for weight in stored)
 
 
-def test_a_training_that_went_on_tells_what_all_of_it_took(tmp_path):
+def test_a_resumed_run_reports_the_time_of_all_of_it(tmp_path):
     trainer = make_trainer(tmp_path, epochs=2)
     first = trainer.run()
     assert first["seconds"] > 0
     again = make_trainer(tmp_path, epochs=3)
     again.restore(load_newest(tmp_path / "checkpoints"))
-    spent = again._seconds
+    spent = load_newest(tmp_path / "checkpoints")["cost"][0]
     assert 0 < spent <= first["seconds"]
     last = again.run()
     assert last["seconds"] > spent
     assert last["seconds"] * last["clips_per_second"] == pytest.approx(3 * STEPS * VIDEOS * 2)
     over = make_trainer(tmp_path, epochs=3)
     over.restore(load_newest(tmp_path / "checkpoints"))
-    told = over.run()
-    assert {name: told[name] for name in ("loss", "by_class")} == {
+    found = over.run()
+    assert {name: found[name] for name in ("loss", "by_class")} == {
         name: last[name] for name in ("loss", "by_class")
     }
 
 
-def test_a_signal_after_the_last_step_is_heard(tmp_path):
-    trainer = make_trainer(tmp_path, epochs=1)
-    finish = trainer._finish_epoch
+def test_a_signal_after_the_last_step_ends_the_run(tmp_path):
+    class SignallingWriter(CheckpointWriter):
+        def save(self, state, position):
+            super().save(state, position)
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def signalled(log):
-        finish(log)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    trainer._finish_epoch = signalled
+    writer = SignallingWriter(tmp_path / "checkpoints", ALONE)
     with pytest.raises(Interrupted):
-        trainer.run()
+        make_trainer(tmp_path, epochs=1, writer=writer).run()
     assert load_newest(tmp_path / "checkpoints")["position"] == {"epoch": 1, "step": 0}
 
 
@@ -115,14 +156,12 @@ def test_a_killed_roll_back_is_repeated_exactly(tmp_path):
     whole.run()
     first = make_trainer(tmp_path / "killed", hurt=(6,), guard=Guard(rollbacks=1), epochs=1)
     first.schedule = whole.schedule
-    learn = first._learn
 
-    def killed(batch):
+    def kill():
         if first.guard.done and first.position == Position(1, 1):
             raise KeyboardInterrupt
-        return learn(batch)
 
-    first._learn = killed
+    before_each_step(first, kill)
     with pytest.raises(KeyboardInterrupt):
         first.run()
     second = make_trainer(tmp_path / "killed", hurt=(6,), guard=Guard(rollbacks=1))
@@ -132,42 +171,20 @@ def test_a_killed_roll_back_is_repeated_exactly(tmp_path):
     assert_same(weights(whole), weights(second))
 
 
-def test_a_spike_is_told_from_what_came_before():
-    guard = Guard(spike=5.0)
-    generator = torch.Generator().manual_seed(0)
-    for value in (4 + 0.1 * torch.randn(60, generator=generator)).tolist():
-        guard.check(value)
-    guard.check(4.3)
-    fresh = Guard(spike=5.0)
-    fresh.load(guard.state())
-    for each in (guard, fresh):
-        with pytest.raises(Diverged, match="leapt to 5"):
-            each.check(5.0)
-    Guard(spike=5.0).check(1e9)  # nothing to hold it against yet
-    steady = Guard(spike=5.0)
-    for _ in range(50):
-        steady.check(2.0)
-    steady.check(2.05)
-    with pytest.raises(Diverged):
-        steady.check(2.5)
-
-
 @pytest.mark.parametrize("background", [True, False])
-def test_resumption_is_exact_whoever_writes(tmp_path, background):
+def test_resuming_is_exact_with_checkpoints_in_the_background_or_not(tmp_path, background):
     whole = make_trainer(tmp_path / "whole")
     whole.run()
     for stop in (Position(0, 2), Position(1, 3)):
         folder = tmp_path / f"stopped{stop.epoch}"
         writer = CheckpointWriter(folder / "checkpoints", ALONE, background=background)
         first = make_trainer(folder, writer=writer, schedule={"checkpoint_steps": 1})
-        learn = first._learn
 
-        def interrupted(batch, trainer=first, learn=learn, stop=stop):
+        def interrupt(trainer=first, stop=stop):
             if trainer.position == stop:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return learn(batch)
 
-        first._learn = interrupted
+        before_each_step(first, interrupt)
         with pytest.raises(Interrupted):
             first.run()
         second = make_trainer(folder)
@@ -177,7 +194,7 @@ def test_resumption_is_exact_whoever_writes(tmp_path, background):
         assert losses(folder) == losses(tmp_path / "whole")
 
 
-def test_what_is_written_is_what_was_there_when_it_was_saved(tmp_path):
+def test_a_checkpoint_holds_the_weights_of_the_moment_it_was_saved(tmp_path):
     writer = CheckpointWriter(tmp_path, ALONE)
     weight = torch.zeros(100_000)
     for number in range(1, 4):
@@ -188,7 +205,7 @@ def test_what_is_written_is_what_was_there_when_it_was_saved(tmp_path):
     writer.close()
 
 
-def test_a_failed_write_ends_the_training_and_leaves_the_older_checkpoint(tmp_path, monkeypatch):
+def test_a_failed_write_ends_the_run_and_leaves_the_older_checkpoint(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path)
     write, calls = torch.save, []
 

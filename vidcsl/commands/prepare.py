@@ -96,7 +96,7 @@ def _add_official(parser: argparse.ArgumentParser) -> None:
 
 def _official(args: argparse.Namespace) -> object:
     from vidcsl.data.prepare import archives
-    from vidcsl.data.prepare.datasets import HMDB51, UCF101, prepare_official
+    from vidcsl.data.prepare.datasets import prepare_hmdb51, prepare_ucf101
 
     if args.split_archive:
         archives.unpack(
@@ -104,8 +104,8 @@ def _official(args: argparse.Namespace) -> object:
         )
     if args.archives:
         archives.unpack(args.archives, args.root, selection=archives.VIDEOS, workers=args.workers)
-    return prepare_official(
-        {"ucf101": UCF101, "hmdb51": HMDB51}[args.kind],
+    make_lists = {"ucf101": prepare_ucf101, "hmdb51": prepare_hmdb51}[args.kind]
+    return make_lists(
         root=args.root,
         splits=args.splits,
         out=args.out,
@@ -180,7 +180,7 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def _folder(args: argparse.Namespace) -> object:
-    from vidcsl.data.prepare.lists import prepare_folder
+    from vidcsl.data.prepare.folder import prepare_folder
 
     return prepare_folder(
         root=args.root,

@@ -78,7 +78,7 @@ def _corrupt(args: argparse.Namespace) -> None:
     from vidcsl.config import load_config
     from vidcsl.distributed import distributed_context
     from vidcsl.pipelines.corrupt import corrupt_checkpoints, export_corrupted
-    from vidcsl.report.page import compare_corruptions
+    from vidcsl.report.summary import compare_corruptions
 
     if args.export and (args.checkpoint or args.weights):
         raise UserError("--export writes videos: it takes no --checkpoint and no --weights")

@@ -39,7 +39,7 @@ def _train(args: argparse.Namespace) -> None:
         folder = RunFolder(output_dir(cfg))
         if not args.resume:
             refuse_overwriting(folder)
-        with folder.held():
+        with folder.lock():
             pass  # raises where another process trains in this folder
         config = str(find_config(args.cfg).resolve())
         words = ["train", "--cfg", config, *overrides_of(args), "--resume"]

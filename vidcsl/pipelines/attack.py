@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,23 @@ from vidcsl.config import load_config
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
-from vidcsl.io import Bar, key_of, save_arrays
+from vidcsl.io import Bar, save_arrays, stored_key
 from vidcsl.models.encoder import Classifier
 from vidcsl.pipelines.context import EvaluationContext, model_name, open_context, required, subset
-from vidcsl.pipelines.targets import build_attack_runs, build_attacks, build_input, build_targets
-from vidcsl.robustness.attack_curve import (
-    Attack,
-    Curve,
-    attack_curve,
-    find_sets,
-    predict,
-    read_clip,
-    read_set,
-    write_clip,
-    write_set,
-)
+from vidcsl.pipelines.targets import attack_specs, build_attacks, build_input, build_targets
+from vidcsl.robustness.attack_curve import Attack, Curve, attack_curve, predict
+from vidcsl.robustness.attacked_clips import find_sets, read_clip, read_set, write_clip, write_set
 from vidcsl.robustness.attacks import Solver
-from vidcsl.robustness.attacks.specs import Run
+from vidcsl.robustness.attacks.specs import AttackSpec
 from vidcsl.robustness.sanity import Trial, check_attack
-from vidcsl.robustness.targets import Clips, Target, Views, classifier, directly
+from vidcsl.robustness.targets import (
+    Clips,
+    FrameViews,
+    InputView,
+    Target,
+    classifier,
+    clip_view,
+)
 from vidcsl.robustness.threats import Universal
 from vidcsl.run_folder import ResultCache, digest
 from vidcsl.state import weights_digest
@@ -50,13 +48,157 @@ def attack_targets(
     """Every attack on every target (by what is appended to the attack's name)."""
     chosen = subset(test, context.cfg.ATTACK.MAX_CLIPS)
     sections: dict[str, dict[str, Any]] = {}
-    for run in build_attack_runs(context.cfg):
-        attacks = attacks_of(run, context)
+    for spec in attack_specs(context.cfg):
+        attacks = attacks_of(spec, context)
         for suffix, target in targets.items():
-            campaign = _Campaign(run.name + suffix, run, attacks, target, test, chosen, context)
+            campaign = Campaign(spec.name + suffix, spec, attacks, target, test, chosen, context)
             for section, found in campaign.result().items():
                 sections.setdefault(section, {})[campaign.name] = found
             context.store(sections)
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """One attack, at growing budgets, on one target and the chosen test videos."""
+
+    name: str
+    spec: AttackSpec
+    attacks: Mapping[str, Attack]
+    target: Target
+    test: VideoList
+    chosen: Sequence[int]
+    context: EvaluationContext
+
+    def result(self) -> dict[str, Any]:
+        """Attack the videos whose results are not cached; everything found, by section."""
+        context = self.context
+        result_cache = ResultCache(
+            context.folder.result_cache, settings=self.settings, rank=context.distributed.rank
+        )
+        # The cache as the main process sees it, so that all divide the rest in the same way.
+        done = context.distributed.broadcast(
+            {*result_cache.results(self.name), *result_cache.results("unreadable")}
+        )
+        with context.bar(self.name, sum(video not in done for video in self.chosen)) as advance:
+            curve = attack_curve(
+                self.target,
+                attacked_pixels(context, self.test, self.chosen, answered=done),
+                self.attacks,
+                distributed=context.distributed,
+                result_cache=result_cache,
+                condition=self.name,
+                advance=advance,
+            ).over(self.chosen)
+        if context.distributed.is_main:
+            missing = [video for video in self.chosen if video not in curve.outcomes]
+            result_cache.record("unreadable", missing, [True] * len(missing))
+        context.spend(self.name, curve.seconds())
+        self.store_examples(curve)
+        return {
+            "attacks": curve.accuracy(),
+            "survival": curve.survival(),
+            "attack_settings": {
+                "attack": self.spec.spec,
+                "solver": str(self.spec.solver),
+                "clips": curve.clips,
+                "clean": curve.clean / curve.clips,
+                **context.norms,
+            },
+            "attack_classes": curve.by_class(len(context.train.classes)),
+            "attack_frames": curve.frame_rms(),
+            "attack_checks": self.checks(curve, result_cache),
+        }
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """All that the results depend on."""
+        return self.context.settings(
+            self.test,
+            weights_digest(self.target(clip_view)),
+            attack=self.name,
+            words=self.spec.spec,  # the key of the result caches that exist
+            solver=repr(self.spec.solver),
+            threats={eps: repr(threat) for eps, threat in self.spec.threats.items()},
+            **fitted_on(self.spec, self.context),
+            **depends_on(self.context.cfg),
+        )
+
+    def checks(self, curve: Curve, result_cache: ResultCache) -> dict[str, Any]:
+        """Whether the attack can be trusted, tried on a few clips where it fools about half."""
+        survival, most = curve.survival(), self.context.cfg.ATTACK.CHECK_CLIPS
+        found: dict[str, Any] = {}
+        if self.context.distributed.is_main and survival and most:
+            eps = min(survival, key=lambda eps: abs(survival[eps] - 0.5))
+            correct = [video for video, one in curve.outcomes.items() if one.clean == one.label]
+            videos = [correct[i] for i in subset(correct, most)]
+            condition, asked = f"{self.name} checks", {"eps": eps, "videos": videos}
+            known = result_cache.get(condition, 0)
+            if known is None or known["asked"] != asked:
+                clips = attacked_pixels(in_one_process(self.context), self.test, videos)
+                trial = Trial(
+                    [(self.target(each.view).eval(), each) for each in clips],
+                    self.spec.threats[eps],
+                    self.spec.solver,
+                    self.spec.goal,
+                    self.context.cfg.ATTACK.QUANTISE,
+                )
+                known = {"asked": asked, "checks": check_attack(trial)}
+                result_cache.record(condition, [0], [known])
+            found = {"eps": eps, "clips": len(videos), "checks": known["checks"]}
+        self.context.distributed.barrier()
+        return found
+
+    def store_examples(self, curve: Curve) -> None:
+        """Attack a few of the fooled clips once more, and keep their frames for the report."""
+        context, classes = self.context, self.context.train.classes
+        shown = pick_examples(curve, context.cfg.ATTACK.EXAMPLES)
+        key = digest({**self.settings, "shown": shown})
+        artifacts = context.folder.artifacts
+        before = sorted(artifacts.glob(f"attack_{self.name}.*.npz"))
+        up_to_date = [stored_key(path) for path in before] == [key] * len(shown)
+        if context.distributed.broadcast(up_to_date):
+            return
+        for path in before if context.distributed.is_main else ():
+            path.unlink()
+        context.distributed.barrier()
+        for batch in attacked_pixels(context, self.test, shown):
+            model = self.target(batch.view).eval()
+            for row, video in enumerate(batch.videos):
+                one = batch.take(torch.tensor([row]))
+                eps = str(curve.outcomes[video].fooled_at)
+                attacked = self.attacks[eps](model, one.clips, one.labels, one.seeds)
+                clean, adversarial = (int(predict(model, each)) for each in (one.clips, attacked))
+                frames = torch.cat([one.clips, attacked]).permute(0, 2, 3, 4, 1)  # [2, T, H, W, 3]
+                frames = frames.cpu()
+                example = {
+                    "eps": eps,
+                    "clean": (frames[0] * 255).round().byte().numpy(),
+                    "difference": (frames[1] - frames[0]).numpy().astype(np.float16),
+                    "label": classes[int(one.labels)],
+                    "clean_prediction": classes[clean],
+                    "adversarial_prediction": classes[adversarial],
+                }
+                path = artifacts / f"attack_{self.name}.{video}.npz"
+                save_arrays(path, {"key": key, **example}, compressed=True)
+
+
+def pick_examples(curve: Curve, most: int) -> list[int]:
+    """Videos to show: fooled by the budget that fooled most; one a class before any second.
+
+    In the order of the list, so that the same outcomes show the same videos.
+    """
+    fooled = {video: one for video, one in curve.outcomes.items() if one.fooled_at is not None}
+    if not fooled:
+        return []
+    counts = Counter(one.fooled_at for one in fooled.values())
+    usual = max(curve.budgets, key=lambda eps: counts[eps])
+    seen: Counter[int] = Counter()
+    ranked = []
+    for video, one in sorted(fooled.items()):
+        if one.fooled_at == usual:
+            ranked.append((seen[one.label], video))
+            seen[one.label] += 1
+    return sorted(video for _, video in sorted(ranked)[:most])
 
 
 def attacked_pixels(
@@ -66,7 +208,7 @@ def attacked_pixels(
     *,
     answered: Container[int] = (),
 ) -> Iterator[Clips]:
-    """This process's share of the chosen videos, as ATTACK.INPUT wants them; see `Job.clips`."""
+    """Those of the chosen videos that this process attacks, as the pixels of ATTACK.INPUT."""
     given = build_input(context.cfg)
     return context.clips(
         test,
@@ -78,9 +220,27 @@ def attacked_pixels(
     )
 
 
-def attacks_of(run: Run, context: EvaluationContext) -> dict[str, Attack]:
-    """The run's attack at each budget; a universal one is fitted on the job's training clips."""
-    return build_attacks(run, context.cfg, training=partial(_training_clips, context))
+def attacks_of(spec: AttackSpec, context: EvaluationContext) -> dict[str, Attack]:
+    """The attack at each budget; a universal one is fitted on training clips."""
+
+    def training() -> Iterator[Clips]:
+        # The same clips in every process, or each would fit a delta of its own.
+        return in_one_process(context).clips(context.train, fitting_videos(context))
+
+    return build_attacks(spec, context.cfg, training=training)
+
+
+def fitting_videos(context: EvaluationContext) -> list[int]:
+    """Indices of the training videos that a universal attack is fitted on, evenly chosen."""
+    labelled = [i for i, video in enumerate(context.train.videos) if video.label >= 0]
+    return [labelled[i] for i in subset(labelled, context.cfg.ATTACK.UNIVERSAL_CLIPS)]
+
+
+def fitted_on(spec: AttackSpec, context: EvaluationContext) -> dict[str, Any]:
+    """What a universal attack depends on in addition: its training clips."""
+    if not any(isinstance(threat, Universal) for threat in spec.threats.values()):
+        return {}
+    return {"fitted_on": context.settings(context.train, "", clips=fitting_videos(context))}
 
 
 def depends_on(cfg: CfgNode) -> dict[str, Any]:
@@ -95,189 +255,14 @@ def depends_on(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _training_clips(context: EvaluationContext) -> Iterator[Clips]:
-    """Labelled training clips, evenly chosen; the same for every process."""
-    return _alone(context).clips(context.train, _fitting(context))
-
-
-def fitted_on(run: Run, context: EvaluationContext) -> dict[str, Any]:
-    """What a universal attack depends on in addition: training clips. Of others, nothing."""
-    universal = any(isinstance(threat, Universal) for threat in run.threats.values())
-    return (
-        {"fitted_on": context.settings(context.train, "", clips=_fitting(context))}
-        if universal
-        else {}
-    )
-
-
-def _fitting(context: EvaluationContext) -> list[int]:
-    """Indices of the training videos that a universal attack is fitted on."""
-    labelled = [i for i, video in enumerate(context.train.videos) if video.label >= 0]
-    return [labelled[i] for i in subset(labelled, context.cfg.ATTACK.UNIVERSAL_CLIPS)]
-
-
-def _alone(context: EvaluationContext) -> EvaluationContext:
-    """The job as if this process were the only one."""
-    return replace(
-        context, distributed=DistributedContext(rank=0, size=1, device=context.distributed.device)
-    )
-
-
-@dataclass(frozen=True)
-class _Campaign:
-    """One attack, at growing budgets, on one target and the chosen test videos."""
-
-    name: str
-    run: Run
-    attacks: Mapping[str, Attack]
-    target: Target
-    test: VideoList
-    chosen: Sequence[int]
-    context: EvaluationContext
-
-    def result(self) -> dict[str, Any]:
-        """Attack what is not answered yet; what all answers say, by section of the results."""
-        context = self.context
-        result_cache = ResultCache(
-            context.folder.answers, settings=self._settings, rank=context.distributed.rank
-        )
-        # What the main process knows, so that all share the rest in the same way.
-        answered = context.distributed.share(
-            {*result_cache.answers(self.name), *result_cache.answers("unreadable")}
-        )
-        with context.bar(self.name, sum(video not in answered for video in self.chosen)) as advance:
-            curve = attack_curve(
-                self.target,
-                self._clips(self.chosen, answered=answered),
-                self.attacks,
-                distributed=context.distributed,
-                result_cache=result_cache,
-                condition=self.name,
-                advance=advance,
-            ).over(self.chosen)
-        if context.distributed.is_main:
-            missing = [video for video in self.chosen if video not in curve.outcomes]
-            result_cache.record("unreadable", missing, [True] * len(missing))
-        context.spend(self.name, curve.seconds())
-        self._store_examples(curve)
-        return {**self._sections(curve), "attack_checks": self._checks(curve, result_cache)}
-
-    @cached_property
-    def _settings(self) -> dict[str, Any]:
-        """All that the answers depend on."""
-        return self.context.settings(
-            self.test,
-            weights_digest(self.target(directly)),
-            attack=self.name,
-            words=self.run.words,
-            solver=repr(self.run.solver),
-            threats={eps: repr(threat) for eps, threat in self.run.threats.items()},
-            **fitted_on(self.run, self.context),
-            **depends_on(self.context.cfg),
-        )
-
-    def _clips(self, videos: Sequence[int], *, answered: Container[int] = ()) -> Iterator[Clips]:
-        return attacked_pixels(self.context, self.test, videos, answered=answered)
-
-    def _sections(self, curve: Curve) -> dict[str, Any]:
-        return {
-            "attacks": curve.accuracy(),
-            "survival": curve.survival(),
-            "attack_settings": {
-                "attack": self.run.words,
-                "solver": str(self.run.solver),
-                "clips": curve.clips,
-                "clean": curve.clean / curve.clips,
-                **self.context.norms,
-            },
-            "attack_classes": curve.by_class(len(self.context.train.classes)),
-            "attack_frames": curve.frame_rms(),
-        }
-
-    def _checks(self, curve: Curve, result_cache: ResultCache) -> dict[str, Any]:
-        """Whether the attack is to be believed, tried on a few clips at a telling budget."""
-        survival, most = curve.survival(), self.context.cfg.ATTACK.CHECK_CLIPS
-        found: dict[str, Any] = {}
-        if self.context.distributed.is_main and survival and most:
-            eps = min(survival, key=lambda eps: abs(survival[eps] - 0.5))
-            right = [video for video, one in curve.outcomes.items() if one.clean == one.label]
-            videos = [right[i] for i in subset(right, most)]
-            condition, asked = f"{self.name} checks", {"eps": eps, "videos": videos}
-            known = result_cache.get(condition, 0)
-            if known is None or known["asked"] != asked:
-                known = {"asked": asked, "checks": check_attack(self._trial(eps, videos))}
-                result_cache.record(condition, [0], [known])
-            found = {"eps": eps, "clips": len(videos), "checks": known["checks"]}
-        self.context.distributed.barrier()
-        return found
-
-    def _trial(self, eps: str, videos: Sequence[int]) -> Trial:
-        clips = replace(self, context=_alone(self.context))._clips(videos)
-        return Trial(
-            [(self.target(each.look).eval(), each) for each in clips],
-            self.run.threats[eps],
-            self.run.solver,
-            self.run.goal,
-            self.context.cfg.ATTACK.QUANTISE,
-        )
-
-    def _store_examples(self, curve: Curve) -> None:
-        """Attack a few of the fallen clips once more, and keep what they look like."""
-        shown = pick_examples(curve, self.context.cfg.ATTACK.EXAMPLES)
-        key = digest({**self._settings, "shown": shown})
-        artifacts = self.context.folder.artifacts
-        before = sorted(artifacts.glob(f"attack_{self.name}.*.npz"))
-        if self.context.distributed.share([key_of(path) for path in before] == [key] * len(shown)):
-            return
-        for path in before if self.context.distributed.is_main else ():
-            path.unlink()
-        self.context.distributed.barrier()
-        for batch in self._clips(shown):
-            for video, example in zip(batch.videos, self._examples(batch, curve), strict=True):
-                path = artifacts / f"attack_{self.name}.{video}.npz"
-                save_arrays(path, {"key": key, **example}, compressed=True)
-
-    def _examples(self, batch: Clips, curve: Curve) -> Iterator[dict[str, Any]]:
-        model, classes = self.target(batch.look).eval(), self.context.train.classes
-        for row, video in enumerate(batch.videos):
-            one = batch.take(torch.tensor([row]))
-            eps = str(curve.outcomes[video].fooled_at)
-            attacked = self.attacks[eps](model, one.clips, one.labels, one.seeds)
-            before, after = (int(predict(model, clips)) for clips in (one.clips, attacked))
-            frames = (
-                torch.cat([one.clips, attacked]).permute(0, 2, 3, 4, 1).cpu()
-            )  # [2, T, H, W, 3]
-            yield {
-                "eps": eps,
-                "clean": (frames[0] * 255).round().byte().numpy(),
-                "difference": (frames[1] - frames[0]).numpy().astype(np.float16),
-                "label": classes[int(one.labels)],
-                "clean_prediction": classes[before],
-                "adversarial_prediction": classes[after],
-            }
-
-
-def pick_examples(curve: Curve, most: int) -> list[int]:
-    """Videos to show: of those that fell to the budget most fell to, one a class before any second.
-
-    In the order of the list, so that the same outcomes show the same videos.
-    """
-    fallen = {video: one for video, one in curve.outcomes.items() if one.fooled_at is not None}
-    if not fallen:
-        return []
-    counts = Counter(one.fooled_at for one in fallen.values())
-    usual = max(curve.budgets, key=lambda eps: counts[eps])
-    seen: Counter[int] = Counter()
-    ranked = []
-    for video, one in sorted(fallen.items()):
-        if one.fooled_at == usual:
-            ranked.append((seen[one.label], video))
-            seen[one.label] += 1
-    return sorted(video for _, video in sorted(ranked)[:most])
+def in_one_process(context: EvaluationContext) -> EvaluationContext:
+    """The context as if this process were the only one."""
+    alone = DistributedContext(rank=0, size=1, device=context.distributed.device)
+    return replace(context, distributed=alone)
 
 
 # ----------------------------------------------------------------------
-# Attacked clips as files, to be looked at, and to be tried on other models.
+# Attacked clips as files, to look at and to try on other models.
 
 CLEAN = "clean"
 
@@ -293,9 +278,9 @@ def save_attacks(
     """Attack the test clips under every attack and budget of the config, and keep them all.
 
     `FOLDER/pgd_linf/4_255/000012.mkv` is clip 12 of the list under that attack, `FOLDER/clean` has
-    the clean ones; `set.json` describes each folder. Every clip is attacked, also one that is wrong
-    when clean, and until the solver's end, so that it misleads other models as well as it can. An
-    export that was stopped goes on. Which model: see `open_job`.
+    the clean ones; `set.json` describes each folder. Every clip is attacked, also one that is
+    misclassified when clean, and until the solver's end, so that it misleads other models as well
+    as it can. A stopped export resumes. Which model is attacked: see `open_context`.
 
     Returns:
         The folders, the clean one first.
@@ -306,11 +291,11 @@ def save_attacks(
     targets = build_targets(cfg, encoder, context.heads(), context.gallery(), classes=classes)
     source = cfg.MODEL.WEIGHTS if foreign else str(checkpoint or context.folder.checkpoints)
     places = []
-    for given in build_attack_runs(cfg):
-        run = replace(given, solver=to_the_end(given.solver))
-        attacks = attacks_of(run, context)
+    for given in attack_specs(cfg):
+        spec = replace(given, solver=without_stopping(given.solver))
+        attacks = attacks_of(spec, context)
         for suffix, target in targets.items():
-            export = _Export(run, attacks, suffix, target, source, test, folder, context)
+            export = Export(spec, attacks, suffix, target, source, test, folder, context)
             places += [export.write(budget) for budget in (CLEAN, *attacks)]
     if not places:
         raise UserError("ATTACK.RUNS or ATTACK.TARGETS is empty: there is nothing to write")
@@ -318,10 +303,10 @@ def save_attacks(
 
 
 @dataclass(frozen=True)
-class _Export:
+class Export:
     """One attack on one target, to be written for each of its budgets, or `CLEAN`."""
 
-    run: Run
+    spec: AttackSpec
     attacks: Mapping[str, Attack]
     suffix: str
     target: Target
@@ -331,35 +316,62 @@ class _Export:
     context: EvaluationContext
 
     def write(self, budget: str) -> Path:
-        """The folder of the clips under a budget."""
-        context, chosen = self.context, subset(self.test, self.context.cfg.ATTACK.MAX_CLIPS)
-        name = CLEAN if budget == CLEAN else self.run.name + self.suffix
-        place = self.folder / name / ("" if budget == CLEAN else budget.replace("/", "_"))
-        settings = self._settings(budget)
+        """Write the clips under a budget, and return their folder."""
+        context, cfg = self.context, self.context.cfg
+        chosen = subset(self.test, cfg.ATTACK.MAX_CLIPS)
+        if budget == CLEAN:
+            name, place = CLEAN, self.folder / CLEAN
+            how: dict[str, Any] = {"attack": None, "eps": "0"}
+            fitted = {}
+        else:
+            name = self.spec.name + self.suffix
+            place = self.folder / name / budget.replace("/", "_")
+            how = {
+                "attack": self.spec.spec,
+                "eps": budget,
+                "threat": repr(self.spec.threats[budget]),
+                "solver": repr(self.spec.solver),
+            }
+            fitted = fitted_on(self.spec, context)
+        weights = weights_digest(self.target(clip_view))
+        settings = context.settings(self.test, weights, **how, **fitted, **depends_on(cfg))
         result_cache = ResultCache(
             self.folder / "answers", settings=settings, rank=context.distributed.rank
         )
-        done = context.distributed.share(set(result_cache.answers("written")))
+        done = context.distributed.broadcast(set(result_cache.results("written")))
         title = name if budget == CLEAN else f"{name} {budget}"
         with context.bar(title, sum(video not in done for video in chosen)) as advance:
             for batch in attacked_pixels(context, self.test, chosen, answered=done):
-                result_cache.record(
-                    "written", batch.videos, list(self._entries(batch, budget, place))
-                )
+                entries = list(self._write_batch(batch, budget, place))
+                result_cache.record("written", batch.videos, entries)
                 advance(len(batch))
         context.distributed.barrier()
         result_cache.reload()
         if context.distributed.is_main:
-            entries = result_cache.answers("written")
-            clips = [entries[video] for video in chosen if video in entries]
-            write_set(place, {**self._description(budget), "clips": clips})
+            written = result_cache.results("written")
+            description = {
+                **how,
+                "clean": None if budget == CLEAN else "../../" + CLEAN,
+                "quantise": cfg.ATTACK.QUANTISE,
+                "model": {
+                    "name": model_name(context, self.suffix.removeprefix(f"_{cfg.ATTACK.INPUT}")),
+                    "method": cfg.METHOD.NAME,
+                    "checkpoint": self.source,
+                    "weights": weights,
+                },
+                "classes": list(context.train.classes),
+                "look": {"input": cfg.ATTACK.INPUT, "crops": build_input(cfg).crops},
+                "clips": [written[video] for video in chosen if video in written],
+            }
+            write_set(place, description)
         return place
 
-    def _entries(self, batch: Clips, budget: str, place: Path) -> Iterator[dict[str, Any]]:
-        model, clips = self.target(batch.look).eval(), batch.clips
+    def _write_batch(self, batch: Clips, budget: str, place: Path) -> Iterator[dict[str, Any]]:
+        """Write the files of a batch; an entry of set.json for each."""
+        model, clips = self.target(batch.view).eval(), batch.clips
         if budget != CLEAN:
             clips = self.attacks[budget](model, clips, batch.labels, batch.seeds)
-        views = batch.look.pattern.tolist() if isinstance(batch.look, Views) else None
+        views = batch.view.pattern.tolist() if isinstance(batch.view, FrameViews) else None
         found = zip(
             batch.videos, clips, batch.labels.tolist(), predict(model, clips).tolist(), strict=True
         )
@@ -373,38 +385,9 @@ class _Export:
                 "views": views,
             }
 
-    def _settings(self, budget: str) -> dict[str, Any]:
-        weights = weights_digest(self.target(directly))
-        fitted = {} if budget == CLEAN else fitted_on(self.run, self.context)
-        return self.context.settings(
-            self.test, weights, **self._how(budget), **fitted, **depends_on(self.context.cfg)
-        )
 
-    def _how(self, budget: str) -> dict[str, Any]:
-        if budget == CLEAN:
-            return {"attack": None, "eps": "0"}
-        threat, solver = repr(self.run.threats[budget]), repr(self.run.solver)
-        return {"attack": self.run.words, "eps": budget, "threat": threat, "solver": solver}
-
-    def _description(self, budget: str) -> Mapping[str, Any]:
-        cfg = self.context.cfg
-        return {
-            **self._how(budget),
-            "clean": None if budget == CLEAN else "../../" + CLEAN,
-            "quantise": cfg.ATTACK.QUANTISE,
-            "model": {
-                "name": model_name(self.context, self.suffix.removeprefix(f"_{cfg.ATTACK.INPUT}")),
-                "method": cfg.METHOD.NAME,
-                "checkpoint": self.source,
-                "weights": weights_digest(self.target(directly)),
-            },
-            "classes": list(self.context.train.classes),
-            "look": {"input": cfg.ATTACK.INPUT, "crops": build_input(cfg).crops},
-        }
-
-
-def to_the_end(solver: Solver) -> Solver:
-    """The same solver, not content with clips that only just fool the model."""
+def without_stopping(solver: Solver) -> Solver:
+    """The same solver, which does not stop at clips that only just fool the model."""
     names = {field.name for field in fields(solver)}  # type: ignore[arg-type]
     change: Any = replace
     return change(solver, stop_when_fooled=False) if "stop_when_fooled" in names else solver
@@ -413,7 +396,7 @@ def to_the_end(solver: Solver) -> Solver:
 # ----------------------------------------------------------------------
 # Attacked clips tried on other models: the transfer matrix.
 
-_BATCH = 16
+BATCH = 16
 
 
 def transfer(
@@ -423,143 +406,129 @@ def transfer(
 
     Args:
         paths: folders with sets of attacked clips, at any depth.
-        runs: folders of runs, whose newest weights are tried, with the linear probe and, where
-            there is one, with the model's own head.
-        world: this process.
+        runs: folders of runs, whose newest weights are tried, with the linear probe and, if the
+            model has one, with its own head.
+        distributed: this process.
 
     Returns:
         `{"models": [names], "sets": [{"path", "model" (attacked), "attack", "eps", "clips",
         "results": {name: {"clean", "accuracy", "fooled"}}}]}`: accuracies on the clean and on the
-        attacked clips, and the share of those right when clean that are wrong when attacked.
+        attacked clips, and the ratio of those correct when clean that are misclassified when
+        attacked.
 
     Raises:
         UserError: a set or a run cannot be read, or they do not fit each other.
     """
-    places = find_sets(paths)
-    attacked = [place for place in places if read_set(place)["attack"] is not None]
+    attacked = [place for place in find_sets(paths) if read_set(place)["attack"] is not None]
     if not attacked:
         raise UserError(f"{paths[0]} holds clean clips only")
-    models: dict[str, tuple[Classifier, tuple[str, ...]]] = {}
+    models: dict[str, tuple[Classifier, Sequence[str]]] = {}
     for run in runs:
-        for name, found in _models(run, distributed):
+        cfg = load_config(run / "config.yaml", ["OUTPUT_DIR", str(run)])
+        context, _ = open_context(cfg, distributed)
+        for suffix, head in context.heads().items():
+            name = model_name(context, suffix)
             if name in models:
                 raise UserError(
                     f"{run}: another run's model is {name} too; set NAME in {run}/config.yaml"
                 )
-            models[name] = found
+            model = Classifier(context.method.encoder, head).eval()  # type: ignore[arg-type]
+            models[name] = model, context.train.classes
     bar = Bar("transfer", total=len(attacked) * len(models), shown=distributed.is_main)
-    answers: dict[tuple[Path, str], dict[int, bool]] = {}
+    of_clean: dict[tuple[Path, str], dict[int, bool]] = {}
     rows = []
     for place in attacked:
         described = read_set(place)
         clean = (place / str(described["clean"])).resolve()
         results = {}
         for name, (model, classes) in models.items():
-            for each in (clean, place):
-                if (each, name) not in answers:
-                    answers[each, name] = _right(each, model, classes, distributed.device)
-            results[name] = _compare(answers[clean, name], answers.pop((place, name)))
+            if (clean, name) not in of_clean:
+                of_clean[clean, name] = correct_clips(clean, model, classes, distributed.device)
+            before = of_clean[clean, name]
+            after = correct_clips(place, model, classes, distributed.device)
+            videos = sorted(before.keys() & after.keys())
+            known = [video for video in videos if before[video]]
+            fooled = sum(not after[video] for video in known)
+            results[name] = {
+                "clean": len(known) / len(videos) if videos else None,
+                "accuracy": sum(after[video] for video in videos) / len(videos) if videos else None,
+                "fooled": fooled / len(known) if known else None,
+            }
             bar.advance()
-        told = {key: described[key] for key in ("attack", "eps")}
-        source = described["model"]["name"]
-        clips = len(described["clips"])
         rows.append(
-            {"path": str(place), "model": source, **told, "clips": clips, "results": results}
+            {
+                "path": str(place),
+                "model": described["model"]["name"],
+                "attack": described["attack"],
+                "eps": described["eps"],
+                "clips": len(described["clips"]),
+                "results": results,
+            }
         )
     bar.close()
     return {"models": list(models), "sets": rows}
 
 
 def transfer_table(found: dict[str, Any]) -> str:
-    """The matrix in Markdown: accuracy in per cent and, in brackets, the share fooled."""
+    """The matrix in Markdown: accuracy in per cent and, in brackets, the ratio fooled."""
     models = found["models"]
     header = ["attacked model", "attack", "eps", *models]
-    cells = [header, ["---"] * len(header)]
-    for row in found["sets"]:
-        shares = [row["results"][name] for name in models]
-        cells.append(
-            [row["model"], row["attack"], row["eps"]]
-            + [f"{100 * each['accuracy']:.1f} {_fooled(each['fooled'])}" for each in shares]
-        )
     first = found["sets"][0]["results"]
     clean = ["", "clean", "0", *(f"{100 * first[name]['clean']:.1f}" for name in models)]
-    cells.insert(2, clean)
+    cells = [header, ["---"] * len(header), clean]
+    for row in found["sets"]:
+        line = [row["model"], row["attack"], row["eps"]]
+        for name in models:
+            accuracy, fooled = row["results"][name]["accuracy"], row["results"][name]["fooled"]
+            shown = "–" if fooled is None else f"{100 * fooled:.1f}"
+            line.append(f"{100 * accuracy:.1f} ({shown})")
+        cells.append(line)
     lines = [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join([*lines, "Accuracy, %; in brackets: of the clips right when clean, % fooled."])
+    return "\n".join(
+        [*lines, "Accuracy, %; in brackets: of the clips correct when clean, % fooled."]
+    )
 
 
-def _fooled(share: float | None) -> str:
-    return "(–)" if share is None else f"({100 * share:.1f})"
-
-
-def _models(
-    run: Path, distributed: DistributedContext
-) -> Iterator[tuple[str, tuple[Classifier, tuple[str, ...]]]]:
-    """(name, (module, classes)) of every head of a run."""
-    cfg = load_config(run / "config.yaml", ["OUTPUT_DIR", str(run)])
-    context, _ = open_context(cfg, distributed)
-    for suffix, head in context.heads().items():
-        model = Classifier(context.method.encoder, head).eval()  # type: ignore[arg-type]
-        yield model_name(context, suffix), (model, context.train.classes)
-
-
-def _right(
+def correct_clips(
     place: Path, model: Classifier, classes: Sequence[str], device: torch.device
 ) -> dict[int, bool]:
-    """Which clips of a set a model names right, by their index in the list of videos."""
+    """Whether a model classifies each clip of a set correctly, by index in the list of videos."""
     described = read_set(place)
     if list(classes) != described["classes"]:
         raise UserError(f"{place}: its classes are not those of the model that it is tried on")
-    right = {}
-    size = model.encoder.frame_size
-    for entries, clips, views in _batches(place, described):
+    correct = {}
+    size, crops = model.encoder.frame_size, described["look"]["crops"]
+    for entries, clips in _batches(place, described):
+        views = entries[0]["views"]
         if views is None and clips.shape[-1] != size:
             raise UserError(
                 f"{place}: clips of {clips.shape[-1]} pixels, the model takes {size}: make the set "
                 "with ATTACK.INPUT frames"
             )
-        look = directly if views is None else _look(views, described["look"]["crops"], model)
-        named = predict(classifier(model)(look).eval(), clips.to(device)).tolist()
-        for entry, prediction in zip(entries, named, strict=True):
-            right[entry["index"]] = prediction == entry["label"]
-    return right
-
-
-def _look(views: Tensor, crops: int, model: Classifier) -> Views:
-    size = model.encoder.frame_size
-    return Views(views.numpy(), EvalCrop(size=size, crops=crops))
+        view: InputView = clip_view
+        if views is not None:
+            view = FrameViews(np.array(views), EvalCrop(size=size, crops=crops))
+        predicted = predict(classifier(model)(view).eval(), clips.to(device)).tolist()
+        for entry, prediction in zip(entries, predicted, strict=True):
+            correct[entry["index"]] = prediction == entry["label"]
+    return correct
 
 
 def _batches(
     place: Path, described: dict[str, Any]
-) -> Iterator[tuple[list[dict[str, Any]], Tensor, Tensor | None]]:
-    """(entries, clips [N, 3, T, H, W], views) of clips of one shape that are looked at alike."""
+) -> Iterator[tuple[list[dict[str, Any]], Tensor]]:
+    """(entries, clips [N, 3, T, H, W]) of clips of one shape that are viewed alike."""
     alike: dict[Any, list[tuple[dict[str, Any], Tensor]]] = defaultdict(list)
+
+    def popped(key: Any) -> tuple[list[dict[str, Any]], Tensor]:
+        members = alike.pop(key)
+        return [entry for entry, _ in members], torch.stack([clip for _, clip in members])
+
     for entry in described["clips"]:
         clip = read_clip(place / entry["file"])
         key = (tuple(clip.shape), str(entry["views"]))
         alike[key].append((entry, clip))
-        if len(alike[key]) == _BATCH:
-            yield _batch(alike.pop(key))
-    for members in alike.values():
-        yield _batch(members)
-
-
-def _batch(
-    members: Sequence[tuple[dict[str, Any], Tensor]],
-) -> tuple[list[dict[str, Any]], Tensor, Tensor | None]:
-    entries = [entry for entry, _ in members]
-    views = entries[0]["views"]
-    clips = torch.stack([clip for _, clip in members])
-    return entries, clips, None if views is None else torch.tensor(views)
-
-
-def _compare(clean: dict[int, bool], attacked: dict[int, bool]) -> dict[str, float | None]:
-    videos = sorted(clean.keys() & attacked.keys())
-    before = [video for video in videos if clean[video]]
-    fooled = sum(not attacked[video] for video in before)
-    return {
-        "clean": len(before) / len(videos) if videos else None,
-        "accuracy": sum(attacked[video] for video in videos) / len(videos) if videos else None,
-        "fooled": fooled / len(before) if before else None,
-    }
+        if len(alike[key]) == BATCH:
+            yield popped(key)
+    for key in list(alike):
+        yield popped(key)

@@ -102,7 +102,7 @@ class EvaluationContext:
         kind = {"tokens": tokens} if tokens else {}
         key = self.settings(videos, self.weights, views=clips, crops=crops, **kind)
         path = self.folder.artifacts / f"features_{digest(key)}.npz"
-        if self.distributed.share(path.exists()):
+        if self.distributed.broadcast(path.exists()):
             return Features.load(path)
         with self.timed(f"features of {Path(videos.source).name}"):
             found = self._extract(videos, clips=clips, crops=crops, tokens=tokens)

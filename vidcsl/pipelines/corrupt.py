@@ -18,7 +18,7 @@ from vidcsl.data.lists import Row, Video, VideoList, write_list
 from vidcsl.data.readers import open_reader
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
-from vidcsl.io import Bar, key_of, replacing, save_arrays, write_atomically
+from vidcsl.io import Bar, replacing, save_arrays, stored_key, write_atomically
 from vidcsl.models.encoder import Classifier
 from vidcsl.pipelines.context import EvaluationContext, open_context, required, subset
 from vidcsl.pipelines.data import build_corruptions, build_lists
@@ -66,7 +66,7 @@ def keep_corrupted_films(
     wanted = [
         context.folder.artifacts / f"corruption_{name.replace('/', '.')}.npz" for name in names
     ]
-    if before == sorted(wanted) and all(key_of(path) == key for path in before):
+    if before == sorted(wanted) and all(stored_key(path) == key for path in before):
         return
     for path in before:
         path.unlink()
@@ -127,7 +127,7 @@ def judged(model: nn.Module, test: VideoList, context: EvaluationContext) -> Cor
     cfg, names = context.cfg, build_corruptions(context.cfg)
     chosen = subset(test, cfg.CORRUPT.MAX_CLIPS)
     result_cache = ResultCache(
-        context.folder.answers,
+        context.folder.result_cache,
         settings=context.settings(
             test,
             weights_digest(model),
@@ -138,8 +138,8 @@ def judged(model: nn.Module, test: VideoList, context: EvaluationContext) -> Cor
         rank=context.distributed.rank,
     )
     # What the main process knows, so that all share the rest in the same way.
-    known = context.distributed.share(
-        answered(result_cache, names) | set(result_cache.answers("unreadable"))
+    known = context.distributed.broadcast(
+        answered(result_cache, names) | set(result_cache.results("unreadable"))
     )
     left = sum(video not in known for video in chosen)
     with context.timed("corruptions"), context.bar("corruptions", left) as advance:

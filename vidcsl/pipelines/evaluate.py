@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fvcore.common.config import CfgNode
 from torch import Tensor
 
 from vidcsl.data.lists import VideoList
@@ -22,7 +21,6 @@ from vidcsl.pipelines.context import EvaluationContext
 from vidcsl.pipelines.corrupt import corrupt_clips, corruption_results
 from vidcsl.pipelines.data import build_corruptions
 from vidcsl.pipelines.protocols import (
-    FinetuneRecipe,
     add_accuracy,
     finetune,
     name_videos,
@@ -32,12 +30,7 @@ from vidcsl.pipelines.protocols import (
     trained,
 )
 from vidcsl.pipelines.targets import build_targets
-from vidcsl.pipelines.training import (
-    build_robust,
-    build_robust_optimiser,
-    build_robust_schedule,
-    build_trackers,
-)
+from vidcsl.pipelines.training import build_trackers, robust_recipe
 from vidcsl.report.page import write_report
 from vidcsl.robustness.targets import Target, classifier
 
@@ -55,23 +48,10 @@ def robust_classifiers(
     """
     found = {}
     for name in context.cfg.ROBUST.PROTOCOLS:
-        method = trained(context, _recipe(context.cfg, name))
+        method = trained(context, robust_recipe(context.cfg, name))
         name_videos(results, name, method, test, context)
         found[f"_{name}"] = Classifier(method.encoder, method.head).eval()  # type: ignore[arg-type]
     return found
-
-
-def _recipe(cfg: CfgNode, name: str) -> FinetuneRecipe:
-    settings = {key: value for key, value in cfg.ROBUST.items() if key != "PROTOCOLS"}
-    return FinetuneRecipe(
-        name,
-        settings={"robust": settings, "adversarial": dict(cfg.ADVERSARIAL)},
-        epochs=cfg.ROBUST.EPOCHS,
-        batch=cfg.ROBUST.BATCH,
-        build=lambda *given: build_robust(cfg, name, *given),
-        optimiser=lambda made: build_robust_optimiser(cfg, name, made),
-        schedule=lambda steps: build_robust_schedule(cfg, name, steps_per_epoch=steps),
-    )
 
 
 def robust_targets(classifiers: dict[str, Classifier]) -> dict[str, Target]:

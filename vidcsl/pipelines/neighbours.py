@@ -17,7 +17,7 @@ from vidcsl.pipelines.data import build_lists
 from vidcsl.pipelines.method import build_false_negatives
 from vidcsl.pipelines.teachers import build_teacher
 from vidcsl.report.neighbours import write_neighbours
-from vidcsl.report.pictures import Pair, Side, strip_uri
+from vidcsl.report.pictures import FlaggedPair, PairVideo, strip_uri
 from vidcsl.run_folder import RunFolder
 from vidcsl.teachers.quality import Quality, measure
 
@@ -120,12 +120,12 @@ def _verdict(videos: VideoList, pair: tuple[int, int, float, bool]) -> str:
     return "of one class" if pair[3] else "of two classes"
 
 
-def _pair(cfg: CfgNode, videos: VideoList, pair: tuple[int, int, float, bool]) -> Pair:
+def _pair(cfg: CfgNode, videos: VideoList, pair: tuple[int, int, float, bool]) -> FlaggedPair:
     anchor, candidate, similarity, right = pair
-    return Pair(_side(cfg, videos, anchor), _side(cfg, videos, candidate), similarity, right)
+    return FlaggedPair(_side(cfg, videos, anchor), _side(cfg, videos, candidate), similarity, right)
 
 
-def _side(cfg: CfgNode, videos: VideoList, number: int) -> Side:
+def _side(cfg: CfgNode, videos: VideoList, number: int) -> PairVideo:
     video = videos.videos[number]
     try:
         with open_reader(video.source(), backend=cfg.DATA.READER, short_side=_SHORT_SIDE) as reader:
@@ -134,4 +134,4 @@ def _side(cfg: CfgNode, videos: VideoList, number: int) -> Side:
     except VideoError:  # a user's features may be of videos that cannot be read
         uri = ""
     class_name = videos.classes[video.label] if video.label >= 0 else ""
-    return Side(uri, class_name, video.path.name)
+    return PairVideo(uri, class_name, video.path.name)

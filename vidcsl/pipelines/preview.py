@@ -25,8 +25,13 @@ from vidcsl.pipelines.data import (
     build_train_loader,
     full_names,
 )
-from vidcsl.report.contact_sheet import Sample, View, write_contact_sheet
-from vidcsl.report.gallery import Exhibit, write_gallery
+from vidcsl.report.previews import (
+    ShownCorruption,
+    ShownVideo,
+    ShownView,
+    write_contact_sheet,
+    write_gallery,
+)
 from vidcsl.report.summary import SUITE_TITLES
 from vidcsl.robustness.corruptions import SEVERITIES, corrupt, find
 from vidcsl.robustness.corruptions.draws import to_bytes
@@ -101,7 +106,7 @@ def _first_of_test(
 _FIRST = {"train": _first_of_training, "test": _first_of_test}
 
 
-def _sample(cfg: CfgNode, videos: VideoList, batch: Batch, row: int, fed: Tensor) -> Sample:
+def _sample(cfg: CfgNode, videos: VideoList, batch: Batch, row: int, fed: Tensor) -> ShownVideo:
     """One video of a batch with its clips, float [V, 3, T, S, S], and its whole frames."""
     video = videos.videos[int(batch.indices[row])]
     numbers = batch.frame_indices[row]  # [V, T]
@@ -109,13 +114,13 @@ def _sample(cfg: CfgNode, videos: VideoList, batch: Batch, row: int, fed: Tensor
     with open_reader(video.source(), **options) as reader:
         decoded = [reader.read(view.tolist()) for view in numbers]
         frames, fps = reader.num_frames, reader.fps
-    return Sample(
+    return ShownVideo(
         video=video.path.name,
         class_name=videos.classes[video.label] if video.label >= 0 else "",
         frames=frames,
         fps=fps,
         views=tuple(
-            View(tuple(view.tolist()), np.ascontiguousarray(whole), _pixels(clip))
+            ShownView(tuple(view.tolist()), np.ascontiguousarray(whole), _pixels(clip))
             for view, whole, clip in zip(numbers, decoded, fed, strict=True)
         ),
     )
@@ -151,7 +156,7 @@ def show_corruptions(
     chosen = full_names(names)
     clip, pixels = _middle(video, frames=frames, stride=stride, side=side)
     bar = Bar("corruptions", total=len(chosen))
-    exhibits: dict[str, list[Exhibit]] = {}
+    exhibits: dict[str, list[ShownCorruption]] = {}
     for name in chosen:
         exhibits.setdefault(name.partition("/")[0], []).append(_exhibit(clip, name, seed=seed))
         bar.advance()
@@ -166,15 +171,15 @@ def _middle(
     """The middle of a video as a clip `[1, 3, T, H, W]` and as frames `[T, H, W, 3]`."""
     with open_reader(video, short_side=side) as reader:
         length = reader.num_frames
-        middle = uniform_clips(length, clip_frames=frames, stride=stride, clips=1)[0]
+        middle = uniform_clips(length, frames=frames, stride=stride, clips=1)[0]
         pixels = reader.read(fit_length(middle, length, policy="loop"))
     return torch.from_numpy(pixels).permute(3, 0, 1, 2)[None].float() / 255, pixels
 
 
-def _exhibit(clip: Tensor, name: str, *, seed: int) -> Exhibit:
+def _exhibit(clip: Tensor, name: str, *, seed: int) -> ShownCorruption:
     row = find(name)[1]
     films = []
     for severity in SEVERITIES:
         corrupted = to_bytes(corrupt(clip, name, severity=severity, seeds=[seed]))[0]
         films.append((strength(row, severity), corrupted.permute(1, 2, 3, 0).numpy()))
-    return Exhibit(name, row.category, row.note, films)
+    return ShownCorruption(name, row.category, row.note, films)

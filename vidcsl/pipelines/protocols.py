@@ -1,6 +1,6 @@
 """Probes, neighbours and fine-tuning, on one split, several splits or other data sets."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -27,16 +27,11 @@ from vidcsl.pipelines.data import (
     build_train_loader,
     build_transfer,
 )
-from vidcsl.pipelines.training import (
-    build_finetune_optimiser,
-    build_finetune_schedule,
-    build_finetuned,
-    build_stepper,
-)
+from vidcsl.pipelines.training import FinetuneRecipe, build_learner, finetune_recipe
 from vidcsl.run_folder import RunFolder, digest
 from vidcsl.training.checkpoint import CheckpointWriter, load_newest
 from vidcsl.training.optimisation import Schedule
-from vidcsl.training.train import Trainer
+from vidcsl.training.train import RunOutput, Trainer, TrainingData
 
 # ----------------------------------------------------------------------
 # The protocols on frozen features of one pair of lists, from a config to the numbers.
@@ -125,7 +120,7 @@ def _attentive(
     tokens = context.features(train, **views, tokens=cfg.TOKENS)
     asked = context.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS, tokens=cfg.TOKENS)
     with context.timed("attentive probe"):
-        logits, chosen = context.distributed.share(
+        logits, chosen = context.distributed.broadcast(
             _attended(tokens, asked, dim, len(train.classes), context.cfg)
             if context.distributed.is_main
             else None
@@ -156,7 +151,7 @@ def _low_shot(
         if share > 1:
             raise UserError(f"EVALUATE.LOW_SHOT {share:g}: shares lie between 0 and 1")
         with context.timed(f"low-shot probe, {share:.0%}"):
-            found[f"{share:g}"] = context.distributed.share(
+            found[f"{share:g}"] = context.distributed.broadcast(
                 low_shot_accuracy(
                     gallery,
                     queries,
@@ -175,40 +170,9 @@ def _low_shot(
 # Fine-tuning of a copy of the encoder, from a config to accuracies; goes on after a kill.
 
 
-@dataclass(frozen=True)
-class FinetuneRecipe:
-    """How a copy of the encoder is trained with labels.
-
-    Args:
-        name: of the protocol, and of its folder.
-        settings: what the outcome depends on, beside weights, norms and seed.
-        epochs, batch: passes over the training list, and videos of a step over all processes.
-        build: `(encoder, videos, world) -> method`.
-        optimiser: of that method.
-        schedule: of so many steps an epoch.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    epochs: int
-    batch: int
-    build: Callable[..., Supervised]
-    optimiser: Callable[[Any], torch.optim.Optimizer]
-    schedule: Callable[[int], Schedule]
-
-
 def finetune(results: dict[str, Any], test: VideoList, context: EvaluationContext) -> None:
     """Train a copy of the encoder with a fresh head, and add how well it names the test videos."""
-    cfg = context.cfg
-    recipe = FinetuneRecipe(
-        "finetune",
-        settings={"finetune": dict(cfg.FINETUNE)},
-        epochs=cfg.FINETUNE.EPOCHS,
-        batch=cfg.FINETUNE.BATCH,
-        build=lambda *given: build_finetuned(cfg, *given),
-        optimiser=lambda made: build_finetune_optimiser(cfg, made),
-        schedule=lambda steps: build_finetune_schedule(cfg, steps_per_epoch=steps),
-    )
+    recipe = finetune_recipe(context.cfg)
     name_videos(results, "finetune", trained(context, recipe), test, context)
 
 
@@ -253,16 +217,26 @@ def trained(context: EvaluationContext, recipe: FinetuneRecipe) -> Supervised:
     method = recipe.build(deepcopy(context.method.encoder), context.train, distributed)
     loader = build_train_loader(cfg, context.train, distributed, batch=recipe.batch)
     trainer = Trainer(
-        stepper=build_stepper(cfg, method, distributed, optimiser=recipe.optimiser),
-        batches=loader.epoch,
-        augment=build_augmentation(cfg),
-        schedule=recipe.schedule(loader.steps),
+        learner=build_learner(cfg, method, distributed, optimiser=recipe.optimiser),
+        data=TrainingData(
+            batches=loader.epoch,
+            augment=build_augmentation(cfg),
+            seed=cfg.SEED,
+            damaged_limit=int(cfg.DATA.DAMAGED_LIMIT * len(context.train)),
+        ),
+        schedule=Schedule(
+            epochs=recipe.epochs,
+            steps_per_epoch=loader.steps,
+            peak_lr=recipe.lr,
+            warmup_epochs=recipe.warmup_epochs,
+            log_every=cfg.TRAIN.LOG_EVERY,
+        ),
+        output=RunOutput(
+            folder=folder,
+            writer=CheckpointWriter(folder.checkpoints, distributed, keep=1),
+            document={"config": dump_config(cfg), "classes": list(context.train.classes)},
+        ),
         distributed=distributed,
-        folder=folder,
-        seed=cfg.SEED,
-        damaged_limit=int(cfg.DATA.DAMAGED_LIMIT * len(context.train)),
-        writer=CheckpointWriter(folder.checkpoints, distributed, keep=1),
-        document={"config": dump_config(cfg), "classes": list(context.train.classes)},
     )
     checkpoint = load_newest(folder.checkpoints)
     if checkpoint:

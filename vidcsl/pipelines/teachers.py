@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 from fvcore.common.config import CfgNode
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vidcsl.config import differing_keys, overridden, parse_config
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
-from vidcsl.io import say
+from vidcsl.io import log_message
 from vidcsl.methods import Method
 from vidcsl.models.pretrained import parse_weights
 from vidcsl.pipelines.context import make_context
@@ -59,7 +60,7 @@ def build_teacher(
     if silent == len(videos):
         raise UserError(f"FALSE_NEGATIVES.TEACHER {teacher.name} tells no two videos apart")
     if silent and distributed.is_main:
-        say(f"the teacher {teacher.name} has no vector of {silent} of {len(videos)} videos")
+        log_message(f"the teacher {teacher.name} has no vector of {silent} of {len(videos)} videos")
     return teacher
 
 
@@ -81,23 +82,31 @@ def teacher_names(cfg: CfgNode) -> list[str]:
     return names
 
 
-def memory_of(cfg: CfgNode, path: Path, *, key: str) -> tuple[Any, Any]:
-    """The memory bank of another run of the same videos, `[N, P]`, and its visits, `[N]`.
+def load_memory_bank(cfg: CfgNode, path: Path, *, key: str) -> tuple[Tensor, Tensor]:
+    """The memory bank of another run on the same videos.
+
+    Args:
+        cfg: of this run.
+        path: the other run's checkpoint.
+        key: the option that names it.
+
+    Returns:
+        Mean embeddings `[N, P]`, and how often each video was seen, `[N]`.
 
     Raises:
-        UserError: it has none, or is of other videos; `key` is the option that names it.
+        UserError: the run has no memory bank, or was trained on other videos.
     """
     document = load_checkpoint(path)
     before = parse_config(document["config"], where=f"the config in {path}")
     lists = {Path(each.DATA.TRAIN_LIST).name for each in (cfg, before)}  # folders may have moved
     if len(lists) > 1 or differing_keys(cfg, before, sections=("SYNTHETIC",)):
         raise UserError(f"{key} {path} was trained on another list of videos")
-    found = document["method"]
-    if "detector.memory" not in found:
+    weights = document["method"]
+    if "detector.memory" not in weights:
         raise UserError(
-            f"{key} {path} remembers nothing: train it with FALSE_NEGATIVES.DETECTOR memory"
+            f"{key} {path} has no memory bank: train it with FALSE_NEGATIVES.DETECTOR memory"
         )
-    return found["detector.memory"], found["detector.visits"]
+    return weights["detector.memory"], weights["detector.visits"]
 
 
 def _array(cfg: CfgNode, name: str, videos: VideoList, folder: RunFolder) -> NDArray[Any]:
@@ -114,9 +123,9 @@ def _array(cfg: CfgNode, name: str, videos: VideoList, folder: RunFolder) -> NDA
         )
         if failures:
             path, reason = next(iter(failures.items()))
-            say(f"{len(failures)} videos have no motion descriptor, first {path}: {reason}")
+            log_message(f"{len(failures)} videos have no motion descriptor, first {path}: {reason}")
         return found
-    memory, visits = memory_of(cfg, Path(name), key="FALSE_NEGATIVES.TEACHER")
+    memory, visits = load_memory_bank(cfg, Path(name), key="FALSE_NEGATIVES.TEACHER")
     if len(memory) != len(videos):
         raise UserError(
             f"FALSE_NEGATIVES.TEACHER {name} remembers {len(memory)} videos, {videos.source} has "
@@ -136,7 +145,7 @@ def _of_encoder(
     of_teacher = cfg if parse_weights(name).ours else overridden(cfg, {"MODEL.WEIGHTS": name})
     encoder = build_encoder(of_teacher).to(distributed.device)
     for note in load_weights_of(of_teacher, encoder, source=name):
-        say(note)
+        log_message(note)
     beside = RunFolder(folder.path / "teacher")
     if distributed.is_main:
         beside.create()

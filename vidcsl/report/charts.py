@@ -1,342 +1,364 @@
-"""Charts of a run."""
+"""Charts of a run: Vega-Lite specifications, which the page draws as SVG in the reader's browser.
 
+Vega draws in the page's colours (CSS variables, so that light and dark need no second picture),
+labels every mark for screen readers, and shows the values at the pointer. The page embeds the
+library itself once and fetches nothing; vl-convert carries it.
+
+The specifications are plain dictionaries, https://vega.github.io/vega-lite/docs/. Altair would
+write the same ones, but checks each against the schema, which takes longer than all the rest of a
+report.
+"""
+
+import functools
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import vl_convert
 from markupsafe import Markup
 
-from vidcsl.report.summary import (
-    Tree,
-    attack_title,
-    by_budget,
-    interval,
-    interval_text,
-    number,
-    percent,
-    plain,
-)
+from vidcsl.io import replacing
+from vidcsl.report.files import Tree, number
+from vidcsl.report.summary import attack_title, by_budget, interval, interval_text, plain
+
+Spec = dict[str, Any]
+Row = dict[str, Any]
+
+COLOURS = tuple(f"var(--{tone})" for tone in "abcdefgh")
+"""The style sheet's colours; each is readable on a light and on a dark card."""
+
+_HEIGHT = 230  # pixels
+_MOST_POINTS = 120  # along x: a phone is 340 pixels wide, and more only make the page larger
+
+# 6.4 shows "undefined" for names at the nearest point: it looks for them in the point's cell.
+_VEGA_LITE = "6.1"
+
+THEME: Spec = {
+    "background": None,
+    "font": "system-ui, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "domain": False,
+        "ticks": False,
+        "tickCount": 5,
+        "gridColor": "var(--rule)",
+        "labelColor": "var(--soft)",
+        "labelFontSize": 12,
+        "labelPadding": 6,
+        "labelOverlap": "greedy",
+        "labelSeparation": 4,
+        "titleColor": "var(--soft)",
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    },
+    "axisX": {"grid": False, "titlePadding": 8},
+    # Above the axis rather than along it: a turned title costs width that a phone does not have.
+    "axisY": {"titleAngle": 0, "titleAlign": "left", "titleAnchor": "start", "titleY": -12},
+    "legend": {
+        "orient": "bottom",
+        "title": None,
+        "columns": 3,
+        "offset": 6,
+        "labelColor": "var(--ink)",
+        "labelFontSize": 12,
+        "labelLimit": 220,
+        "symbolType": "stroke",
+        "symbolSize": 240,
+        "symbolStrokeWidth": 2.5,
+        "symbolOpacity": 1,
+    },
+    "line": {"strokeWidth": 2.2, "strokeCap": "round", "strokeJoin": "round"},
+    "rule": {"color": "var(--soft)"},
+    "text": {"color": "var(--soft)", "fontSize": 12},
+}
+
+
+def embedded(spec: Spec) -> Markup:
+    """The element of a page that becomes the chart."""
+    text = json.dumps(spec, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Names come from configs and file names: none may end the script element early.
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup('<div class="chart"><script type="application/json">{}</script></div>').format(
+        Markup(text)
+    )
+
+
+@functools.cache
+def library() -> Markup:
+    """The scripts of Vega, Vega-Lite and vega-embed as one module that draws a page's charts."""
+    # Bundling takes seconds, so the result is kept for the user's next reports.
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vidcsl"
+    path = folder / f"vega-lite-{_VEGA_LITE}-{version('vl-convert-python')}.js"
+    try:
+        bundle = path.read_text(encoding="utf-8")
+    except OSError:
+        bundle = vl_convert.javascript_bundle(
+            "window.vegaEmbed = vegaEmbed;", vl_version=_VEGA_LITE
+        )
+        try:
+            with replacing(path) as partial:
+                partial.write_text(bundle, encoding="utf-8")
+        except OSError:
+            pass  # a home that cannot be written to costs time, not the report
+    # `ast`: without it Vega compiles expressions by eval, which the page's policy forbids.
+    options = {"renderer": "svg", "actions": False, "ast": True, "config": THEME}
+    return Markup(
+        f"{bundle}\nfor (const chart of document.querySelectorAll('.chart')) {{\n"
+        f"  await vegaEmbed(chart, JSON.parse(chart.textContent), {json.dumps(options)});\n"
+        # The cells around points find the nearest one; they say nothing to a screen reader.
+        "  for (const cells of chart.querySelectorAll('[class*=voronoi]')) cells.ariaHidden = true;"
+        "\n}"
+    )
+
 
 # ----------------------------------------------------------------------
-# Small line charts as inline SVG; their colours and type come from the page's style sheet.
-#
-# Drawn directly rather than by a plotting library: the text stays text in the page's font, one
-# picture serves light and dark pages, and the same numbers always give the same bytes.
-
-WIDTH = 480.0
-_TOP, _LEFT, _BOTTOM = 28.0, 50.0, 46.0
-_LABEL_HEIGHT, _CHARACTER = 16.0, 7.0  # of a direct label, at the style sheet's font size
+# The parts of which all charts of curves are made.
 
 
-def short(value: float) -> str:
-    """A tick's number, with a minus sign that is not a hyphen."""
-    return f"{value:g}".replace("-", "\u2212")
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A range, where its ticks stand, how they are written, and how values are spread along it."""
-
-    label: str
-    ticks: Sequence[float]
-    low: float
-    high: float
-    text: Callable[[float], str] = short
-    scale: Callable[[float], float] = float
-
-    def place(self, value: float) -> float:
-        """Position of `value` along the axis, 0 to 1."""
-        low, high = self.scale(self.low), self.scale(self.high)
-        return (self.scale(value) - low) / (high - low)
-
-
-@dataclass(frozen=True)
-class Series:
-    """A line: `y` is None where it has a gap.
-
-    `tone` is one of the style sheet's colours a to d, `band` a low and a high value for each point
-    (or None), `notes` the text shown over each point; points are drawn where there are notes.
-    The label stands beside the line's end, or above its point number `label_at`, on one side of it.
-    """
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float | None]
-    tone: str = "a"
-    look: str = ""
-    band: Sequence[tuple[float, float] | None] = ()
-    notes: Sequence[str] = ()
-    label_at: int | None = None
-    label_side: str = "right"
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines over two axes; `levels` are labelled horizontal lines to compare with."""
-
-    description: str
-    x: Axis
-    y: Axis
-    series: Sequence[Series]
-    levels: Sequence[tuple[str, float]] = field(default=())
-    height: float = 300.0
-
-    def svg(self) -> Markup:
-        """The picture, `WIDTH` units wide, scaled by the page."""
-        beside = [len(line.label) for line in self.series if line.label_at is None]
-        right = WIDTH - 12 - _CHARACTER * max(beside, default=0)
-        frame = _Frame(self.x, self.y, right=right, bottom=self.height - _BOTTOM)
-        parts = [
-            *frame.grid(),
-            *(frame.level(label, value) for label, value in self.levels),
-            *(frame.band(line) for line in self.series),
-            *(frame.line(line) for line in self.series),
-            *(part for line in self.series for part in frame.points(line)),
-            *frame.end_labels(self.series),
-            *frame.inner_labels(self.series),
-        ]
-        return Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}">{}</svg>').format(
-            WIDTH, self.height, self.description, Markup("\n").join(parts)
-        )
-
-
-@dataclass(frozen=True)
-class _Frame:
-    x_axis: Axis
-    y_axis: Axis
-    right: float
-    bottom: float
-
-    def x(self, value: float) -> float:
-        return _LEFT + self.x_axis.place(value) * (self.right - _LEFT)
-
-    def y(self, value: float) -> float:
-        return self.bottom - self.y_axis.place(value) * (self.bottom - _TOP)
-
-    def grid(self) -> list[Markup]:
-        rule = Markup('<path class="grid" d="M{:.1f} {:.1f}H{:.1f}"/>')
-        rows = [rule.format(_LEFT, self.y(tick), self.right) for tick in self.y_axis.ticks]
-        across = [
-            _text(_LEFT - 8, self.y(tick) + 4, self.y_axis.text(tick), "tick end")
-            for tick in self.y_axis.ticks
-        ]
-        along = [
-            _text(self.x(tick), self.bottom + 18, self.x_axis.text(tick), "tick middle")
-            for tick in self._spaced_ticks()
-        ]
-        middle = (_LEFT + self.right) / 2
-        names = [
-            _text(middle, self.bottom + 38, self.x_axis.label, "axis middle"),
-            _text(0, 9, self.y_axis.label, "axis"),
-        ]
-        return [*rows, *across, *along, *names]
-
-    def _spaced_ticks(self) -> list[float]:
-        """The ticks along x whose texts do not touch the one before."""
-        kept: list[float] = []
-        edge = -math.inf
-        for tick in self.x_axis.ticks:
-            half = _CHARACTER * len(self.x_axis.text(tick)) / 2
-            if self.x(tick) - half > edge:
-                kept.append(tick)
-                edge = self.x(tick) + half + 5
-        return kept
-
-    def level(self, label: str, value: float) -> Markup:
-        path = Markup('<path class="level" d="M{:.1f} {:.1f}H{:.1f}"/>')
-        line = path.format(_LEFT, self.y(value), self.right)
-        return line + _text(self.right - 4, self.y(value) - 5, label, "level end")
-
-    def band(self, line: Series) -> Markup:
-        pairs = zip(line.x, line.band, strict=False)
-        edges = [(self.x(x), pair) for x, pair in pairs if pair is not None]
-        upper = [f"{x:.1f} {self.y(high):.1f}" for x, (_, high) in edges]
-        lower = [f"{x:.1f} {self.y(low):.1f}" for x, (low, _) in reversed(edges)]
-        if not edges:
-            return Markup("")
-        path = Markup('<path class="band {}" d="M{}Z"/>')
-        return path.format(line.tone, "L".join(upper + lower))
-
-    def line(self, line: Series) -> Markup:
-        steps: list[str] = []
-        pen = "M"
-        for x, y in zip(line.x, line.y, strict=True):
-            if y is not None:
-                steps.append(f"{pen}{self.x(x):.1f} {self.y(y):.1f}")
-            pen = "M" if y is None else "L"
-        return Markup('<path class="line {} {}" d="{}"/>').format(
-            line.tone, line.look, "".join(steps)
-        )
-
-    def points(self, line: Series) -> list[Markup]:
-        circle = Markup(
-            '<circle class="point {}" cx="{:.1f}" cy="{:.1f}" r="3.5"><title>{}</title></circle>'
-        )
-        return [
-            circle.format(line.tone, self.x(x), self.y(y), note)
-            for x, y, note in zip(line.x, line.y, line.notes, strict=False)
-            if y is not None
-        ]
-
-    def inner_labels(self, series: Sequence[Series]) -> list[Markup]:
-        """The names of the lines that are labelled at one of their points."""
-        return [
-            _text(
-                self.x(line.x[line.label_at]) + (4 if line.label_side == "right" else -4),
-                self.y(line.y[line.label_at] or 0.0) - 6,
-                line.label,
-                f"name {line.tone} {'end' if line.label_side == 'left' else ''}",
-            )
-            for line in series
-            if line.label_at is not None
-        ]
-
-    def end_labels(self, series: Sequence[Series]) -> list[Markup]:
-        """The name of each line at its end, moved up or down until no two touch."""
-        beside = [line for line in series if line.label_at is None and any_number(line.y)]
-        ends = [(self.y(_last(line.y)), line) for line in beside if line.label]
-        ends.sort(key=lambda end: end[0])
-        heights = [height for height, _ in ends]
-        for i in range(len(heights) - 2, -1, -1):  # from the lowest line upwards
-            heights[i] = min(heights[i], heights[i + 1] - _LABEL_HEIGHT)
-        shift = max(0.0, _TOP - heights[0]) if heights else 0.0
-        return [
-            _text(self.right + 7, height + shift + 4, line.label, f"name {line.tone}")
-            for height, (_, line) in zip(heights, ends, strict=True)
-        ]
-
-
-def linear_axis(
-    label: str,
-    values: Sequence[float | None],
+def line_chart(
+    rows: Sequence[Row],
+    description: str,
     *,
+    x: str,
+    y: str,
+    of: str = "",
+    per_cent: bool = False,
     zero: bool = True,
-    text: Callable[[float], str] = short,
-    count: int = 5,
-) -> Axis:
-    """An axis over `values` whose ticks are 1, 2 or 5 times a power of ten apart."""
-    numbers = [value for value in values if value is not None] or [0.0]
-    numbers += [0.0] if zero else []
-    low, high = min(numbers), max(numbers)
-    if high - low <= max(1e-9 * abs(low), 1e-9 * abs(high), 1e-300):
-        high = low + (abs(low) if abs(low) > 1e-300 else 1.0)
-    step = _round_step((high - low) / count)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [float(f"{i * step:.12g}") for i in range(first, last + 1)]
-    return Axis(label, ticks, ticks[0], ticks[-1], text)
+    levels: Sequence[tuple[str, float | None]] = (),
+    height: int = _HEIGHT,
+    budgets: Sequence[float] = (),
+    looks: Mapping[str, tuple[str, bool]] | None = None,
+    step: bool = False,
+    also: Mapping[str, str] | None = None,
+) -> Spec:
+    """Curves; the values of the point nearest to the pointer are shown beside it.
+
+    Args:
+        rows: points `{"x", "y", "series"}`, each curve's in order; "y" None makes a gap. With
+            "low" and "high" a band is drawn.
+        description: what is to be seen, for those who do not see it.
+        x, y: titles of the axes.
+        of: what the name of a curve is: "arm", "budget".
+        per_cent: whether y is a ratio to be written in per cent.
+        zero: whether y starts at 0.
+        levels: (label, value) of horizontal lines to compare with; None: no line.
+        height: of the drawing, pixels.
+        budgets: sizes of an attack's budget: ticks of an x axis on which small ones have room.
+        looks: colour and whether dashed, by curve; by default colours in the order of the rows.
+        step: whether y holds until the next x, as a histogram's counts do.
+        also: {key of the rows: title} of further values to show at the pointer.
+    """
+    names: list[str] = list(dict.fromkeys(row["series"] for row in rows))
+    looks = looks or {name: (COLOURS[i % len(COLOURS)], False) for i, name in enumerate(names)}
+    colours = [looks[name][0] for name in names]
+    dashes = [[6, 5] if looks[name][1] else [1, 0] for name in names]
+    series = {"field": "series", "type": "nominal", "sort": None}
+    x_axis: Spec = {"field": "x", "type": "quantitative", "title": x, "scale": {"zero": False}}
+    if budgets:
+        # log(1 + eps / smallest): 0 has a place, and a doubling is a step as long as the next.
+        least = min(eps for eps in budgets if eps > 0)
+        x_axis["scale"] |= {"type": "symlog", "constant": least, "nice": False}
+        x_axis["axis"] = {"values": list(budgets), "format": ".4~g"}
+    y_axis: Spec = {"field": "y", "type": "quantitative", "title": y or None}
+    y_axis |= {"scale": {"zero": zero}, "axis": {"format": ".0~%"} if per_cent else {}}
+    colour: Spec = {**series, "scale": {"domain": names, "range": colours}}
+    if len(names) == 1:
+        colour["legend"] = None
+    shown: list[Spec] = [{**series, "title": of}] if of else []
+    shown += [
+        {"field": "x", "type": "quantitative", "title": x, "format": ".4~g"},
+        {
+            "field": "y",
+            "type": "quantitative",
+            "title": y or "value",
+            "format": ".1~%" if per_cent else ".4~g",
+        },
+    ]
+    shown += [{"field": k, "type": "nominal", "title": name} for k, name in (also or {}).items()]
+
+    interpolation = {"interpolate": "step-after"} if step else {}
+    line: Spec = {"mark": {"type": "line", "aria": False, **interpolation}}
+    if any(looks[name][1] for name in names):
+        line["encoding"] = {"strokeDash": {**series, "scale": {"domain": names, "range": dashes}}}
+    layers: list[Spec] = [line, nearest_points(shown, always=bool(budgets))]
+    if any("low" in row for row in rows):
+        band = {"type": "area", "opacity": 0.16, "tooltip": None, "aria": False, **interpolation}
+        ends = {"y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}}
+        layers.insert(0, {"mark": band, "encoding": ends})
+    return {
+        **_size(description, height=height),
+        "layer": [
+            {
+                "data": {"values": list(rows)},
+                "encoding": {"x": x_axis, "y": y_axis, "color": colour},
+                "layer": layers,
+            },
+            *(_level(label, value) for label, value in levels if value is not None),
+        ],
+    }
 
 
-def any_number(values: Sequence[float | None]) -> bool:
-    """Whether there is anything to draw."""
-    return any(value is not None for value in values)
+def scatter_chart(
+    rows: Sequence[Row],
+    description: str,
+    *,
+    x: str,
+    y: str,
+    looks: Mapping[str, tuple[str, bool]],
+) -> Spec:
+    """Points `{"x", "y", "series", "seed"}`, y a ratio; the arguments are those of `line_chart`."""
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    colours = [looks[name][0] for name in names]
+    # What is dashed among curves is a square among points.
+    shapes = ["square" if looks[name][1] else "circle" for name in names]
+    series = {"field": "series", "type": "nominal", "sort": None, "legend": {"symbolSize": 80}}
+    points = nearest_points(
+        [
+            {"field": "series", "type": "nominal", "title": "arm"},
+            {"field": "seed", "type": "nominal", "title": "seed"},
+            {"field": "x", "type": "quantitative", "title": x, "format": ".4~g"},
+            {"field": "y", "type": "quantitative", "title": y, "format": ".1~%"},
+        ],
+        always=True,
+    )
+    points["encoding"] |= {
+        "x": {"field": "x", "type": "quantitative", "title": x, "scale": {"zero": False}},
+        "y": {"field": "y", "type": "quantitative", "title": y, "axis": {"format": ".0~%"}},
+        "color": {**series, "scale": {"domain": names, "range": colours}},
+        "shape": {**series, "scale": {"domain": names, "range": shapes}},
+    }
+    return {**_size(description), "data": {"values": list(rows)}, **points}
 
 
-def _round_step(step: float) -> float:
-    power = 10.0 ** math.floor(math.log10(step))
-    return power * min((m for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9)), default=10)
+def nearest_points(shown: Sequence[Spec], *, always: bool = False) -> Spec:
+    """A layer of points of which the one nearest to the pointer shows its values.
+
+    Args:
+        shown: fields of the tooltip, which are also what a screen reader says.
+        always: whether all points are seen; else that one alone.
+    """
+    opacity = {"condition": {"param": "nearest", "empty": False, "value": 1}, "value": 0}
+    select = {"type": "point", "nearest": True, "on": "pointerover", "clear": "pointerout"}
+    return {
+        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+        "params": [{"name": "nearest", "select": select}],
+        "encoding": {"tooltip": list(shown), **({} if always else {"opacity": opacity})},
+    }
 
 
-def _last(values: Sequence[float | None]) -> float:
-    return next(value for value in reversed(values) if value is not None)
+def _level(label: str, value: float) -> Spec:
+    """A dotted horizontal line with its name above its right end."""
+    y = {"field": "level", "type": "quantitative"}
+    text = {"type": "text", "align": "right", "dy": -7, "text": label, "aria": False}
+    return {
+        "data": {"values": [{"level": value}]},
+        "encoding": {"y": y},
+        "layer": [
+            {"mark": {"type": "rule", "strokeDash": [2, 3], "description": label}},
+            {"mark": text, "encoding": {"x": {"value": "width"}}},
+        ],
+    }
 
 
-def _text(x: float, y: float, text: str, kind: str) -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, text)
+def _size(description: str, *, height: int = _HEIGHT) -> Spec:
+    return {"width": "container", "height": height, "description": description}
 
 
 # ----------------------------------------------------------------------
-# The curves of a run: training, false negatives, accuracy under attack, similarities.
+# The curves of a training run.
 
-Line = Mapping[str, Any]
-Points = tuple[list[float], list[float | None]]
-_MOST_POINTS = 240  # more than a screen shows
+_SIDES = {
+    "alignment": "Alignment",
+    "uniformity": "Uniformity",
+    "margin": "Margin between classes",
+    "effective_rank": "Effective rank",
+    "lr": "Learning rate",
+    "clips_per_second": "Clips per second",
+}
 
 
-def loss_curve(lines: Sequence[Line]) -> Chart | None:
-    """Loss over epochs."""
-    x, y = _curve(lines, "loss")
-    if not any_number(y):
+def _over_epochs(lines: Sequence[Tree], names: Mapping[str, str]) -> list[Row]:
+    """Rows of what was logged, {key: name of the curve}, averaged over neighbouring lines."""
+    size = math.ceil(len(lines) / _MOST_POINTS) or 1
+    rows = []
+    for key, name in names.items():
+        if not any(number(line.get(key)) is not None for line in lines):
+            continue
+        for start in range(0, len(lines), size):
+            part = lines[start : start + size]
+            known = [value for line in part if (value := number(line.get(key))) is not None]
+            epoch = sum(float(line["epoch"]) for line in part) / len(part)
+            mean = sum(known) / len(known) if known else None
+            rows.append({"x": _short(epoch), "y": _short(mean), "series": name})
+    return rows
+
+
+def loss_curve(lines: Sequence[Tree]) -> Spec | None:
+    """Loss over epochs; None where no loss was logged."""
+    rows = _over_epochs(lines, {"loss": "loss"})
+    if not rows:
         return None
-    return Chart(
-        f"Loss over epochs, from {plain(_first(y))} to {plain(_first(y[::-1]))}.",
-        linear_axis("epoch", x),
-        linear_axis("loss", y, zero=False),
-        [Series("", x, y)],
+    ends = [row["y"] for row in rows if row["y"] is not None]
+    description = f"Loss over epochs, from {plain(ends[0])} to {plain(ends[-1])}."
+    return line_chart(rows, description, x="epoch", y="loss", zero=False)
+
+
+def false_negative_curves(lines: Sequence[Tree], found: Tree) -> Spec | None:
+    """Ratio of pairs flagged as false negatives, their precision and recall over epochs.
+
+    Args:
+        lines: of the log.
+        found: section `false_negatives` of results.json.
+    """
+    names = {"precision": "precision", "recall": "recall", "flagged": "flagged"}
+    rows = _over_epochs(lines, names)
+    if not any(row["y"] for row in rows):
+        return None
+    return line_chart(
+        rows,
+        "Ratio of the pairs that is flagged as false negatives, precision and recall over epochs.",
+        x="epoch",
+        y="ratio of pairs",
+        of="curve",
+        per_cent=True,
+        levels=[("precision of a blind guess", number(found.get("chance")))],
     )
 
 
-def false_negative_curves(lines: Sequence[Line], removal: Tree) -> Chart | None:
-    """Share of pairs flagged as false negatives, precision and recall over epochs."""
+def class_similarity_curves(lines: Sequence[Tree]) -> Spec | None:
+    """Mean similarity of pairs of one class and of pairs of two over epochs."""
     names = {
-        "precision": ("precision", "a"),
-        "recall": ("recall", "b"),
-        "removed": ("flagged", "c"),
+        "same_class_similarity": "same class",
+        "other_class_similarity": "other class",
     }
-    curves = {name: _curve(lines, name) for name in names}
-    drawn = {name: curve for name, curve in curves.items() if any_number(curve[1])}
-    if not any(value for _, y in drawn.values() for value in y):
+    rows = _over_epochs(lines, names)
+    if not rows:
         return None
-    chance = number(removal.get("chance"))
-    values = [value for _, y in drawn.values() for value in y]
-    return Chart(
-        "Share of the pairs that is flagged as false negatives, precision and recall over epochs.",
-        linear_axis("epoch", next(iter(drawn.values()))[0]),
-        _share_axis("share of pairs", [*values, chance]),
-        [
-            Series(label, *drawn[name], tone=tone)
-            for name, (label, tone) in names.items()
-            if name in drawn
-        ],
-        levels=[] if chance is None else [("precision of a blind guess", chance)],
+    return line_chart(
+        rows,
+        "Mean cosine similarity of two videos of one class and of two classes over epochs.",
+        x="epoch",
+        y="cosine similarity",
+        of="pairs of",
     )
 
 
-def side_curves(lines: Sequence[Line]) -> list[tuple[str, str, Chart]]:
-    """(what, title, small chart) of what is logged beside the loss, where it is."""
-    titles = {
-        "alignment": "Alignment",
-        "uniformity": "Uniformity",
-        "margin": "Margin between classes",
-        "effective_rank": "Effective rank",
-        "lr": "Learning rate",
-        "clips_per_second": "Clips per second",
-    }
-    curves = {name: _curve(lines, name) for name in titles}
+def side_curves(lines: Sequence[Tree]) -> list[tuple[str, str, Spec]]:
+    """(key, title, small chart) of each figure that is logged beside the loss."""
     return [
-        (
-            name,
-            titles[name],
-            Chart(
-                f"{titles[name]} over epochs.",
-                linear_axis("epoch", x),
-                linear_axis("", y, count=3),
-                [Series("", x, y, tone="c")],
-                height=180,
-            ),
-        )
-        for name, (x, y) in curves.items()
-        if any_number(y)
+        (key, title, line_chart(rows, f"{title} over epochs.", x="epoch", y="", height=110))
+        for key, title in _SIDES.items()
+        if (rows := _over_epochs(lines, {key: title}))
     ]
 
 
-def class_similarity_curves(lines: Sequence[Line]) -> Chart | None:
-    """Mean similarity of pairs of one class and of pairs of two over epochs."""
-    names = {
-        "same_class_similarity": ("same class", "a"),
-        "other_class_similarity": ("other class", "b"),
-    }
-    drawn = {name: _curve(lines, name) for name in names}
-    drawn = {name: curve for name, curve in drawn.items() if any_number(curve[1])}
-    if not drawn:
-        return None
-    values = [value for _, y in drawn.values() for value in y]
-    return Chart(
-        "Mean cosine similarity of two videos of one class and of two classes over epochs.",
-        linear_axis("epoch", next(iter(drawn.values()))[0]),
-        linear_axis("cosine similarity", values),
-        [Series(names[name][0], *curve, tone=names[name][1]) for name, curve in drawn.items()],
-    )
+# ----------------------------------------------------------------------
+# Attacks and geometry.
 
 
 def attack_curve(
@@ -347,143 +369,94 @@ def attack_curve(
     clean: float | None,
     clips: int | None,
     chance: float | None,
-) -> Chart | None:
-    """Accuracy and survival against the budget eps; the clean accuracy stands at 0.
+) -> Spec | None:
+    """Accuracy, with its interval, and survival against the budget eps; the clean one stands at 0.
 
-    The budgets are spread by log(1 + eps / smallest eps): 0 has a place, small ones have room.
+    None where no budget is known.
     """
     points = [(0.0, "0", clean), *by_budget(accuracies)]
-    budgets = [eps for eps, _, _ in points]
-    positive = [eps for eps in budgets if eps > 0]
-    if not positive:
+    if len(points) == 1:
         return None
-    notes = [
-        f"ε = {key}: {percent(value)}, 95 %: {interval_text(value, clips)}"
-        for _, key, value in points
-    ]
-    lines = [
-        Series(
-            "accuracy",
-            budgets,
-            [value for _, _, value in points],
-            band=[interval(value, clips) for _, _, value in points],
-            notes=notes,
-        )
-    ]
+    rows = []
+    for eps, _, value in points:
+        low, high = interval(value, clips) or (None, None)
+        row = {"x": eps, "y": value, "series": "accuracy", "low": low, "high": high}
+        rows.append({**row, "interval": interval_text(value, clips)})
     if survival:
-        kept = [(0.0, "0", 1.0), *by_budget(survival)]
-        lines.append(
-            Series(
-                "survival",
-                [eps for eps, _, _ in kept],
-                [value for _, _, value in kept],
-                tone="b",
-                look="dashed",
-                notes=[f"ε = {key}: {percent(value)} survive" for _, key, value in kept],
-            )
-        )
-    in_255 = all(key.endswith("/255") for key in accuracies)
-    least = min(positive)
-    return Chart(
+        for eps, _, value in [(0.0, "0", 1.0), *by_budget(survival)]:
+            rows.append({"x": eps, "y": value, "series": "survival", "interval": "–"})
+    return line_chart(
+        rows,
         f"Accuracy under {attack_title(name)} against the budget; the table has the numbers.",
-        Axis(
-            "ε, in 1/255 of the pixel range" if in_255 else "ε, norm over the whole clip",
-            budgets,
-            0.0,
-            max(positive),
-            scale=lambda eps: math.log1p(eps / least),
-        ),
-        _share_axis("share of clips", [value for line in lines for value in _extent(line)]),
-        lines,
-        levels=[] if chance is None else [("chance", chance)],
+        x=budget_title(accuracies),
+        y="ratio of clips",
+        of="curve",
+        per_cent=True,
+        levels=[("chance", chance)],
+        budgets=[eps for eps, _, _ in points],
+        looks={"accuracy": (COLOURS[0], False), "survival": (COLOURS[1], True)},
+        also={"interval": "95 % interval"},
     )
 
 
-def frame_curve(profiles: Tree) -> Chart | None:
-    """Size of the perturbation in each frame, a line a budget."""
-    lines = {eps: [number(value) for value in row] for eps, row in profiles.items()}
-    lines = {eps: row for eps, row in lines.items() if any_number(row)}
-    if not lines:
+def budget_title(keys: Iterable[str]) -> str:
+    """Title of an axis of budgets, by how they are written."""
+    in_255 = all(key.endswith("/255") for key in keys)
+    return "ε, in 1/255 of the pixel range" if in_255 else "ε, norm over the whole clip"
+
+
+def frame_curve(profiles: Tree) -> Spec | None:
+    """Size of the perturbation in each frame, a curve a budget."""
+    rows = [
+        {"x": frame, "y": _short(number(value)), "series": f"ε {eps}"}
+        for eps, values in profiles.items()
+        if any(number(value) is not None for value in values)
+        for frame, value in enumerate(values)
+    ]
+    if not rows:
         return None
-    longest = max(map(len, lines.values()))
-    return Chart(
+    return line_chart(
+        rows,
         "Root mean square of the perturbation in each frame of the clip, by budget.",
-        linear_axis("frame", [float(i) for i in range(longest)]),
-        linear_axis("RMS, 1/255", [value for row in lines.values() for value in row]),
-        [
-            Series(f"ε {eps}", [float(i) for i in range(len(row))], row, tone="abcd"[i % 4])
-            for i, (eps, row) in enumerate(lines.items())
-        ],
+        x="frame",
+        y="RMS, 1/255",
+        of="budget",
     )
 
 
-def similarity_histogram(histogram: Tree) -> Chart | None:
-    """Distribution of cosine similarity of same-class and of other-class pairs, as outlines."""
+def similarity_histogram(histogram: Tree) -> Spec | None:
+    """Distribution of the cosine similarity of same-class and of other-class pairs.
+
+    None where it is empty or its counts and edges do not fit each other.
+    """
     edges = [value for value in map(number, histogram.get("edges", ())) if value is not None]
-    names = {
-        "same_class": ("same class", "a", "right"),
-        "other_class": ("other class", "b", "left"),
-    }
-    shares = {name: _shares(histogram.get(name, ())) for name in names}
-    shares = {name: y for name, y in shares.items() if y and len(edges) == len(y) + 1}
-    if not shares:
+    ratios = {}
+    for key in ("same_class", "other_class"):
+        counts = [number(count) or 0.0 for count in histogram.get(key, ())]
+        if sum(counts) and len(edges) == len(counts) + 1:
+            ratios[key.replace("_", " ")] = [count / sum(counts) for count in counts]
+    if not ratios:
         return None
-    used = [i for y in shares.values() for i, share in enumerate(y) if share]
+    used = [i for ratio in ratios.values() for i, value in enumerate(ratio) if value]
     first, last = max(0, min(used) - 1), min(len(edges) - 2, max(used) + 1)  # and one bin beside
-    edges = edges[first : last + 2]
-    shares = {name: y[first : last + 1] for name, y in shares.items()}
-    x = [edge for edge in edges for _ in range(2)]
-    outlines = {
-        name: [0.0, *(share for share in y for _ in range(2)), 0.0] for name, y in shares.items()
-    }
-    return Chart(
-        "Histogram of the similarity of same-class and of other-class pairs of test videos.",
-        linear_axis("cosine similarity", edges, zero=False),
-        _share_axis("share of pairs", [share for y in shares.values() for share in y]),
-        [
-            Series(
-                *(label, x, y, tone),
-                look="filled",
-                band=[(0.0, share) for share in y],
-                label_at=y.index(max(y)),
-                label_side=side,
+    rows = []
+    for name, ratio in ratios.items():
+        for i in range(first, last + 2):  # a step goes on to the next edge: the last one ends it
+            value = _short(ratio[i]) if i <= last else 0
+            rows.append(
+                {"x": _short(edges[i]), "y": value, "series": name, "low": 0, "high": value}
             )
-            for name, (label, tone, side) in names.items()
-            if (y := outlines.get(name))
-        ],
+    return line_chart(
+        rows,
+        "Histogram of the similarity of same-class and of other-class pairs of test videos.",
+        x="cosine similarity",
+        y="ratio of pairs",
+        of="pairs of",
+        per_cent=True,
+        step=True,
     )
 
 
-def _extent(line: Series) -> list[float | None]:
-    """Values and upper ends of the band."""
-    return [*line.y, *(pair[1] for pair in line.band if pair is not None)]
-
-
-def _shares(counts: Sequence[object]) -> list[float]:
-    amounts = [number(count) or 0.0 for count in counts]
-    total = sum(amounts)
-    return [amount / total for amount in amounts] if total else []
-
-
-def _share_axis(label: str, values: Sequence[float | None]) -> Axis:
-    return linear_axis(label, values, text=lambda share: f"{100 * share:g}\u202f%")
-
-
-def _curve(lines: Sequence[Line], name: str) -> Points:
-    """`name` over the epochs done, averaged over neighbouring lines where there are many."""
-    x, y = [float(line["epoch"]) for line in lines], [number(line.get(name)) for line in lines]
-    size = math.ceil(len(x) / _MOST_POINTS) or 1
-    starts = range(0, len(x), size)
-    return (
-        [_mean(x[i : i + size]) or 0.0 for i in starts],
-        [_mean(y[i : i + size]) for i in starts],
-    )
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return sum(numbers) / len(numbers) if numbers else None
-
-
-def _first(values: Sequence[float | None]) -> float | None:
-    return next((value for value in values if value is not None), None)
+def _short(value: float | None) -> float | None:
+    """Five digits: more than a chart shows, and half of what JSON would write."""
+    return None if value is None else float(f"{value:.5g}")

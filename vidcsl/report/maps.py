@@ -1,201 +1,213 @@
-"""Features on a sphere and on a map."""
+"""Test features on the unit sphere: one map that answers to the pointer, one small map a class.
 
-from collections.abc import Sequence
+A map shows the sphere from above the features' mean direction: how far a point is from the middle
+is the angle to that direction, which is true; around it lie the two directions along which the
+features differ most. Rings stand at multiples of 15 degrees, so that maps of two runs compare.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from vidcsl.errors import UserError
-from vidcsl.report.pictures import has_array, read_arrays
+from vidcsl.report.charts import COLOURS, Row, Spec
+from vidcsl.report.files import has_array, read_arrays
 
-# ----------------------------------------------------------------------
-# A map of the unit sphere of features: their mean direction in the middle, rings about it.
-#
-# Rings stand at whole multiples of `STEP` degrees, so that maps of different runs compare.
-
-STEP = 15  # degrees
-
-_RING = Markup('<ellipse class="ring" cx="{0:g}" cy="{0:g}" rx="{1:.1f}" ry="{1:.1f}"/>')
-_DEGREES = Markup('<text class="ring" x="{:.1f}" y="{:.1f}">{}°</text>')
+RING = 15  # degrees between rings
+_MOST_VIDEOS, _MOST_AROUND, _MOST_CLASSES = 800, 200, 12  # that a page can bear
 
 
 @dataclass(frozen=True)
-class SphereMap:
-    """A square picture of the sphere out to its last ring.
+class FeatureMaps:
+    """The maps of a run.
 
-    Args:
+    Attributes:
+        neighbours: the map of all videos; None where the run kept no neighbours.
+        panels: for the classes with most videos, in the order of their names: name, number of
+            videos, and a small map on which they stand out.
+        classes: the names of all classes.
+        shown: ratio of the features' variance that lies in the map's two directions.
         horizon: angle of the last ring, degrees.
-        side, margin: of the picture and around the last ring, in its own units.
     """
 
-    horizon: int
-    side: float
-    margin: float
-
-    def places(self, angles: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Where `angles` `[n, 2]`, degrees, upwards, lie in the picture, downwards."""
-        return self.side / 2 + _finite(angles) * np.array([1, -1]) * self._scale
-
-    def rings(self) -> Markup:
-        """The rings alone."""
-        found = (_RING.format(self.side / 2, ring * self._scale) for ring in self._angles)
-        return Markup("").join(found)
-
-    def degrees(self) -> Markup:
-        """What the rings say, on the right of the middle."""
-        found = (
-            _DEGREES.format(self.side / 2 + ring * self._scale, self.side / 2, ring)
-            for ring in self._angles
-        )
-        return Markup("").join(found)
-
-    @property
-    def _angles(self) -> range:
-        return range(STEP, self.horizon + 1, STEP)
-
-    @property
-    def _scale(self) -> float:
-        return (self.side / 2 - self.margin) / self.horizon
-
-
-def horizon(angles: NDArray[np.floating]) -> int:
-    """The first ring within which all `angles` `[n, 2]` lie, degrees."""
-    farthest = float(np.linalg.norm(_finite(angles), axis=1).max(initial=0))
-    return max(STEP, STEP * int(np.ceil(farthest / STEP - 1e-6)))
-
-
-def _finite(angles: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.nan_to_num(np.asarray(angles, float))
-
-
-# ----------------------------------------------------------------------
-# All test videos on the sphere: touch one, and its class and its nearest neighbours light up.
-
-_GRID_SIDE, _MARGIN = 480.0, 30.0
-_MOST = 800  # points that a page can bear
-
-_DOT = Markup(
-    '<circle id="v{}" cx="{:.1f}" cy="{:.1f}" r="4" data-class="{}" data-near="{}" data-name="{}"/>'
-)
-# A neighbour that is not drawn still counts: its class is written down.
-_UNSEEN = Markup('<desc id="v{}" data-class="{}"></desc>')
-_MAP = Markup(
-    '<svg class="map" viewBox="0 0 {0:g} {0:g}" role="img" aria-label="Test videos on the unit '
-    'sphere of their features.">{1}<g class="links"></g>{2}</svg>'
-)
-
-
-def neighbour_map(
-    angles: NDArray[np.floating],
-    *,
-    labels: Sequence[str],
-    neighbours: NDArray[np.int_],
-    videos: Sequence[str],
-) -> Markup:
-    """The picture; the page's script makes it answer.
-
-    Args:
-        angles: `[n, 2]`, degrees, where the videos lie; evenly thinned where there are many.
-        labels, videos: class and name of each.
-        neighbours: `[n, k]`, the k nearest other videos of each, nearest first.
-    """
-    shown = np.unique(np.linspace(0, len(angles) - 1, min(len(angles), _MOST)).astype(int))
-    sphere = SphereMap(horizon(angles), _GRID_SIDE, _MARGIN)
-    places = sphere.places(angles)
-    dots = [
-        _DOT.format(i, *places[i], labels[i], " ".join(map(str, neighbours[i])), videos[i])
-        for i in shown.tolist()
-    ]
-    unseen = np.setdiff1d(neighbours[shown], shown).tolist()
-    beside = Markup("").join(_UNSEEN.format(i, labels[i]) for i in unseen)
-    return _MAP.format(
-        _GRID_SIDE, beside + sphere.rings(), Markup("\n").join(dots) + sphere.degrees()
-    )
-
-
-# ----------------------------------------------------------------------
-# Where the classes lie among the features: one small picture a class, all of the same sphere.
-
-_SIDE, _PROJECTION_MARGIN = 160.0, 8.0
-_MOST_POINTS, _MOST_CLASSES = 600, 12  # more than a small picture, and a page, can show
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A picture for each class: its name, how many videos it has, and the sphere with them lit.
-
-    `classes` are all of them, `shown` is the share of the variance in the map's two directions,
-    `horizon` the angle of its last ring in degrees, `map` the picture of all videos that answers
-    to a touch.
-    """
-
-    panels: tuple[tuple[str, int, Markup], ...]
+    neighbours: Spec | None
+    panels: tuple[tuple[str, int, Spec], ...]
     classes: tuple[str, ...]
     shown: float
     horizon: int
-    map: Markup | None = None
 
 
-def read_projection(path: Path) -> Projection | None:
-    """The pictures of `artifacts/projection.npz`; None where it is absent or has no class.
+def read_maps(path: Path) -> FeatureMaps | None:
+    """The maps of `artifacts/projection.npz`; None where it is absent or empty.
 
     Raises:
         UserError: the file is damaged or lacks an array.
     """
     if not path.is_file():
         return None
-    angles, found, shown = read_arrays(path, "angles", "labels", "shown")
-    if angles.ndim != 2 or angles.shape != (len(found), 2):
-        raise UserError(f"{path}: angles {angles.shape} must be [{len(found)}, 2]")
-    if not len(found):
+    angles, classes, shown = read_arrays(path, "angles", "labels", "shown")
+    if angles.ndim != 2 or angles.shape != (len(classes), 2):
+        raise UserError(f"{path}: angles {angles.shape} must be [{len(classes)}, 2]")
+    if not len(classes):
         return None
-    labels = found.astype(str)
-    return _draw(angles, labels, float(shown), _map(path, angles, labels))
-
-
-def _map(path: Path, angles: NDArray[Any], labels: NDArray[np.str_]) -> Markup | None:
-    """The map of neighbours; runs of earlier versions kept none."""
-    if not has_array(path, "neighbours"):
-        return None
-    neighbours, videos = read_arrays(path, "neighbours", "videos")
-    return neighbour_map(
-        angles,
-        labels=labels.tolist(),
-        neighbours=neighbours.astype(int),
-        videos=videos.astype(str).tolist(),
-    )
-
-
-def _draw(
-    angles: NDArray[Any], labels: NDArray[np.str_], shown: float, touched: Markup | None
-) -> Projection:
-    sphere = SphereMap(horizon(angles), _SIDE, _PROJECTION_MARGIN)
-    places, rings = sphere.places(angles), sphere.rings()
+    angles, labels = np.nan_to_num(np.asarray(angles, float)), classes.astype(str)
+    horizon = last_ring(angles)
+    neighbours = None
+    if has_array(path, "neighbours"):  # runs of earlier versions kept none
+        nearest, videos = read_arrays(path, "neighbours", "videos")
+        neighbours = neighbour_map(angles, labels, nearest.astype(int), videos.astype(str), horizon)
     names, counts = np.unique(labels, return_counts=True)
-    # The classes with most videos, in the order of their names.
-    chosen = np.sort(np.argsort(-counts, kind="stable")[:_MOST_CLASSES])
-    panels = tuple(
-        (str(names[i]), int(counts[i]), _panel(places, labels == names[i], str(names[i]), rings))
-        for i in chosen
+    most = np.sort(np.argsort(-counts, kind="stable")[:_MOST_CLASSES])
+    panels = [
+        (str(names[i]), int(counts[i]), class_map(angles, labels == names[i], names[i], horizon))
+        for i in most
+    ]
+    return FeatureMaps(neighbours, tuple(panels), tuple(names.tolist()), float(shown), horizon)
+
+
+def last_ring(angles: NDArray[np.floating]) -> int:
+    """The first ring within which all `angles` `[n, 2]` lie, degrees."""
+    farthest = float(np.linalg.norm(np.nan_to_num(angles), axis=1).max(initial=0))
+    return max(RING, RING * int(np.ceil(farthest / RING - 1e-6)))
+
+
+def neighbour_map(
+    angles: NDArray[np.floating],
+    labels: NDArray[np.str_],
+    neighbours: NDArray[np.int_],
+    videos: NDArray[np.str_],
+    horizon: int,
+) -> Spec:
+    """All videos: the pointer lights up a video's class and draws lines to its neighbours.
+
+    Args:
+        angles: `[n, 2]`, degrees; evenly thinned where there are many.
+        labels, videos: class and name of each, `[n]`.
+        neighbours: `[n, k]`, the k nearest other videos of each on the whole sphere, nearest first.
+        horizon: angle of the last ring, degrees.
+    """
+    shown = _thinned(len(angles), _MOST_VIDEOS)
+    points, links = [], []
+    for i in shown.tolist():
+        near = labels[neighbours[i]]
+        of_class = near == labels[i]
+        point = {**_point(angles[i]), "video": str(videos[i]), "class": str(labels[i])}
+        facts = {"found": f"{of_class.sum()} of {len(near)}", "near": ", ".join(near)}
+        points.append({**point, "id": i, **facts})
+        for j in np.intersect1d(neighbours[i], shown).tolist():
+            x2, y2 = _point(angles[j]).values()
+            end = {"x2": x2, "y2": y2, "same": bool(labels[i] == labels[j])}
+            links.append({"id": i, **_point(angles[i]), **end})
+    video: Spec = {"name": "video", "select": {"type": "point", "fields": ["id"]}}
+    lit: Spec = {"name": "lit", "select": {"type": "point", "fields": ["class"]}}
+    for each in (video, lit):
+        each["select"] |= {"on": "pointerover", "nearest": True}
+    names = np.unique(labels).tolist()
+    lit["bind"] = {
+        "input": "select",
+        "name": "Light up the class ",
+        "options": [None, *names],
+        "labels": ["none", *names],
+    }
+    chosen = {"param": "lit", "empty": False}
+    dots = {
+        "data": {"values": points},
+        "mark": {"type": "point", "filled": True, "size": 55},
+        "params": [video, lit],
+        "encoding": {
+            "color": {"condition": {**chosen, "value": COLOURS[0]}, "value": "var(--soft)"},
+            "opacity": {"condition": {**chosen, "value": 1}, "value": 0.4},
+            "tooltip": [
+                {"field": "video", "type": "nominal"},
+                {"field": "class", "type": "nominal"},
+                {"field": "found", "type": "nominal", "title": "nearest of its class"},
+                {"field": "near", "type": "nominal", "title": "classes of the nearest"},
+            ],
+        },
+    }
+    same = {"test": "datum.same"}
+    lines = {
+        "data": {"values": links},
+        "transform": [{"filter": {"param": "video", "empty": False}}],
+        "mark": {"type": "rule", "strokeWidth": 1.5, "aria": False},
+        "encoding": {
+            "x2": {"field": "x2"},
+            "y2": {"field": "y2"},
+            "color": {"condition": {**same, "value": COLOURS[0]}, "value": COLOURS[1]},
+            "strokeDash": {"condition": {**same, "value": [1, 0]}, "value": [4, 3]},
+        },
+    }
+    return _sphere(
+        "Test videos on the unit sphere of their features.",
+        [lines, dots, _degrees(horizon)],
+        horizon=horizon,
+        side=460,
     )
-    return Projection(panels, tuple(names.tolist()), shown, sphere.horizon, touched)
 
 
-def _panel(
-    places: NDArray[np.floating], lit: NDArray[np.bool_], name: str, rings: Markup
-) -> Markup:
-    svg = Markup(
-        '<svg viewBox="0 0 {0:g} {0:g}" role="img" aria-label="Features of {1} among all others.">'
-        '{2}<path class="dots" d="{3}"/><path class="dots lit" d="{4}"/></svg>'
-    )
-    return svg.format(_SIDE, name, rings, _dots(places[~lit]), _dots(places[lit]))
+def class_map(
+    angles: NDArray[np.floating], lit: NDArray[np.bool_], name: str, horizon: int
+) -> Spec:
+    """A small map on which one class stands out.
+
+    Args:
+        angles: `[n, 2]`, degrees.
+        lit: which videos are of the class, `[n]`.
+        name: of the class.
+        horizon: angle of the last ring, degrees.
+    """
+    layers = []
+    for part, colour, opacity in ((~lit, "var(--soft)", 0.3), (lit, COLOURS[0], 0.9)):
+        kept = angles[part][_thinned(int(part.sum()), _MOST_AROUND)]
+        mark = {"type": "point", "filled": True, "size": 12, "color": colour, "opacity": opacity}
+        rows = [_point(each) for each in kept]
+        layers.append({"data": {"values": rows}, "mark": {**mark, "aria": False}})
+    return _sphere(f"Features of {name} among all others.", layers, horizon=horizon, side=130)
 
 
-def _dots(places: NDArray[np.floating]) -> str:
-    """Lines of no length, which the style sheet gives round ends; evenly thinned where many."""
-    kept = np.unique(np.linspace(0, len(places) - 1, min(len(places), _MOST_POINTS)).astype(int))
-    return "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places[kept])
+def _sphere(description: str, layers: list[Spec], *, horizon: int, side: int) -> Spec:
+    """Layers of points `x`, `y` in degrees over the rings, on a square that the page may scale."""
+    scale = {"domain": [-horizon, horizon], "nice": False, "zero": False}
+    rings: Spec = {
+        "data": {"values": [{"ring": ring} for ring in range(RING, horizon + 1, RING)]},
+        "transform": [
+            {"calculate": "sequence(0, 361, 5)", "as": "t"},
+            {"flatten": ["t"]},
+            {"calculate": "datum.ring * cos(datum.t * PI / 180)", "as": "x"},
+            {"calculate": "datum.ring * sin(datum.t * PI / 180)", "as": "y"},
+        ],
+        "mark": {"type": "line", "color": "var(--rule)", "strokeWidth": 1, "aria": False},
+        "encoding": {
+            "detail": {"field": "ring", "type": "nominal"},
+            "order": {"field": "t", "type": "quantitative"},
+        },
+    }
+    position = {"type": "quantitative", "axis": None, "scale": scale}
+    return {
+        "width": side,
+        "height": side,
+        "description": description,
+        "encoding": {"x": {"field": "x", **position}, "y": {"field": "y", **position}},
+        "layer": [rings, *layers],
+    }
+
+
+def _degrees(horizon: int) -> Spec:
+    """What the rings say, on the right of the middle."""
+    rows = [{"x": r, "y": 0, "degrees": f"{r}°"} for r in range(RING, horizon + 1, RING)]
+    return {
+        "data": {"values": rows},
+        "mark": {"type": "text", "fontSize": 11, "dy": -6, "aria": False},
+        "encoding": {"text": {"field": "degrees", "type": "nominal"}},
+    }
+
+
+def _point(angles: NDArray[np.floating]) -> Row:
+    return {"x": round(float(angles[0]), 1), "y": round(float(angles[1]), 1)}
+
+
+def _thinned(count: int, most: int) -> NDArray[np.int_]:
+    """At most so many of `count` indices, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))

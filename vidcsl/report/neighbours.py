@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from vidcsl.io import replacing
-from vidcsl.report.charts import Axis, Chart, Series, linear_axis
-from vidcsl.report.page import templates
-from vidcsl.report.pictures import Pair
-from vidcsl.report.summary import percent
+from vidcsl.report.charts import line_chart
+from vidcsl.report.page import style_sheet, templates
+from vidcsl.report.pictures import FlaggedPair
 
 
 def write_neighbours(
-    path: Path, found: Mapping[str, Any], pairs: Sequence[tuple[Pair, str]], *, title: str
+    path: Path, found: Mapping[str, Any], pairs: Sequence[tuple[FlaggedPair, str]], *, title: str
 ) -> None:
     """Write the page, self-contained, whole or not at all.
 
@@ -22,37 +21,23 @@ def write_neighbours(
         pairs: flagged pairs, each with what is known of it: right, wrong, or nothing.
         title: of the page.
     """
-    page = (
-        templates()
-        .get_template("neighbours.html.j2")
-        .render(
-            title=title,
-            found=found,
-            pairs=[pair for pair, _ in pairs],
-            verdicts=[verdict for _, verdict in pairs],
-            chart=_chart(found),
-            percent=percent,
-        )
-    )
-    with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
-
-
-def _chart(found: Mapping[str, Any]) -> Any:
-    curve = found["curve"]
-    if not curve:
-        return None
-    shares = [point["share"] for point in curve]
-    x = Axis("each video's nearest share of the list", shares, shares[0], shares[-1], percent)
-    lines = [
-        Series(name, shares, [point[name] for point in curve], tone=tone)
-        for name, tone in (("precision", "a"), ("recall", "b"))
+    points = [
+        {"x": 100 * point["share"], "y": point[name], "series": name}
+        for name in ("precision", "recall")
+        for point in found["curve"]
     ]
-    y = linear_axis("share of pairs", [0.0, 1.0], text=percent)
-    return Chart(
-        "Precision and recall of each video's nearest shares.",
-        x,
-        y,
-        lines,
-        levels=[("precision of a blind guess", found["chance"])],
-    ).svg()
+    chart = None
+    if points:
+        chart = line_chart(
+            points,
+            "Precision and recall if the nearest of each video were flagged.",
+            x="nearest per cent of the list",
+            y="ratio of pairs",
+            of="curve",
+            per_cent=True,
+            levels=[("precision of a blind guess", found["chance"])],
+        )
+    page = templates().get_template("neighbours.html.j2")
+    text = page.render(title=title, found=found, pairs=pairs, chart=chart, style=style_sheet())
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

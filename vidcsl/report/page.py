@@ -1,4 +1,8 @@
-"""A run's page."""
+"""A run's page: one self-contained HTML file, made only from the files of the run's folder.
+
+The files are read and checked (files.py), put into words (summary.py), charts (charts.py, maps.py)
+and pictures (pictures.py), and filled into the templates.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,171 +14,59 @@ from markupsafe import Markup
 
 from vidcsl.errors import UserError
 from vidcsl.io import replacing
-from vidcsl.report import charts as curves
-from vidcsl.report import pictures, summary
-from vidcsl.report.maps import read_projection
-from vidcsl.report.pictures import AttackPicture, read_corrupted, read_pairs
-from vidcsl.report.summary import (
-    SUITE_TITLES,
+from vidcsl.report import charts, summary
+from vidcsl.report.files import (
     Tree,
     number,
-    percent,
     read_log,
     read_mapping,
     read_results,
     read_text,
-    warnings,
 )
-
-# ----------------------------------------------------------------------
-# The templates of all pages, and how they are filled in.
+from vidcsl.report.maps import read_maps
+from vidcsl.report.pictures import (
+    AttackPicture,
+    read_attack_picture,
+    read_corrupted,
+    read_pairs,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 
+_MOST_BUDGETS = 5  # columns of the table of classes, curves of the perturbation's chart
+_MOST_CLASSES = 20  # a longer table is folded up
+_CLASS_COUNTS = ("clips", "clean", "mistaken_for")  # columns that are no budgets
+
 
 def templates() -> Environment:
-    """The templates; texts are escaped, and a name that is not given is an error."""
-    return Environment(
+    """The templates of all pages; texts are escaped, and a name that is not given is an error."""
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-# ----------------------------------------------------------------------
-# What the page says of each attack: curve, tables, checks, change over time, moving clips.
-
-_BUDGETS = 5  # columns of the table of classes, lines of the perturbation's chart
-_COLUMNS = ("clips", "clean", "mistaken_for")
-_OPEN = 20  # a table of more classes is folded up
-
-
-def attack_sections(results: Tree, pictures: Sequence[AttackPicture]) -> list[dict[str, Any]]:
-    """For each attack everything that the run holds of it."""
-    return [_attack(results, name, pictures) for name in results["attacks"]]
-
-
-def _attack(results: Tree, name: str, pictures: Sequence[AttackPicture]) -> dict[str, Any]:
-    accuracies, survival = results["attacks"][name], results["survival"].get(name, {})
-    clean = summary.clean_under_attack(results, name)
-    clips = summary.attacked_clips(results, name)
-    rows = [(0.0, "0 (clean)", clean, 1.0 if survival else None)] + [
-        (eps, key, value, survival.get(key)) for eps, key, value in summary.by_budget(accuracies)
-    ]
-    return {
-        "title": summary.attack_title(name),
-        "settings": results["attack_settings"].get(name, {}),
-        "clips": clips,
-        "chart": curves.attack_curve(
-            name,
-            accuracies,
-            survival,
-            clean=clean,
-            clips=clips,
-            chance=number(results["data"].get("chance")),
-        ),
-        "survival": bool(survival),
-        "rows": [(*row, summary.interval_text(row[2], clips)) for row in rows],
-        "checks": _checks(results["attack_checks"].get(name, {})),
-        "classes": _classes(results["attack_classes"].get(name, {}), results["data"]),
-        "frames": curves.frame_curve(
-            _spread(results["attack_frames"].get(name, {}), most=_BUDGETS)
-        ),
-        "pictures": [picture for picture in pictures if picture.attack == name],
-    }
-
-
-def _checks(found: Tree) -> dict[str, Any]:
-    checks = [check for check in found.get("checks", []) if isinstance(check, dict)]
-    return {
-        "eps": found.get("eps", ""),
-        "clips": number(found.get("clips")),
-        "all": checks,
-        "failed": [check for check in checks if not check.get("passed")],
-    }
-
-
-def _classes(counts: Tree, data: Tree) -> dict[str, Any] | None:
-    """The table of classes: shares right when clean and under each budget, and the mistakes."""
-    names = data.get("classes", [])
-    clips, clean, mistaken = columns = [counts.get(key, []) for key in _COLUMNS]
-    if not names or not all(_fits(column, names) for column in columns):
-        return None
-    budgets = {key: row for key, row in counts.items() if key not in _COLUMNS and _fits(row, names)}
-    shown = {"clean": clean, **_spread(budgets, most=_BUDGETS)}
-    rows = [
-        {
-            "name": name,
-            "clips": total,
-            "shares": [row[label] / total for row in shown.values()],
-            "mistake": names[mistake] if 0 <= mistake < len(names) else "",
-        }
-        for label, (name, total, mistake) in enumerate(zip(names, clips, mistaken, strict=True))
-        if total
-    ]
-    return {"budgets": list(shown), "rows": rows, "open": len(rows) <= _OPEN} if rows else None
-
-
-def _fits(column: object, names: Sequence[str]) -> bool:
-    return (
-        isinstance(column, list)
-        and len(column) == len(names)
-        and all(isinstance(count, int) for count in column)
+    environment.filters.update(
+        percent=summary.percent,
+        plain=summary.plain,
+        duration=summary.duration,
+        number=number,
+        words=lambda name: str(name).replace("_", " "),
+        embedded=charts.embedded,
     )
+    environment.globals.update(chart_library=charts.library)
+    return environment
 
 
-def _spread(values: Tree, *, most: int) -> dict[str, Any]:
-    """At most so many of the budgets, evenly chosen, the first and the last among them."""
-    keys = [key for _, key, _ in summary.by_budget(dict.fromkeys(values, 0.0))]
-    if len(keys) > most:
-        keys = [keys[round(i * (len(keys) - 1) / (most - 1))] for i in range(most)]
-    return {key: values[key] for key in keys}
+def style_sheet() -> Markup:
+    """The style of all pages."""
+    return Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
 
 
-# ----------------------------------------------------------------------
-# Corruption results of several models side by side, as a Markdown table.
-
-Section = Mapping[str, Any]
-
-
-def compare_corruptions(sections: Mapping[str, Section]) -> str:
-    """One row a model: clean accuracy, then for each suite its mean, gammas and categories.
-
-    Accuracies in per cent, the mean with its interval. The relative gamma of a suite is also its
-    rPC, and its mean accuracy its mPC.
-
-    Args:
-        sections: `corruptions` of results.json, by the model's name.
-    """
-    suites = {
-        suite: list(groups)
-        for section in sections.values()
-        for suite, groups in section["scores"]["suites"].items()
-    }
-    header = ["model", "videos", "clean"]
-    for suite, groups in suites.items():
-        header += [f"{suite}: mean (95 %)", f"{suite}: γᵃ", f"{suite}: γʳ"]
-        header += [f"{suite}: {group}" for group in groups if group != "all"]
-    rows = [_row(name, section, suites) for name, section in sections.items()]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *rows])
-
-
-def _row(name: str, section: Section, suites: Mapping[str, list[str]]) -> list[str]:
-    cells = [name, str(section["clips"]), percent(section["clean"])]
-    for suite, groups in suites.items():
-        found = section["scores"]["suites"][suite]
-        whole = found["all"]
-        low, high = whole["interval"]["accuracy"]
-        cells += [f"{percent(whole['accuracy'])} ({percent(low)} to {percent(high)})"]
-        cells += [percent(whole["gamma_a"]), percent(whole["gamma_r"])]
-        cells += [percent(found[group]["accuracy"]) for group in groups if group != "all"]
-    return cells
-
-
-# ----------------------------------------------------------------------
-# One self-contained HTML page about a run, made only from the files of its folder.
+def script() -> Markup:
+    """The script of the pages with tables."""
+    return Markup((TEMPLATES / "report.js").read_text(encoding="utf-8"))
 
 
 def write_report(run_dir: Path) -> Path:
@@ -201,119 +93,175 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run_dir: Path) -> str:
     """The page as text; the same files give the same text."""
+    artifacts = run_dir / "artifacts"
     results = read_results(run_dir / "results.json")
     lines, unreadable = read_log(run_dir / "log.jsonl")
-    damaged = _damaged(results["training"], lines)
-    environment = templates()
-    environment.filters.update(
-        percent=percent,
-        plain=summary.plain,
-        duration=summary.duration,
-        number=number,
-        words=lambda name: str(name).replace("_", " "),
-    )
-    return environment.get_template("report.html.j2").render(
-        results=results,
-        name=str(results.get("name", run_dir.resolve().name)),
-        headline=summary.headline(results),
-        cards=summary.cards(results),
-        **_learning(results, lines),
-        attacks=attack_sections(
-            results,
-            [
-                pictures.read_attack_picture(path)
-                for path in sorted((run_dir / "artifacts").glob("attack_*.npz"))
-            ],
-        ),
-        histogram=curves.similarity_histogram(results["geometry"].get("histogram", {})),
-        projection=read_projection(run_dir / "artifacts" / "projection.npz"),
-        removal_by_class=_removal_by_class(results["false_negatives"]),
-        suites=_suites(results["corruptions"]),
-        corrupted=read_corrupted(run_dir / "artifacts"),
-        pairs=read_pairs(run_dir / "artifacts" / "pairs.npz"),
-        warnings=warnings(results, damaged=damaged),
-        scores=summary.score_cards(results["corruptions"]),
-        attack_title=summary.attack_title,
-        damaged=damaged,
-        notes=_notes(lines),
-        unreadable=unreadable,
-        config=read_text(run_dir / "config.yaml"),
-        environment=_flat(read_mapping(run_dir / "environment.json")),
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup((TEMPLATES / "report.js").read_text(encoding="utf-8")),
-    )
-
-
-def _learning(results: Tree, lines: list[dict[str, Any]]) -> dict[str, Any]:
     training = [line for line in lines if line.get("kind") == "train"]
+    # A run that was stopped has no list of damaged videos in its results, but lines in its log.
+    logged = [line.get("path") for line in lines if line.get("kind") == "damaged"]
+    listed = results["training"].get("damaged_videos", ())
+    damaged = sorted({str(path) for path in [*listed, *logged]})
     waits = [wait for line in training if (wait := number(line.get("data_wait"))) is not None]
-    return {
-        "loss": curves.loss_curve(training),
-        "removal": curves.false_negative_curves(training, results["false_negatives"]),
-        "sides": curves.side_curves(training),
-        "similarity": curves.class_similarity_curves(training),
-        "data_wait": sum(waits) / len(waits) if waits else None,
-    }
+    found = results["false_negatives"]
+    attacked = [read_attack_picture(path) for path in sorted(artifacts.glob("attack_*.npz"))]
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            name=str(results.get("name", run_dir.resolve().name)),
+            headline=summary.headline(results),
+            cards=summary.cards(results),
+            warnings=summary.warnings(results, damaged=damaged),
+            loss=charts.loss_curve(training),
+            similarity=charts.class_similarity_curves(training),
+            flagged=charts.false_negative_curves(training, found),
+            sides=charts.side_curves(training),
+            data_wait=_mean(waits),
+            flagged_by_class=[
+                (name, [number(entry.get(key)) for key in ("flagged", "precision", "recall")])
+                for name, entry in found.get("by_class", {}).items()
+                if number(entry.get("flagged"))
+            ],
+            pairs=read_pairs(artifacts / "pairs.npz"),
+            histogram=charts.similarity_histogram(results["geometry"].get("histogram", {})),
+            maps=read_maps(artifacts / "projection.npz"),
+            attacks=attack_sections(results, attacked),
+            suites=_suites(results["corruptions"]),
+            corrupted=read_corrupted(artifacts),
+            scores=summary.score_cards(results["corruptions"]),
+            attack_title=summary.attack_title,
+            damaged=damaged,
+            notes=_notes(lines),
+            unreadable=unreadable,
+            config=read_text(run_dir / "config.yaml"),
+            environment=_flat(read_mapping(run_dir / "environment.json")),
+            style=style_sheet(),
+            script=script(),
+        )
+    )
 
 
-def _removal_by_class(removal: Tree) -> list[tuple[str, list[float | None]]]:
-    """Flagged share, precision and recall of each class that had a pair flagged."""
-    columns = ("removed", "precision", "recall")
+def attack_sections(results: Tree, pictures: Sequence[AttackPicture]) -> list[dict[str, Any]]:
+    """For each attack its curve, tables, checks, change over time and clips."""
+    sections = []
+    for name, accuracies in results["attacks"].items():
+        survival, checks = results["survival"].get(name, {}), results["attack_checks"].get(name, {})
+        clean = summary.clean_under_attack(results, name)
+        clips = summary.attacked_clips(results, name)
+        rows = [(0.0, "0 (clean)", clean, 1.0 if survival else None)]
+        rows += [(*point, survival.get(point[1])) for point in summary.by_budget(accuracies)]
+        known_checks = [each for each in checks.get("checks", []) if isinstance(each, dict)]
+        section = {
+            "title": summary.attack_title(name),
+            "settings": results["attack_settings"].get(name, {}),
+            "clips": clips,
+            "chart": charts.attack_curve(
+                name,
+                accuracies,
+                survival,
+                clean=clean,
+                clips=clips,
+                chance=number(results["data"].get("chance")),
+            ),
+            "survival": bool(survival),
+            "rows": [(*row, summary.interval_text(row[2], clips)) for row in rows],
+            "checks": {
+                "eps": checks.get("eps", ""),
+                "clips": number(checks.get("clips")),
+                "all": known_checks,
+                "failed": [check for check in known_checks if not check.get("passed")],
+            },
+            "classes": _class_table(results["attack_classes"].get(name, {}), results["data"]),
+            "frames": charts.frame_curve(_few_budgets(results["attack_frames"].get(name, {}))),
+            "pictures": [picture for picture in pictures if picture.attack == name],
+        }
+        sections.append(section)
+    return sections
+
+
+def _class_table(counts: Tree, data: Tree) -> dict[str, Any] | None:
+    """Accuracy of each class when clean and under each budget, and its most frequent mistake.
+
+    None where the counts are of another list of classes than the results.
+    """
+    names = data.get("classes", [])
+
+    def fits(column: object) -> bool:
+        return (
+            isinstance(column, list)
+            and len(column) == len(names)
+            and all(isinstance(count, int) for count in column)
+        )
+
+    clips, clean, mistaken = columns = [counts.get(key, []) for key in _CLASS_COUNTS]
+    if not names or not all(map(fits, columns)):
+        return None
+    budgets = {key: row for key, row in counts.items() if key not in _CLASS_COUNTS and fits(row)}
+    shown = {"clean": clean, **_few_budgets(budgets)}
     rows = [
-        (name, [number(shares.get(column)) for column in columns])
-        for name, shares in removal.get("by_class", {}).items()
+        {
+            "name": name,
+            "clips": total,
+            "accuracies": [row[label] / total for row in shown.values()],
+            "mistake": names[mistake] if 0 <= mistake < len(names) else "",
+        }
+        for label, (name, total, mistake) in enumerate(zip(names, clips, mistaken, strict=True))
+        if total
     ]
-    return [row for row in rows if row[1][0]]
+    if not rows:
+        return None
+    return {"budgets": list(shown), "rows": rows, "open": len(rows) <= _MOST_CLASSES}
+
+
+def _few_budgets(values: Tree) -> dict[str, Any]:
+    """A few of the budgets, evenly chosen, the first and the last among them."""
+    keys = [key for _, key, _ in summary.by_budget(dict.fromkeys(values, 0.0))]
+    if len(keys) > _MOST_BUDGETS:
+        last = len(keys) - 1
+        keys = [keys[round(i * last / (_MOST_BUDGETS - 1))] for i in range(_MOST_BUDGETS)]
+    return {key: values[key] for key in keys}
 
 
 def _suites(corruptions: Tree) -> list[dict[str, Any]]:
-    """For each suite that was run: its rows of (name, accuracies, mean)."""
-    suites = {key: corruptions.get(key) for key in SUITE_TITLES}
-    return [
-        {
+    """For each suite that was run: rows of (name, accuracies, mean), and its categories."""
+    sections = []
+    for key, title in summary.SUITE_TITLES.items():
+        suite = corruptions.get(key)
+        if not suite:
+            continue
+        categories = []
+        groups = corruptions.get("scores", {}).get("suites", {}).get(key, {})
+        for name, scores in groups.items():
+            low, high = scores["interval"].get("accuracy", (None, None))
+            ends = f"{summary.percent(low)} to {summary.percent(high)}"
+            gammas = scores.get("gamma_a"), scores.get("gamma_r")
+            categories.append((name, scores.get("accuracy"), ends, *gammas))
+        section = {
             "key": key,
-            "title": SUITE_TITLES[key],
+            "title": title,
             "rows": [(name, values, _mean(values)) for name, values in suite.items()],
             "severities": max(len(values) for values in suite.values()),
-            "groups": _groups(corruptions.get("scores", {}).get("suites", {}).get(key, {})),
+            "groups": categories,
         }
-        for key, suite in suites.items()
-        if suite
-    ]
+        sections.append(section)
+    return sections
 
 
-def _groups(groups: Tree) -> list[tuple[Any, ...]]:
-    """For a suite and each of its categories: accuracy, its interval in words, and the gammas."""
-    rows = []
-    for name, scores in groups.items():
-        low, high = (percent(edge) for edge in scores["interval"].get("accuracy", (None, None)))
-        gammas = scores.get("gamma_a"), scores.get("gamma_r")
-        rows.append((name, scores.get("accuracy"), f"{low} to {high}", *gammas))
-    return rows
+def _mean(values: Sequence[Any]) -> float | None:
+    """None where there are no values or one is undefined."""
+    known = [value for value in map(number, values) if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def _mean(values: list[Any]) -> float | None:
-    """Mean over the severities; None where one is undefined."""
-    numbers = [number(value) for value in values]
-    known = [value for value in numbers if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(numbers) else None
-
-
-def _damaged(training: Tree, lines: list[dict[str, Any]]) -> list[str]:
-    """Training videos that could not be read, by the results or, before these, by the log."""
-    logged = [line.get("path") for line in lines if line.get("kind") == "damaged"]
-    return sorted({str(path) for path in [*training.get("damaged_videos", ()), *logged]})
-
-
-def _notes(lines: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """What the notes say, and how often each was said."""
-    skipped = {"kind", "epoch", "step"}
-    said = Counter(
-        ", ".join(str(value) for key, value in line.items() if key not in skipped)
+def _notes(lines: Sequence[Tree]) -> list[tuple[str, int]]:
+    """The texts of the notes, and how often each was logged."""
+    counts = Counter(
+        ", ".join(str(value) for key, value in line.items() if key not in ("kind", "epoch", "step"))
         for line in lines
         if line.get("kind") == "note"
     )
-    return sorted(said.items())
+    return sorted(counts.items())
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

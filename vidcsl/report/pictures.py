@@ -1,64 +1,34 @@
-"""Pictures and films of a run."""
+"""What the report shows of the clips themselves: moving pictures and strips of frames.
+
+All stand in the page itself, as data URIs: clips as small H.264 videos, frames as PNG.
+"""
 
 import base64
 import io
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
-import av
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from vidcsl.errors import UserError
+from vidcsl.report.files import read_arrays
 
-# ----------------------------------------------------------------------
-# Arrays that a run kept for its report: read whole, or an error that says what to do.
-
-
-def read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
-    """The arrays of an `.npz` file by name.
-
-    Raises:
-        UserError: the file is damaged or lacks one of them.
-    """
-    with _opened(path) as stored:
-        for name in names:
-            if name not in stored.files:
-                raise UserError(f"{path} has no array {name!r}; run the evaluation again")
-        return [stored[name] for name in names]
-
-
-def has_array(path: Path, name: str) -> bool:
-    """Whether the file holds an array of this name. Raises as `read_arrays`."""
-    with _opened(path) as stored:
-        return name in stored.files
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            yield stored
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(f"cannot read {path}: {error}; run the evaluation again") from error
-
-
-# ----------------------------------------------------------------------
-# Moving pictures inside a page: frames as a small H.264 film in the page itself.
-
+_STRIP_PIXELS = 16 * 128 * 128  # of a strip: keeps the report small enough to mail
+_FEWEST_FRAMES = 4
+_FPS = 8
 _GAP = 8  # pixels between clips side by side
+# Browsers blur what they enlarge themselves, so that small clips are enlarged here.
+_ATTACK_PANEL, _CORRUPTED_PANEL = 224, 180  # pixels of the longer side, about
 
 
 def encode_mp4(frames: NDArray[np.uint8], *, fps: float = 12, quality: int = 18) -> bytes:
-    """Frames as an MP4 film that every browser plays.
+    """Frames as an MP4 video that every browser plays.
 
     Args:
         frames: uint8 `[T, H, W, 3]`, RGB, T >= 1. An odd height or width is padded by one pixel,
@@ -69,21 +39,24 @@ def encode_mp4(frames: NDArray[np.uint8], *, fps: float = 12, quality: int = 18)
     Raises:
         ValueError: the frames have another shape or type.
     """
+    import av  # a report without clips does without
+
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"frames must be uint8 [T, H, W, 3], not {frames.dtype} {frames.shape}")
     height, width = frames.shape[1:3]
     padded = np.pad(frames, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)], "edge")
-    film = io.BytesIO()
-    with av.open(film, "w", format="mp4") as container:
+    video = io.BytesIO()
+    with av.open(video, "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(1000)
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width, stream.pix_fmt = padded.shape[1], padded.shape[2], "yuv420p"
         stream.options = {"crf": str(quality), "preset": "slow"}
+        # x264's output depends on the number of threads.
         stream.thread_count = 1
         for pixels in padded:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))
-    return film.getvalue()
+    return video.getvalue()
 
 
 def player(
@@ -95,7 +68,7 @@ def player(
     quality: int = 18,
     autoplay: bool = True,
 ) -> Markup:
-    """A `<video>` element that plays frames over and over, with nothing outside the page.
+    """A `<video>` element that repeats frames, with nothing outside the page.
 
     Args:
         frames: uint8 `[T, H, W, 3]`, RGB.
@@ -103,25 +76,25 @@ def player(
         fps: frames per second.
         width: on the page, in CSS pixels; by default that of the frames.
         quality: see `encode_mp4`.
-        autoplay: whether it plays at once; a page with many films starts them by a script.
+        autoplay: whether it plays at once; a page with many videos starts them by a script.
 
     A page that forbids outside content needs `media-src data:` in its policy.
     """
-    film = base64.b64encode(encode_mp4(frames, fps=fps, quality=quality)).decode()
+    video = base64.b64encode(encode_mp4(frames, fps=fps, quality=quality)).decode()
     width = width or frames.shape[2]
     height = round(width * frames.shape[1] / frames.shape[2])
     return Markup(
         '<video src="data:video/mp4;base64,{}" width="{}" height="{}" aria-label="{}" '
         "{} loop muted playsinline controls></video>"
-    ).format(film, width, height, label, Markup("autoplay" if autoplay else 'preload="none"'))
+    ).format(video, width, height, label, Markup("autoplay" if autoplay else 'preload="none"'))
 
 
 def side_by_side(clips: Sequence[NDArray[np.uint8]], *, panel: int) -> NDArray[np.uint8]:
-    """Clips `[T, H, W, 3]` of one shape as one film, so that they never run apart.
+    """Clips `[T, H, W, 3]` of one shape as one clip: separate videos would run apart.
 
     Args:
         clips: uint8, left to right.
-        panel: pixels of each one's longer side, about: browsers blur what they enlarge themselves.
+        panel: pixels of each one's longer side, about.
     """
     times = max(1, round(panel / max(clips[0].shape[1:3])))
     large = [clip.repeat(times, axis=1).repeat(times, axis=2) for clip in clips]
@@ -129,26 +102,31 @@ def side_by_side(clips: Sequence[NDArray[np.uint8]], *, panel: int) -> NDArray[n
     return np.concatenate([part for clip in large for part in (gap, clip)][1:], axis=2)
 
 
+def strip_uri(frames: NDArray[np.uint8]) -> str:
+    """Frames uint8 `[T, H, W, 3]` side by side, as the data URI of a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(np.concatenate(list(frames), axis=1)).save(file, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def chosen_frames(count: int, pixels: int) -> tuple[int, ...]:
+    """Indices of the frames to show, evenly spread: all of small frames, a few of large ones."""
+    shown = min(count, max(_FEWEST_FRAMES, _STRIP_PIXELS // pixels))
+    return tuple(int(i) for i in np.linspace(0, count - 1, shown).round())
+
+
 # ----------------------------------------------------------------------
-# A clip under attack, clean, perturbed and their difference: as one film, and as strips in PNG.
-
-_PIXELS = 16 * 128 * 128  # of a strip: keeps the report small enough to mail
-_FEWEST_FRAMES = 4
-_PANEL = 224  # pixels of the film's panels, at least: browsers blur what they enlarge
-_FPS = 8
-
-
-@dataclass(frozen=True)
-class Film:
-    """One strip: what it shows, and its frames side by side as a data URI."""
-
-    title: str
-    uri: str
+# A clip under attack: clean, perturbed, and their difference.
 
 
 @dataclass(frozen=True)
 class AttackPicture:
-    """The film and the strips of one attacked clip, and what to say about them."""
+    """An attacked clip, moving and as strips of frames, and the model's predictions.
+
+    Attributes:
+        strips: (title, data URI) of the three rows; `frames` are the indices shown of `length`.
+        factor: by which the difference is amplified; `largest` is its largest value, in [0, 1].
+    """
 
     attack: str
     eps: str
@@ -156,7 +134,7 @@ class AttackPicture:
     clean_prediction: str
     adversarial_prediction: str
     moving: Markup
-    films: tuple[Film, ...]
+    strips: tuple[tuple[str, str], ...]
     frames: tuple[int, ...]
     length: int
     width: int
@@ -171,57 +149,44 @@ def read_attack_picture(path: Path) -> AttackPicture:
     Raises:
         UserError: the file is damaged or lacks an array.
     """
-    clean, difference, *words = read_arrays(
+    clean, stored, eps, label, before, after = read_arrays(
         path, "clean", "difference", "eps", "label", "clean_prediction", "adversarial_prediction"
     )
-    if clean.ndim != 4 or clean.shape[-1] != 3 or clean.shape != difference.shape:
+    if clean.ndim != 4 or clean.shape[-1] != 3 or clean.shape != stored.shape:
         raise UserError(
-            f"{path}: clean {clean.shape} and difference {difference.shape} must be [T, H, W, 3]"
+            f"{path}: clean {clean.shape} and difference {stored.shape} must be [T, H, W, 3]"
         )
-    attack = path.stem.removeprefix("attack_").partition(".")[0]
-    return _picture(attack, [str(word) for word in words], clean, difference.astype(np.float32))
-
-
-def _picture(
-    attack: str, words: list[str], clean: NDArray[np.uint8], difference: NDArray[np.float32]
-) -> AttackPicture:
+    difference = stored.astype(np.float32)
     count, height, width, _ = clean.shape
     largest = float(np.abs(np.nan_to_num(difference)).max(initial=0.0))
     factor = amplification(largest)
-    kept = chosen_frames(count, height * width)
     pixels = clean / np.float32(255)
     rows = {
-        "Clean": pixels,
-        "Perturbed": pixels + difference,
-        f"Difference × {factor:g}": 0.5 + factor * difference,
+        title: (np.nan_to_num(values, nan=0.5).clip(0, 1) * 255).round().astype(np.uint8)
+        for title, values in {
+            "Clean": pixels,
+            "Perturbed": pixels + difference,
+            f"Difference × {factor:g}": 0.5 + factor * difference,
+        }.items()
     }
-    shown = {title: _eight_bit(frames) for title, frames in rows.items()}
-    films = tuple(Film(title, strip_uri(frames[list(kept)])) for title, frames in shown.items())
-    moving = player(
-        side_by_side(list(shown.values()), panel=_PANEL), label=", ".join(shown), fps=_FPS
-    )
-    eps, label, before, after = words
+    frames = chosen_frames(count, height * width)
     return AttackPicture(
-        attack=attack,
-        eps=eps,
-        label=label,
-        clean_prediction=before,
-        adversarial_prediction=after,
-        moving=moving,
-        films=films,
-        frames=kept,
+        attack=path.stem.removeprefix("attack_").partition(".")[0],
+        eps=str(eps),
+        label=str(label),
+        clean_prediction=str(before),
+        adversarial_prediction=str(after),
+        moving=player(
+            side_by_side(list(rows.values()), panel=_ATTACK_PANEL), label=", ".join(rows), fps=_FPS
+        ),
+        strips=tuple((title, strip_uri(row[list(frames)])) for title, row in rows.items()),
+        frames=frames,
         length=count,
         width=width,
         height=height,
         factor=factor,
         largest=largest,
     )
-
-
-def chosen_frames(count: int, pixels: int) -> tuple[int, ...]:
-    """Frames to show, evenly spread: all where they are small, at least a few where not."""
-    shown = min(count, max(_FEWEST_FRAMES, _PIXELS // pixels))
-    return tuple(int(i) for i in np.linspace(0, count - 1, shown).round())
 
 
 def amplification(largest: float) -> float:
@@ -233,26 +198,12 @@ def amplification(largest: float) -> float:
     return max(1.0, *(m * power for m in (1, 2, 5) if m * power <= wanted))
 
 
-def _eight_bit(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return (np.nan_to_num(frames, nan=0.5).clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def strip_uri(frames: NDArray[np.uint8]) -> str:
-    """Frames uint8 `[T, H, W, 3]` side by side, as the data URI of a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate(list(frames), axis=1)).save(file, "png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 # ----------------------------------------------------------------------
-# What was kept to be looked at: pairs that were flagged, and clips under corruption.
-
-_EXAMPLES_PANEL = 180  # pixels: smaller clips are enlarged
-_EXAMPLES_FPS = 8.0
+# Pairs that were flagged as false negatives, and clips under corruption.
 
 
 @dataclass(frozen=True)
-class Side:
+class PairVideo:
     """One video of a pair: its frames side by side, its class and its file."""
 
     uri: str
@@ -261,28 +212,28 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A pair that was flagged: the anchor, the video that was taken for its like, and how alike."""
+class FlaggedPair:
+    """A flagged pair; `correct` where both videos are of one class."""
 
-    anchor: Side
-    candidate: Side
+    anchor: PairVideo
+    candidate: PairVideo
     similarity: float
-    right: bool
+    correct: bool
 
 
 @dataclass(frozen=True)
 class CorruptedClip:
-    """A clip clean and at growing severities, in one film, and what the model took it for."""
+    """A clip clean and at growing severities, side by side in one video, and the predictions."""
 
     name: str
     label: str
     severities: tuple[int, ...]
     predictions: tuple[str, ...]
-    film: Markup
+    video: Markup
 
 
-def read_pairs(path: Path) -> list[Pair]:
-    """The pairs of `artifacts/pairs.npz`, right ones first; none where there is no such file.
+def read_pairs(path: Path) -> list[FlaggedPair]:
+    """The pairs of `artifacts/pairs.npz`, correct ones first; none where the file is absent.
 
     Raises:
         UserError: the file is damaged.
@@ -290,17 +241,15 @@ def read_pairs(path: Path) -> list[Pair]:
     if not path.is_file():
         return []
     names = ("anchors", "candidates", "similarity", "right", "classes", "videos")
-    anchors, candidates, similarity, right, classes, videos = read_arrays(path, *names)
-    sides = [
-        [
-            Side(strip_uri(frames), str(class_name), str(video))
-            for frames, class_name, video in zip(clips, classes[:, k], videos[:, k], strict=True)
-        ]
-        for k, clips in enumerate((anchors, candidates))
-    ]
+    anchors, candidates, similarity, correct, classes, videos = read_arrays(path, *names)
     return [
-        Pair(anchor, candidate, float(value), bool(is_right))
-        for anchor, candidate, value, is_right in zip(*sides, similarity, right, strict=True)
+        FlaggedPair(
+            PairVideo(strip_uri(anchors[i]), str(classes[i, 0]), str(videos[i, 0])),
+            PairVideo(strip_uri(candidates[i]), str(classes[i, 1]), str(videos[i, 1])),
+            float(similarity[i]),
+            bool(correct[i]),
+        )
+        for i in range(len(anchors))
     ]
 
 
@@ -313,24 +262,21 @@ def read_corrupted(folder: Path) -> dict[str, list[CorruptedClip]]:
     found: dict[str, list[CorruptedClip]] = {}
     for path in sorted(folder.glob("corruption_*.npz")):
         suite, _, name = path.stem.removeprefix("corruption_").partition(".")
-        found.setdefault(suite, []).append(_corrupted(path, name))
+        frames, severities, label, predictions = read_arrays(
+            path, "frames", "severities", "label", "predictions"
+        )
+        shown = ", ".join(f"severity {s}" if s else "clean" for s in severities)
+        clip = CorruptedClip(
+            name=name,
+            label=str(label),
+            severities=tuple(int(s) for s in severities),
+            predictions=tuple(str(each) for each in predictions),
+            video=player(
+                side_by_side(list(frames), panel=_CORRUPTED_PANEL),
+                label=f"{name.replace('_', ' ')}: {shown}",
+                fps=_FPS,
+                autoplay=False,
+            ),
+        )
+        found.setdefault(suite, []).append(clip)
     return found
-
-
-def _corrupted(path: Path, name: str) -> CorruptedClip:
-    frames, severities, label, predictions = read_arrays(
-        path, "frames", "severities", "label", "predictions"
-    )
-    shown = ", ".join(f"severity {s}" if s else "clean" for s in severities)
-    return CorruptedClip(
-        name=name,
-        label=str(label),
-        severities=tuple(int(s) for s in severities),
-        predictions=tuple(str(named) for named in predictions),
-        film=player(
-            side_by_side(list(frames), panel=_EXAMPLES_PANEL),
-            label=f"{name.replace('_', ' ')}: {shown}",
-            fps=_EXAMPLES_FPS,
-            autoplay=False,
-        ),
-    )

@@ -1,29 +1,18 @@
-"""Accuracy over growing budgets, and attacked clips as files."""
+"""Attacks at growing budgets: how robust each video is, and the accuracy curve that follows."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import av
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vidcsl.distributed import DistributedContext
-from vidcsl.errors import UserError
-from vidcsl.io import replacing
 from vidcsl.robustness.targets import Clips, Target
 from vidcsl.run_folder import ResultCache
-
-# ----------------------------------------------------------------------
-# Attacks on a list of videos at growing budgets: what became of each, and what follows from it.
 
 
 class Attack(Protocol):
@@ -41,17 +30,18 @@ class Attack(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one video. Plain values, for a ledger.
+class VideoRobustness:
+    """How robust one video is. Plain values, as the result cache stores them.
 
     Args:
-        label, clean: the true class, and the one named without an attack.
-        fooled_at: the smallest budget that fooled the model; None: right under all of them, or
-            wrong already when clean.
-        became: the class named then.
+        label: the true class.
+        clean: the class predicted without an attack.
+        fooled_at: the smallest budget that fooled the model; None: robust to all of them, or
+            misclassified already when clean.
+        became: the class predicted then.
         frame_rms: root mean square of the perturbation in each frame, in 1/255, under that budget
-            (the largest one where none fooled the model; empty where it was wrong when clean).
-        seconds: that its attacks took, its share of its batch's.
+            (the largest one where none fooled the model; empty where it was misclassified clean).
+        seconds: that its attacks took: the time of its batch, divided by the videos in it.
     """
 
     label: int
@@ -64,7 +54,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Curve:
-    """What became of all videos, and the numbers that follow from it.
+    """The robustness of all videos, and the numbers that follow from it.
 
     Args:
         budgets: names of the budgets, smallest first.
@@ -72,7 +62,7 @@ class Curve:
     """
 
     budgets: Sequence[str]
-    outcomes: Mapping[int, Outcome]
+    outcomes: Mapping[int, VideoRobustness]
 
     def over(self, videos: Sequence[int]) -> "Curve":
         """The curve of some of the videos."""
@@ -85,14 +75,14 @@ class Curve:
 
     @property
     def clean(self) -> int:
-        """How many are right without attack."""
+        """How many are classified correctly without an attack."""
         return sum(outcome.clean == outcome.label for outcome in self.outcomes.values())
 
-    def right(self, eps: str) -> list[Outcome]:
-        """Those that are right under a budget: when clean, and not fooled by it or a smaller one.
+    def robust(self, eps: str) -> list[VideoRobustness]:
+        """Those correct when clean, and not fooled by a budget or a smaller one.
 
-        Being fooled is for good, as a larger budget allows all that a smaller one does: the curve
-        falls monotonically and is the pointwise worst case over the budgets so far.
+        A fooled video stays fooled, as a larger budget allows all that a smaller one does: the
+        curve falls monotonically and is the pointwise worst case over the budgets so far.
         """
         fatal = set(self.budgets[: self.budgets.index(eps) + 1])
         return [
@@ -102,33 +92,41 @@ class Curve:
         ]
 
     def accuracy(self) -> dict[str, float]:
-        """Share of all clips that are right under attack, by budget."""
-        return {eps: len(self.right(eps)) / self.clips for eps in self.budgets}
+        """Robust accuracy by budget: a ratio of all clips."""
+        return {eps: len(self.robust(eps)) / self.clips for eps in self.budgets}
 
     def survival(self) -> dict[str, float]:
-        """Share of the clips right when clean that are still right, by budget; empty if none."""
-        return {eps: len(self.right(eps)) / self.clean for eps in self.budgets if self.clean}
+        """The ratio of the clips correct when clean that are robust, by budget; empty if none."""
+        return {eps: len(self.robust(eps)) / self.clean for eps in self.budgets if self.clean}
 
     def seconds(self) -> float:
         """What all attacks took, over all processes."""
         return sum(outcome.seconds for outcome in self.outcomes.values())
 
     def by_class(self, classes: int) -> dict[str, list[int]]:
-        """Counts by class: `clips`, `clean` (right when clean), and right under each budget.
+        """Counts by class: `clips`, `clean` (correct when clean), and robust under each budget.
 
-        `mistaken_for` is the class that a fooled clip of this one is most often taken for, or -1.
+        `mistaken_for` is the class that fooled clips of this one are most often predicted as, or
+        -1; the smaller label among equals, so that the order of the videos plays no part.
         """
         everyone = list(self.outcomes.values())
         clean = [outcome for outcome in everyone if outcome.clean == outcome.label]
-        taken: list[Counter[int]] = [Counter() for _ in range(classes)]
+        predicted: list[Counter[int]] = [Counter() for _ in range(classes)]
         for outcome in clean:
             if outcome.became is not None:
-                taken[outcome.label][outcome.became] += 1
+                predicted[outcome.label][outcome.became] += 1
+
+        def count(outcomes: Iterable[VideoRobustness]) -> list[int]:
+            return np.bincount([each.label for each in outcomes], minlength=classes).tolist()
+
         return {
-            "clips": _count(everyone, classes),
-            "clean": _count(clean, classes),
-            **{eps: _count(self.right(eps), classes) for eps in self.budgets},
-            "mistaken_for": [_most_common(counts) for counts in taken],
+            "clips": count(everyone),
+            "clean": count(clean),
+            **{eps: count(self.robust(eps)) for eps in self.budgets},
+            "mistaken_for": [
+                max(counts, key=lambda label: (counts[label], -label), default=-1)
+                for counts in predicted
+            ],
         }
 
     def frame_rms(self) -> dict[str, list[float]]:
@@ -145,7 +143,9 @@ class Curve:
                 if outcome.frame_rms and (outcome.fooled_at or last) == eps
             ]
             if rows:
-                means[eps] = _mean_profile(rows)
+                at = np.linspace(0, 1, min(map(len, rows)))
+                even = [np.interp(at, np.linspace(0, 1, len(row)), row) for row in rows]
+                means[eps] = [round(float(value), 4) for value in np.mean(even, axis=0)]
         return means
 
 
@@ -159,39 +159,41 @@ def attack_curve(
     condition: str = "attack",
     advance: Callable[[int], None] = lambda _: None,
 ) -> Curve:
-    """Attack every clip at growing budgets until it falls.
+    """Attack every clip at growing budgets until it is fooled.
 
     Args:
         target: what is attacked, see `vidcsl.robustness.targets`.
-        batches: this process's share.
+        batches: those of this process.
         attacks: by budget, smallest first; each must allow all that the ones before it do.
-        world: the processes.
-        ledger: remembers what became of each video, so that a run that was stopped goes on.
-        condition: under which name it does.
+        distributed: the processes.
+        result_cache: keeps the result of each video, so that a stopped run resumes.
+        condition: the results' name in the cache.
         advance: called with the number of clips done.
     """
-    known = {} if result_cache is None else result_cache.answers(condition)
-    outcomes = {video: Outcome(**answer) for video, answer in known.items()}
+    known = {} if result_cache is None else result_cache.results(condition)
+    outcomes = {video: VideoRobustness(**stored) for video, stored in known.items()}
     for batch in batches:
         if any(video not in outcomes for video in batch.videos):
             started = time.perf_counter()
-            found = attack_batch(target(batch.look).eval(), batch, attacks)
+            found = attack_batch(target(batch.view).eval(), batch, attacks)
             each = round((time.perf_counter() - started) / len(batch), 4)
             found = [replace(outcome, seconds=each) for outcome in found]
             outcomes |= dict(zip(batch.videos, found, strict=True))
             if result_cache is not None:
                 result_cache.record(condition, batch.videos, [asdict(outcome) for outcome in found])
         advance(len(batch))
-    everyone: dict[int, Outcome] = {}
+    everyone: dict[int, VideoRobustness] = {}
     for part in distributed.collect(outcomes):
         everyone |= part
     return Curve(tuple(attacks), dict(sorted(everyone.items())))
 
 
-def attack_batch(model: nn.Module, batch: Clips, attacks: Mapping[str, Attack]) -> list[Outcome]:
-    """What becomes of each clip of a batch.
+def attack_batch(
+    model: nn.Module, batch: Clips, attacks: Mapping[str, Attack]
+) -> list[VideoRobustness]:
+    """How robust each clip of a batch is.
 
-    A clip is attacked only while it is right, and each attack begins at what the smaller budget
+    A clip is attacked only while it is robust, and each attack begins at what the smaller budget
     found for it, which a larger one allows.
 
     Args:
@@ -200,148 +202,34 @@ def attack_batch(model: nn.Module, batch: Clips, attacks: Mapping[str, Attack]) 
         attacks: by budget, smallest first.
     """
     labels, clean = batch.labels.tolist(), predict(model, batch.clips)
-    outcomes = [Outcome(*both) for both in zip(labels, clean.tolist(), strict=True)]
+    outcomes = [VideoRobustness(*both) for both in zip(labels, clean.tolist(), strict=True)]
     rows, start = (clean == batch.labels).nonzero()[:, 0], None
     for eps, attack in attacks.items():
         if len(rows) == 0:
             break
-        standing = batch.take(rows)
-        attacked = attack(model, standing.clips, standing.labels, standing.seeds, start)
-        became = predict(model, attacked)
-        fell = became != standing.labels
-        sizes = frame_rms(standing.clips, attacked).tolist()
-        found = zip(rows.tolist(), became.tolist(), fell.tolist(), sizes, strict=True)
-        for row, named, fatal, rms in found:
+        robust = batch.take(rows)
+        attacked = attack(model, robust.clips, robust.labels, robust.seeds, start)
+        predicted = predict(model, attacked)
+        fooled = predicted != robust.labels
+        sizes = frame_rms(robust.clips, attacked).tolist()
+        found = zip(rows.tolist(), predicted.tolist(), fooled.tolist(), sizes, strict=True)
+        for row, became, is_fooled, rms in found:
             outcomes[row] = replace(
                 outcomes[row],
-                fooled_at=eps if fatal else None,
-                became=named if fatal else None,
+                fooled_at=eps if is_fooled else None,
+                became=became if is_fooled else None,
                 frame_rms=[round(value, 4) for value in rms],
             )
-        rows, start = rows[~fell], attacked[~fell]
+        rows, start = rows[~fooled], attacked[~fooled]
     return outcomes
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, clips: Tensor) -> Tensor:
-    """The class named for each clip, int64 `[N]`."""
+    """The predicted class of each clip, int64 `[N]`."""
     return model(clips).argmax(dim=1)
 
 
 def frame_rms(clean: Tensor, adversarial: Tensor) -> Tensor:
     """Root mean square of the difference in each frame, in 1/255: `[N, 3, T, H, W]` -> `[N, T]`."""
     return 255 * (adversarial - clean).square().mean(dim=(1, 3, 4)).sqrt()
-
-
-def _most_common(counts: Counter[int]) -> int:
-    """-1 where there is none; the smaller label among equals, in whatever order they were met."""
-    return max(counts, key=lambda label: (counts[label], -label), default=-1)
-
-
-def _count(outcomes: Iterable[Outcome], classes: int) -> list[int]:
-    return np.bincount([outcome.label for outcome in outcomes], minlength=classes).tolist()
-
-
-def _mean_profile(rows: Sequence[Sequence[float]]) -> list[float]:
-    length = min(map(len, rows))
-    at = np.linspace(0, 1, length)
-    even = [np.interp(at, np.linspace(0, 1, len(row)), row) for row in rows]
-    return [round(float(value), 4) for value in np.mean(even, axis=0)]
-
-
-# ----------------------------------------------------------------------
-# Attacked clips on disk, without loss: a folder a set, with a description that any tool can read.
-#
-# `set.json` says what was attacked and how, and names the file of each clip: a clip whose pixels
-# are whole multiples of 1/255 is an FFV1 film in Matroska, any other one float32 in safetensors.
-
-MANIFEST = "set.json"
-_RATE = Fraction(8)  # of a film to look at; a clip's frames are not evenly spaced in time
-_KEYS = {"attack", "clean", "model", "classes", "look", "clips"}
-
-
-def write_clip(stem: Path, clip: Tensor) -> Path:
-    """Write a clip `[3, T, H, W]` in [0, 1], whole or not at all, and return where.
-
-    Args:
-        stem: the path without its suffix, which the pixels decide.
-        clip: float32.
-    """
-    levels = (clip * 255).round()
-    exact = bool((levels / 255 == clip).all())
-    path = stem.with_name(stem.name + (".mkv" if exact else ".safetensors"))
-    with replacing(path) as partial:
-        if exact:
-            _write_film(partial, levels.byte().permute(1, 2, 3, 0).cpu().numpy())
-        else:
-            save_file({"clip": clip.detach().cpu().contiguous()}, partial)
-    return path
-
-
-def read_clip(path: Path) -> Tensor:
-    """The clip that `write_clip` wrote, the same to the last bit.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)["clip"]
-        with av.open(str(path)) as container:
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-        return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).float() / 255
-    except (OSError, ValueError, KeyError, SafetensorError, av.FFmpegError) as error:
-        raise UserError(f"cannot read attacked clip {path}: {error}") from error
-
-
-def write_set(folder: Path, description: Mapping[str, Any]) -> None:
-    """Write the description of a set whose clips are there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / MANIFEST) as partial:
-        partial.write_text(json.dumps(description, indent=1) + "\n")
-
-
-def read_set(folder: Path) -> dict[str, Any]:
-    """The description of a set.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
-    path = folder / MANIFEST
-    try:
-        description = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(description, dict) or not set(description) >= _KEYS:
-        raise UserError(f"{path} does not describe attacked clips")
-    if not description["clips"]:
-        raise UserError(f"{path} names no clips")
-    return description
-
-
-def find_sets(paths: Sequence[Path]) -> list[Path]:
-    """The folders of all sets at or below some paths, in order.
-
-    Raises:
-        UserError: there is none below one of them.
-    """
-    found = []
-    for path in paths:
-        sets = sorted(manifest.parent for manifest in path.rglob(MANIFEST))
-        if not sets:
-            raise UserError(
-                f"{path} holds no attacked clips ({MANIFEST}); make some: vidcsl attack"
-            )
-        found += sets
-    return list(dict.fromkeys(found))
-
-
-def _write_film(path: Path, frames: np.ndarray) -> None:
-    """Frames uint8 `[T, H, W, 3]` as lossless RGB."""
-    with av.open(str(path), "w", format="matroska") as container:
-        stream = container.add_stream("ffv1", rate=_RATE)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            container.mux(stream.encode(frame.reformat(format="bgr0")))
-        container.mux(stream.encode(None))

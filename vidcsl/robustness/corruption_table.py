@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,11 +14,11 @@ from torch import nn
 
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
+from vidcsl.evaluation.statistics import bootstrap_means, quantile_interval
 from vidcsl.robustness.corruptions import SEVERITIES, corrupt_and_count, find
 from vidcsl.robustness.corruptions.suites import SCORED, SUITES
 from vidcsl.robustness.targets import Clips
 from vidcsl.run_folder import ResultCache
-from vidcsl.seeding import numpy_generator
 
 # ----------------------------------------------------------------------
 # Robustness in a few numbers. Pure functions of accuracies in [0, 1].
@@ -147,45 +147,23 @@ def bootstrap_intervals(
         `{name: {"accuracy": [low, high], "gamma_a": ..., "gamma_r": ...}}`; a score that is not
         defined in any resample is left out.
     """
-    count = len(clean)
-    draws = numpy_generator(0, "bootstrap").multinomial(
-        count, np.full(count, 1 / count), size=resamples
-    )
-    plain = draws @ clean / count  # [resamples]
-    edges = [50 * (1 - confidence), 50 * (1 + confidence)]
+    draws = bootstrap_means({**corrupted, CLEAN: clean}, draws=resamples)
+    plain = draws[CLEAN]
+    defined = plain > 0
     intervals: dict[str, dict[str, list[float]]] = {}
-    for name, share in corrupted.items():
-        accuracy = draws @ share / count
-        defined = plain > 0
+    for name in corrupted:
+        accuracy = draws[name]
         scores = {
             "accuracy": accuracy,
             "gamma_a": gamma_absolute(plain, accuracy),
             "gamma_r": 1 - (plain - accuracy)[defined] / plain[defined],
         }
         intervals[name] = {
-            key: np.percentile(values, edges).tolist()
+            key: list(quantile_interval(values, level=confidence))
             for key, values in scores.items()
             if len(values)
         }
     return intervals
-
-
-def wilson_interval(
-    accuracy: float, count: int, *, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Where the true accuracy lies, given the share of `count` clips that was right.
-
-    Unlike accuracy ± 1.96 standard errors it stays inside [0, 1] and has a width at 0 and 1
-    (Wilson, JASA 1927). Nothing is known of 0 clips: (0, 1).
-    """
-    if count == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    shrink = 1 / (1 + z**2 / count)
-    centre = shrink * (accuracy + z**2 / (2 * count))
-    variance = accuracy * (1 - accuracy) / count + z**2 / (4 * count**2)
-    reach = shrink * z * variance**0.5
-    return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
 def _first(order: str, run: Collection[str]) -> str:
@@ -298,7 +276,7 @@ def conditions(names: Sequence[str]) -> Iterator[tuple[str, str, int]]:
 
 def answered(result_cache: ResultCache, names: Sequence[str]) -> set[int]:
     """The videos of which the ledger knows all answers."""
-    every = [set(result_cache.answers(key)) for key, _, _ in conditions(names)]
+    every = [set(result_cache.results(key)) for key, _, _ in conditions(names)]
     return set.intersection(*every)
 
 
@@ -322,7 +300,7 @@ def corruption_table(
         advance: called with the number of clips done.
     """
     known: dict[str, dict[int, Answer]] = {
-        key: dict(result_cache.answers(key)) if result_cache else {}
+        key: dict(result_cache.results(key)) if result_cache else {}
         for key, _, _ in conditions(names)
     }
     for batch in batches:

@@ -1,8 +1,8 @@
-"""Is the attack to be believed? Cheap checks whose failure means that robustness is overstated.
+"""Checks of an attack: a failed one means that the robustness it shows is overstated.
 
 After Carlini et al., "On Evaluating Adversarial Robustness", 2019, and the signs of masked
 gradients of Athalye et al., ICML 2018: an attack that more steps weaken, that a blind search or
-mere noise beats, or that fails even where everything is allowed, says nothing about the model.
+mere noise beats, or that fails even where everything is allowed, proves nothing about the model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,12 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vidcsl.robustness.attack_curve import predict
-from vidcsl.robustness.attacks import SOLVERS, Goal, Solver, attack, frozen
-from vidcsl.robustness.attacks.problem import Problem
-from vidcsl.robustness.attacks.square import RandomNoise, RandomSearch
+from vidcsl.robustness.attacks import Goal, Problem, RandomNoise, Solver, Square, attack, frozen
 from vidcsl.robustness.targets import Clips
 from vidcsl.robustness.threats import Ball, Threat
 
@@ -31,7 +29,7 @@ class Check:
     Args:
         name: what must hold, in a few words.
         passed: whether it did.
-        seen: what was seen, in a sentence.
+        seen: what was found, in a sentence.
     """
 
     name: str
@@ -41,7 +39,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Trial:
-    """Some clips that the model gets right, and the attack that is to be checked on them.
+    """Some clips that the model classifies correctly, and the attack that is checked on them.
 
     Args:
         groups: modules in eval mode with the clips that each takes.
@@ -61,30 +59,32 @@ class Trial:
         """How many there are."""
         return sum(len(clips) for _, clips in self.groups)
 
-    def standing(self, solver: Solver, threat: Threat | None = None) -> int:
-        """How many are still right under an attack."""
-        threat = threat or self.threat
-        return sum(self._standing(*group, solver, threat) for group in self.groups)
-
-    def _standing(self, model: nn.Module, clips: Clips, solver: Solver, threat: Threat) -> int:
-        attacked = attack(
-            *(model, clips.clips, clips.labels),
-            threat=threat,
-            goal=self.goal,
-            solver=solver,
-            seeds=clips.seeds,
-            quantise=self.quantise,
-        )
-        return int((predict(model, attacked) == clips.labels).sum())
+    def robust(self, solver: Solver, threat: Threat | None = None) -> int:
+        """How many are still classified correctly under an attack."""
+        count = 0
+        for model, clips in self.groups:
+            attacked = attack(
+                model,
+                clips.clips,
+                clips.labels,
+                threat=threat or self.threat,
+                goal=self.goal,
+                solver=solver,
+                seeds=clips.seeds,
+                quantise=self.quantise,
+            )
+            count += int((predict(model, attacked) == clips.labels).sum())
+        return count
 
 
 def check_attack(trial: Trial) -> list[dict[str, Any]]:
     """Every check that applies, as `{"name", "passed", "seen"}`."""
-    of_model = (check for model, clips in trial.groups[:1] for check in _check_model(model, clips))
-    return [asdict(check) for check in (*of_model, *_check_gradient_attack(trial))]
+    of_model = (check for model, clips in trial.groups[:1] for check in check_model(model, clips))
+    return [asdict(check) for check in (*of_model, *check_search(trial))]
 
 
-def _check_model(model: nn.Module, clips: Clips) -> Iterator[Check]:
+def check_model(model: nn.Module, clips: Clips) -> Iterator[Check]:
+    """Whether an attack can rely on the outputs of the model."""
     # TF32 convolutions of a GPU round by the shape of the batch, more than a check can bear.
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with torch.no_grad(), frozen(model), exact:
@@ -113,8 +113,15 @@ def _check_model(model: nn.Module, clips: Clips) -> Iterator[Check]:
     )
 
 
-def _check_gradient_attack(trial: Trial) -> Iterator[Check]:
-    zeros = sum(_zero_gradients(trial, model, clips) for model, clips in trial.groups)
+def check_search(trial: Trial) -> Iterator[Check]:
+    """Whether the attack searches as well as its budget allows."""
+    zeros = 0
+    for model, clips in trial.groups:
+        with torch.inference_mode(False), torch.no_grad(), frozen(model):
+            given = (trial.threat, trial.goal, clips.clips.clone(), clips.labels.clone())
+            problem = Problem.of(model, *given, seeds=clips.seeds)
+            gradient = problem.gradient_at(problem.clips)
+        zeros += int((gradient.flatten(1).abs().amax(dim=1) == 0).sum())
     yield Check(
         "gradients are not zero",
         zeros <= 0.05 * trial.clips,
@@ -123,8 +130,9 @@ def _check_gradient_attack(trial: Trial) -> Iterator[Check]:
     steps = getattr(trial.solver, "steps", None)
     if steps is None:
         return  # what follows compares an attack by gradients with others
-    left = trial.standing(trial.solver)
-    more = trial.standing(_with(trial.solver, steps=MORE * steps))
+    left = trial.robust(trial.solver)
+    with_changes: Callable[..., Solver] = replace
+    more = trial.robust(with_changes(trial.solver, steps=MORE * steps))
     yield Check(
         "more steps never help the model",
         more <= left,
@@ -135,62 +143,30 @@ def _check_gradient_attack(trial: Trial) -> Iterator[Check]:
         left - more <= max(1, 0.1 * trial.clips),
         f"{MORE} times the steps fool {max(0, left - more)} more of {trial.clips} clips",
     )
-    for name, blind in _blind(steps).items():
-        found = trial.standing(blind)
+    blind: dict[str, Solver] = {
+        f"blind search ({SEARCH * steps} queries)": Square(queries=SEARCH * steps),
+        f"noise ({NOISE} draws)": RandomNoise(NOISE),
+    }
+    for name, solver in blind.items():
+        found = trial.robust(solver)
         yield Check(
             f"{name} does not beat the attack",
             found >= left,
             f"of {trial.clips} clips, {name} leaves {found} right, the attack {left}",
         )
-    yield from _check_everything_allowed(trial)
-
-
-def _blind(steps: int) -> dict[str, Solver]:
-    queries = SEARCH * steps
-    search = SOLVERS["square"](queries=queries) if "square" in SOLVERS else RandomSearch(queries)
-    return {
-        f"blind search ({queries} queries)": search,
-        f"noise ({NOISE} draws)": RandomNoise(NOISE),
-    }
-
-
-def _check_everything_allowed(trial: Trial) -> Iterator[Check]:
-    """An attack that may turn any clip into grey must succeed."""
+    # An attack that may turn any clip into grey must succeed. What may change only some pixels, or
+    # one colour of a frame, cannot.
     threat, (model, clips) = trial.threat, trial.groups[0]
-    is_whole = isinstance(threat, Ball) and threat.frames == threat.region == "all"
-    if not is_whole or threat.zero(clips.clips).shape != clips.clips.shape:
+    everywhere = isinstance(threat, Ball) and threat.frames == threat.region == "all"
+    if not everywhere or threat.zero(clips.clips).shape != clips.clips.shape:
         return
     assert isinstance(threat, Ball)
     largest = float(threat.size(torch.full_like(clips.clips[:1], 0.5)).amax())
-    left = trial.standing(trial.solver, replace(threat, eps=largest))
-    classes = _classes(model, clips)
+    left = trial.robust(trial.solver, replace(threat, eps=largest))
+    with torch.no_grad():
+        classes = model(clips.clips[:1]).shape[1]
     yield Check(
         "a budget that allows everything leaves chance",
         left <= max(1, trial.clips / classes),
         f"at eps {largest:.3g}, {left} of {trial.clips} clips stay right",
     )
-
-
-@torch.no_grad()
-def _classes(model: nn.Module, clips: Clips) -> int:
-    """How many classes a model knows."""
-    return int(model(clips.clips[:1]).shape[1])
-
-
-def _zero_gradients(trial: Trial, model: nn.Module, clips: Clips) -> int:
-    with torch.inference_mode(False), torch.no_grad(), frozen(model):
-        problem = Problem.of(
-            model,
-            trial.threat,
-            trial.goal,
-            clips.clips.clone(),
-            clips.labels.clone(),
-            seeds=clips.seeds,
-        )
-        gradient: Tensor = problem.gradient_at(problem.clips)
-    return int((gradient.flatten(1).abs().amax(dim=1) == 0).sum())
-
-
-def _with(solver: Solver, **changes: Any) -> Solver:
-    change: Callable[..., Solver] = replace
-    return change(solver, **changes)

@@ -1,4 +1,10 @@
-"""What is attacked or judged: clips, views, classifiers, neighbours."""
+"""What is attacked: modules from pixels in [0, 1] to logits, and the pixels that they are given.
+
+Every threat, goal and solver works on such a module. A classifier on clips is one already. Here are
+the others: a prediction averaged over the views of a video, whose frames are what is perturbed; a
+vote of nearest neighbours; and the expectation over a random preprocessing. Each wraps a module and
+can be wrapped in turn.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -12,40 +18,33 @@ from torch import Tensor, nn
 
 from vidcsl.data.loader import Batch
 from vidcsl.errors import UserError
+from vidcsl.registry import Registry
 from vidcsl.seeding import torch_generator
 
-# ----------------------------------------------------------------------
-# What is attacked: modules from pixels in [0, 1] to logits, so that every threat, goal and solver
-# works on them.
-#
-# A classifier on clips is one already. Here are the others: a prediction averaged over the views
-# of a video, whose frames are what is perturbed; a vote of nearest neighbours; and the
-# expectation over a random preprocessing. Each wraps a module and can be wrapped in turn.
-
 Mean = Callable[[Tensor], Tensor]
-"""Answers of several views `[N, V, ...]` to one answer `[N, ...]`."""
+"""Outputs for several views `[N, V, ...]` to one output `[N, ...]`."""
 
 Crop = Callable[[Tensor, Tensor], Tensor]
 """`(frames [N, V, 3, T, H, W], sizes [N, 2]) -> clips [N, V * crops, 3, T, S, S]`, an EvalCrop."""
 
-Look = Callable[[nn.Module, Mean], nn.Module]
-"""(model of clips, how answers are averaged) -> the same as a model of other pixels, or itself."""
+InputView = Callable[[nn.Module, Mean], nn.Module]
+"""How a model of clips sees the attacked pixels: (model, mean) -> the model of these pixels."""
 
-Target = Callable[[Look], nn.Module]
-"""What is attacked, for a look at the pixels that are perturbed: their model, in eval mode."""
+Target = Callable[[InputView], nn.Module]
+"""What is attacked, given how it sees the pixels that are perturbed: a module in eval mode."""
 
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 """`(clips, generator on the CPU) -> clips`, differentiable; one draw for the whole batch."""
 
 
-def directly(model: nn.Module, _mean: Mean) -> nn.Module:
-    """The look at clips that are what the model takes."""
+def clip_view(model: nn.Module, mean: Mean) -> nn.Module:  # noqa: ARG001
+    """The view of pixels that are clips already: the model itself."""
     return model
 
 
 def classifier(model: nn.Module) -> Target:
     """The target that is a classifier of clips."""
-    return lambda look: look(model, mean_probability)
+    return lambda view: view(model, mean_probability)
 
 
 def mean_probability(logits: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ def frames_used(clips: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
 
 
 class OverViews(nn.Module):
-    """A model of clips as a model of a video's frames: its answer averaged over views and crops.
+    """A model of clips as a model of a video's frames: its output averaged over views and crops.
 
     A frame that several views share is one input: it is perturbed once, and its gradient is the
     sum of what all views send back. Cropping and resizing are part of the attacked function.
@@ -85,7 +84,7 @@ class OverViews(nn.Module):
         model: clips `[M, 3, T, S, S]` -> logits `[M, K]` (or features).
         views: positions of each view's frames among the U given ones, integers `[V, T]`.
         crop: from frames to squares, an `EvalCrop`; None where the frames are cropped already.
-        mean: how the answers are averaged; a single one is passed on as it is.
+        mean: how the outputs are averaged; a single one is passed on as it is.
     """
 
     def __init__(
@@ -99,28 +98,25 @@ class OverViews(nn.Module):
         super().__init__()
         self.model, self.crop, self.mean = model, crop, mean
         self.training = model.training
-        self.views = torch.as_tensor(views, dtype=torch.long, device="cpu")  # of few, known frames
+        # On the CPU: the frames of a view are known without asking the device.
+        self.views = torch.as_tensor(views, dtype=torch.long, device="cpu")
         if self.views.ndim != 2 or self.views.numel() == 0 or self.views.min() < 0:
             raise UserError(f"views must be frame positions [V, T], not {list(self.views.shape)}")
 
     def forward(self, frames: Tensor) -> Tensor:
-        """The averaged answer `[N, K]` for frames `[N, 3, U, H, W]`."""
+        """The averaged output `[N, K]` for frames `[N, 3, U, H, W]`."""
         if frames.ndim != 5 or frames.shape[2] <= int(self.views.max()):
             raise UserError(
                 f"these views need frames [N, 3, {int(self.views.max()) + 1} or more, H, W], not "
                 f"{list(frames.shape)}"
             )
-        squares = self._squares(frames)  # [N, C, 3, U, S, S]
+        squares = frames[:, None]  # [N, C, 3, U, S, S]
+        if self.crop is not None:
+            squares = self.crop(squares, torch.tensor(frames.shape[-2:]).expand(len(frames), 2))
         clips = squares[:, :, :, self.views.to(frames.device)]  # [N, C, 3, V, T, S, S]
         clips = clips.permute(0, 3, 1, 2, 4, 5, 6).flatten(1, 2)  # [N, V * C, 3, T, S, S]
-        answers: Tensor = self.model(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
-        return answers[:, 0] if answers.shape[1] == 1 else self.mean(answers)
-
-    def _squares(self, frames: Tensor) -> Tensor:
-        if self.crop is None:
-            return frames[:, None]
-        sizes = torch.tensor(frames.shape[-2:]).expand(len(frames), 2)
-        return self.crop(frames[:, None], sizes)
+        outputs: Tensor = self.model(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        return outputs[:, 0] if outputs.shape[1] == 1 else self.mean(outputs)
 
 
 class NeighbourVote(nn.Module):
@@ -170,49 +166,46 @@ class NeighbourVote(nn.Module):
         """Logits `[N, K]`."""
         features = F.normalize(self.encoder(clips).to(self.gallery.dtype), dim=1)
         scaled = features @ self.gallery.T / self.temperature  # [N, M]
-        logits = self._log_votes(scaled)
+        # The soft vote. Only differences of similarities count: without the largest one, exp
+        # would overflow at small temperatures.
+        highest = scaled.detach().amax(dim=1, keepdim=True)
+        votes = (scaled - highest).exp() @ self.one_hot  # [N, K]
+        logits = votes.clamp_min(torch.finfo(votes.dtype).tiny).log() + highest
         with torch.no_grad():
-            winner = self._vote(scaled).argmax(dim=1, keepdim=True)
+            near = scaled.topk(self.k, dim=1)
+            weights = (near.values - near.values[:, :1]).exp()  # [N, k]
+            true_vote = (weights[:, :, None] * self.one_hot[near.indices]).sum(dim=1)
+            winner = true_vote.argmax(dim=1, keepdim=True)
             others = logits.scatter(1, winner, -torch.inf).amax(dim=1, keepdim=True)
             short = others - logits.gather(1, winner)
             # A hair above the best other where it is not ahead anyway: argmax must not see a tie.
             lift = torch.where(short >= 0, short + 1e-4 * (1 + others.abs()), 0.0)
         return logits.scatter_add(1, winner, lift)
 
-    def _vote(self, scaled: Tensor) -> Tensor:
-        near = scaled.topk(self.k, dim=1)
-        weights = (near.values - near.values[:, :1]).exp()  # [N, k]
-        return (weights[:, :, None] * self.one_hot[near.indices]).sum(dim=1)
-
-    def _log_votes(self, scaled: Tensor) -> Tensor:
-        highest = scaled.detach().amax(dim=1, keepdim=True)
-        votes = (scaled - highest).exp() @ self.one_hot  # [N, K]
-        return votes.clamp_min(torch.finfo(votes.dtype).tiny).log() + highest
-
 
 def neighbours(
     encoder: nn.Module, gallery: Tensor, labels: Tensor, *, classes: int, k: int
 ) -> Target:
     """The target that is a `NeighbourVote`; of several views the mean direction is compared."""
-    return lambda look: NeighbourVote(
-        look(encoder, mean_direction), gallery, labels, classes=classes, k=k
+    return lambda view: NeighbourVote(
+        view(encoder, mean_direction), gallery, labels, classes=classes, k=k
     )
 
 
 class Expectation(nn.Module):
-    """A model behind a random preprocessing: its answer averaged over seeded draws (EOT).
+    """A model behind a random preprocessing: its output averaged over seeded draws (EOT).
 
-    The gradient is that of the expected answer, without which a random defence only looks strong
+    The gradient is that of the expected output, without which a random defence only looks strong
     (Athalye et al., "Obfuscated Gradients Give a False Sense of Security", ICML 2018). The draws
-    are the same at every call, so that an attack's best clips stay the best, and what becomes of a
-    clip depends neither on its batch nor on what was asked before.
+    are the same at every call, so that an attack's best clips stay the best, and the result for a
+    clip depends neither on its batch nor on earlier calls.
 
     Args:
         model: clips -> logits `[N, K]`.
         transform: the random preprocessing.
         draws: over how many it is averaged.
         seed: of the draws.
-        mean: how the answers are averaged.
+        mean: how the outputs are averaged.
     """
 
     def __init__(
@@ -232,12 +225,50 @@ class Expectation(nn.Module):
         self.training = model.training
 
     def forward(self, clips: Tensor) -> Tensor:
-        """The mean answer `[N, K]`."""
+        """The mean output `[N, K]`."""
         generators = [torch_generator(self.seed, draw, "transform") for draw in range(self.draws)]
-        answers = [self.model(self.transform(clips, generator)) for generator in generators]
-        return self.mean(torch.stack(answers, dim=1))
+        outputs = [self.model(self.transform(clips, generator)) for generator in generators]
+        return self.mean(torch.stack(outputs, dim=1))
 
 
+TRANSFORMS: Registry[Callable[[], Transform | None]] = Registry(
+    "ATTACK.PREPROCESSING",
+    default="none",
+    meaning="random preprocessing in front of the model, attacked in expectation (EOT)",
+)
+
+
+@TRANSFORMS.register("none", "no preprocessing")
+def no_transform() -> None:
+    """The model as it is: nothing to average over."""
+
+
+@TRANSFORMS.register("crop", "a square of random place and size, resized")
+class RandomCrop:
+    """A square of random place and size, back at full size, the same for a whole batch.
+
+    Args:
+        sides: smallest and largest side, as a ratio of the short side.
+    """
+
+    def __init__(self, sides: Sequence[float] = (0.75, 1.0)) -> None:
+        self.sides = sides
+
+    def __call__(self, clips: Tensor, generator: torch.Generator) -> Tensor:
+        """Clips `[N, 3, T, H, W]` cut to one square and resized to H x W by bilinear weights."""
+        height, width = clips.shape[-2:]
+        low, high = self.sides
+        ratio, down, right = torch.rand(3, generator=generator).tolist()
+        side = max(1, round((low + (high - low) * ratio) * min(height, width)))
+        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
+        cut = clips[..., top : top + side, left : left + side]
+        resized = F.interpolate(
+            cut.flatten(1, 2), size=(height, width), mode="bilinear", align_corners=False
+        )
+        return resized.unflatten(1, clips.shape[1:3])
+
+
+@TRANSFORMS.register("noise", "Gaussian noise on every pixel")
 class GaussianNoise:
     """Noise on every pixel, the same for all clips of a batch: randomised smoothing's transform.
 
@@ -254,54 +285,23 @@ class GaussianNoise:
         return (clips + self.sigma * noise.to(clips)).clamp(0, 1)
 
 
-class RandomCrop:
-    """A square of random place and size, back at full size, the same for a whole batch.
-
-    Args:
-        sides: smallest and largest side, as a share of the short side.
-    """
-
-    def __init__(self, sides: Sequence[float] = (0.75, 1.0)) -> None:
-        self.sides = sides
-
-    def __call__(self, clips: Tensor, generator: torch.Generator) -> Tensor:
-        """Clips `[N, 3, T, H, W]` cut to one square and resized to H x W by bilinear weights."""
-        height, width = clips.shape[-2:]
-        low, high = self.sides
-        share, down, right = torch.rand(3, generator=generator).tolist()
-        side = max(1, round((low + (high - low) * share) * min(height, width)))
-        top, left = int(down * (height - side + 1)), int(right * (width - side + 1))
-        cut = clips[..., top : top + side, left : left + side]
-        resized = F.interpolate(
-            cut.flatten(1, 2), size=(height, width), mode="bilinear", align_corners=False
-        )
-        return resized.unflatten(1, clips.shape[1:3])
-
-
-TRANSFORMS: dict[str, Callable[[], Transform]] = {"noise": GaussianNoise, "crop": RandomCrop}
-
-
-# ----------------------------------------------------------------------
-# Batches to be judged: clips as a model sees them, or the frames of videos that it looks at.
-
-
 @dataclass(frozen=True)
 class Clips:
-    """Pixels to be judged, with what is known of them.
+    """Pixels to be attacked or evaluated, with their labels.
 
     Args:
         clips: float32 `[N, 3, T, H, W]` in [0, 1].
         labels: int64 `[N]`.
         seeds: one a video.
         videos: their indices in the list.
-        look: how a model of clips sees these pixels.
+        view: how a model of clips sees these pixels.
     """
 
     clips: Tensor
     labels: Tensor
     seeds: Sequence[int]
     videos: Sequence[int]
-    look: Look = directly
+    view: InputView = clip_view
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -318,12 +318,12 @@ class Clips:
         )
 
 
-@torch.inference_mode()
-def right_answers(model: nn.Module, batch: Clips) -> Tensor:
-    """Bool `[N]`: which clips the model gets right."""
-    return model(batch.clips).argmax(dim=1) == batch.labels
+INPUTS: Registry[Callable[..., Iterator[Clips]]] = Registry(
+    "ATTACK.INPUT", default="clip", meaning="pixels that are changed"
+)
 
 
+@INPUTS.register("clip", "the central clip as the encoder takes it")
 def cropped_clips(
     batch: Batch, crop: Crop, *, seeds: Sequence[int], videos: Sequence[int]
 ) -> Iterator[Clips]:
@@ -332,8 +332,8 @@ def cropped_clips(
 
 
 @dataclass(frozen=True)
-class Views:
-    """The look at the decoded frames of a video: views of them, cropped and averaged.
+class FrameViews:
+    """How a model of clips sees the decoded frames of a video: views, cropped and averaged.
 
     Args:
         pattern: positions of each view's frames among those given, `[V, T]`.
@@ -348,22 +348,24 @@ class Views:
         return OverViews(model, self.pattern, crop=self.crop, mean=mean)
 
 
+@INPUTS.register("video", "the decoded frames of all test views, averaged over these")
+@INPUTS.register("frames", "its frames as decoded, before crop and resizing")
 def decoded_frames(
     batch: Batch, crop: Crop, *, seeds: Sequence[int], videos: Sequence[int]
 ) -> Iterator[Clips]:
-    """The decoded frames that all views of a video read, each once; views and crop are the look.
+    """The decoded frames that all views of a video read, each once; cropping is in the view.
 
     Videos of one size whose views read their frames in the same pattern come together.
     """
     alike: dict[tuple[bytes, int, int], list[tuple[int, Tensor]]] = defaultdict(list)
-    views = {}
+    patterns = {}
     for row, (height, width) in enumerate(batch.sizes.tolist()):
         read = batch.frame_indices[row].cpu().numpy()
         _, first = np.unique(read, return_index=True)
         pattern = frames_used(read)[1]
         flat = batch.frames[row, ..., :height, :width].transpose(0, 1).flatten(1, 2)
         key = (pattern.tobytes(), height, width)
-        views[key] = pattern
+        patterns[key] = pattern
         alike[key].append((row, flat[:, torch.from_numpy(first).to(flat.device)].float() / 255))
     for key, members in alike.items():
         rows = [row for row, _ in members]
@@ -372,5 +374,5 @@ def decoded_frames(
             batch.labels[rows],
             [seeds[row] for row in rows],
             [videos[row] for row in rows],
-            look=Views(views[key], crop),
+            view=FrameViews(patterns[key], crop),
         )

@@ -24,11 +24,12 @@ from vidcsl.config import dump_config, overridden
 from vidcsl.data.lists import Row, VideoList, write_list
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import PassingError, UserError
-from vidcsl.io import locked, write_atomically
+from vidcsl.io import acquire_lock, write_atomically
 from vidcsl.launch import Resources, TorchRun
 from vidcsl.pipelines.data import build_lists
 from vidcsl.pipelines.training import check
-from vidcsl.report.summary import Tree, duration, number
+from vidcsl.report.files import Tree, number
+from vidcsl.report.summary import duration
 from vidcsl.run_folder import RunFolder, digest
 from vidcsl.studies.plan import Run
 
@@ -129,7 +130,7 @@ class Runner:
         """The exit code; 0 also where another runner has the run in hand or has finished it."""
         run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / _LOCK).open("w") as lock, (run.folder / LOG).open("ab") as log:
-            if not locked(lock, waits=lambda: self.patient and not self._signal):
+            if not acquire_lock(lock, keep_trying=lambda: self.patient and not self._signal):
                 _say(f"{run.title}: in the hands of another process")
                 return 0
             if is_finished(run):

@@ -13,7 +13,11 @@ from torch import nn
 from vidcsl.errors import Diverged
 
 # ----------------------------------------------------------------------
-# Optimiser (timm's) and learning-rate schedule (a function of the step, so resuming is exact).
+# Optimiser and learning rate.
+
+# Ours: timm's name. timm's "sgd" is Nesterov's; its "momentum" is the published recipes' plain SGD.
+OPTIMISERS = {"sgd": "momentum", "adamw": "adamw", "lars": "lars", "lamb": "lamb"}
+FUSED = ("sgd", "adamw")  # torch's own; timm's lars and lamb run one kernel per parameter
 
 
 def build_optimiser(
@@ -29,16 +33,15 @@ def build_optimiser(
 
     Args:
         module: whose parameters are trained.
-        name: sgd (plain momentum), adamw, lars or lamb.
+        name: in OPTIMISERS.
         lr: peak learning rate.
         weight_decay, momentum: momentum is used by sgd and lars.
-        fused: one kernel for all parameters, of sgd and adamw.
+        fused: one kernel for all parameters; for the optimisers in FUSED.
     """
-    options: Any = {"fused": True} if fused else {}  # timm's own optimisers know no such word
-    # timm's "sgd" is Nesterov's; its "momentum" is the published recipes' plain SGD.
+    options: Any = {"fused": True} if fused else {}  # timm's own optimisers have no such argument
     optimiser: torch.optim.Optimizer = create_optimizer_v2(
         module,
-        opt={"sgd": "momentum"}.get(name, name),
+        opt=OPTIMISERS[name],
         lr=lr,
         weight_decay=weight_decay,
         momentum=momentum,
@@ -49,7 +52,7 @@ def build_optimiser(
 
 
 def scaled_lr(lr: float, *, batch: int, reference_batch: int) -> float:
-    """Linear scaling rule (Goyal et al., 2017): `lr` fits `reference_batch`; 0: as it is."""
+    """Linear scaling rule (Goyal et al., 2017): `lr` fits `reference_batch`; 0: not scaled."""
     return lr * batch / reference_batch if reference_batch else lr
 
 
@@ -62,21 +65,19 @@ def cosine_lr(step: int, *, peak: float, warmup_steps: int, total_steps: int) ->
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group, times its `lr_scale` where it has one."""
+    """Set the learning rate of every parameter group, times its `lr_scale` if it has one."""
     for group in optimiser.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
-# ----------------------------------------------------------------------
-# How long, how fast and how often a training goes.
-
-
 @dataclass(frozen=True)
 class Schedule:
-    """Length, learning rate, logging and checkpoints of a training.
+    """Length and learning rate of a training run, and when it logs and saves.
+
+    Everything is a function of the position, so that a resumed run needs no state of a scheduler.
 
     Args:
-        epochs, steps_per_epoch: length of the training.
+        epochs, steps_per_epoch: length of the training run.
         peak_lr: of the cosine schedule.
         warmup_epochs: of linear warm-up.
         log_every: steps between lines of the log.
@@ -94,7 +95,7 @@ class Schedule:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole training."""
+        """Steps of the whole training run."""
         return self.epochs * self.steps_per_epoch
 
     def lr(self, step: int) -> float:
@@ -115,7 +116,7 @@ class Schedule:
 
 
 # ----------------------------------------------------------------------
-# What a training step computes in.
+# Precision.
 
 DTYPES: dict[str, torch.dtype | None] = {
     "float32": None,
@@ -127,52 +128,53 @@ DTYPES: dict[str, torch.dtype | None] = {
 class Precision:
     """Autocast of the forward pass, and the loss scale that float16's narrow range needs.
 
-    Weights, their averages and the optimiser stay in float32; so do losses and similarities, see
-    `objectives`.
+    Weights, momentum weights and optimiser stay in float32; so do losses and similarities, see
+    `vidcsl.methods.losses.at_least_float32`.
 
     Args:
         name: in DTYPES.
-        device: what is computed on.
+        device: that computes; by default the CPU.
     """
 
     def __init__(self, name: str = "float32", device: torch.device | None = None) -> None:
         self._device = device.type if device else "cpu"
         self._dtype = DTYPES[name]
-        # Without float16 it passes everything through.
+        # Disabled, a scaler passes losses, gradients and steps through unchanged.
         self.scaler = torch.amp.GradScaler(self._device, enabled=name == "float16")
 
     def autocast(self) -> torch.autocast:
-        """The block in which the forward pass runs."""
+        """The context of the forward pass."""
         return torch.autocast(self._device, self._dtype, enabled=self._dtype is not None)
 
-    def state(self) -> dict[str, Any]:
-        """The loss scale and its history, as plain numbers; empty without float16."""
+    def state_dict(self) -> dict[str, Any]:
+        """The loss scale and its history as plain numbers; empty without float16."""
         return self.scaler.state_dict()
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; a state of another number format is ignored."""
         if self.scaler.is_enabled() and state:
             self.scaler.load_state_dict(state)
 
 
 # ----------------------------------------------------------------------
-# A training that goes astray is set back to its last checkpoint, and goes round what led it there.
-#
-# The training is deterministic: repeated as it was, it would go astray again. So the batches around
-# the bad step are left out, as Chowdhery et al., "PaLM", JMLR 2023, did by hand.
+# Divergence.
 
-WINDOW, ENOUGH = 100, 20  # losses that a spike is held against, and the least that say anything
-LEAST_DEVIATION = 0.01  # of the mean: where a loss hardly moves, a small step is no spike
+WINDOW, ENOUGH = 100, 20  # losses that a spike is compared with, and the fewest that suffice
+LEAST_DEVIATION = 0.01  # of the mean: where a loss hardly varies, a small step is no spike
 
 
 class Guard:
-    """Tells a loss that went astray from those before it; remembers which steps to leave out.
+    """Detects a loss that has diverged, and remembers which steps to leave out after a roll-back.
+
+    Training is deterministic: repeated from the checkpoint as it was, it would diverge again. So
+    the batches around the bad step are left out, as Chowdhery et al., "PaLM", JMLR 2023, did by
+    hand.
 
     Args:
-        spike: deviations above the mean of the last WINDOW losses that are a spike; 0: only a loss
-            that is not finite goes astray.
-        rollbacks: how often in all the training may be set back.
-        skip: steps that are left out then, the last of them the bad one.
+        spike: deviations above the mean of the last WINDOW losses that count as diverged; 0: only
+            a loss that is not finite does.
+        rollbacks: how often in all the run may be rolled back.
+        skip: steps that are left out after each, the last of them the bad one.
     """
 
     def __init__(self, *, spike: float = 0.0, rollbacks: int = 0, skip: int = 1) -> None:
@@ -182,10 +184,10 @@ class Guard:
         self._losses: deque[float] = deque(maxlen=WINDOW)
 
     def check(self, loss: float) -> None:
-        """Take note of the loss of a step, over all processes.
+        """Check the loss of a step, averaged over all processes.
 
         Raises:
-            Diverged: it went astray.
+            Diverged: it is not finite, or a spike.
         """
         if not math.isfinite(loss):
             raise Diverged("the loss is not finite")
@@ -193,30 +195,30 @@ class Guard:
             mean, deviation = float(np.mean(self._losses)), float(np.std(self._losses))
             limit = mean + self.spike * max(deviation, LEAST_DEVIATION * abs(mean))
             if loss > limit:
-                raise Diverged(f"the loss leapt to {loss:.4g}, over {limit:.4g}")
+                raise Diverged(f"the loss jumped to {loss:.4g}, over {limit:.4g}")
         self._losses.append(loss)
 
     @property
     def may_roll_back(self) -> bool:
-        """Whether the training may be set back once more."""
+        """Whether a roll-back is left."""
         return self.done < self.rollbacks
 
     def roll_back(self, *, bad_step: int) -> list[int]:
-        """Count one, and leave out the steps that led to it; all that are left out by now."""
+        """Count a roll-back and leave out the steps that led to it; all steps left out so far."""
         self.done += 1
         self.left_out |= set(range(max(0, bad_step - self.skip + 1), bad_step + 1))
         return sorted(self.left_out)
 
-    def state(self) -> dict[str, Any]:
-        """All that decides what it will say, as plain values."""
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides later checks, as plain values."""
         return {
             "losses": list(self._losses),
             "left_out": sorted(self.left_out),
             "done": self.done,
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; what was left out since stays left out."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; steps that were left out since stay left out."""
         self._losses = deque(state.get("losses", []), maxlen=WINDOW)
         self.left_out |= set(state.get("left_out", []))
         self.done = max(self.done, state.get("done", 0))

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.data.prepare.test_official import touch
+from tests.data.prepare.test_datasets import touch
 from vidcsl.data.lists import Row, read_list, read_rows
 from vidcsl.data.prepare import convert
 from vidcsl.errors import UserError

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data.prepare.test_official import touch
+from tests.data.prepare.test_datasets import touch
 from vidcsl.data.lists import Row, read_list, read_rows
-from vidcsl.data.prepare import lists as folder
+from vidcsl.data.prepare import folder
 from vidcsl.errors import UserError
 
 

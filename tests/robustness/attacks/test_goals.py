@@ -6,12 +6,13 @@ from tests.robustness.attacks.models import Linear, predict, random_clips, seede
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import GOALS, PGD, attack
 from vidcsl.robustness.attacks.goals import (
-    ContrastiveLoss,
     FeatureDistance,
     NeighbourSwitch,
     Targeted,
+    cross_entropy,
     dlr,
     hinge,
+    margin,
     targeted_cross_entropy,
     targeted_dlr,
     targeted_margin,
@@ -20,6 +21,19 @@ from vidcsl.robustness.threats import L2, Linf
 
 LOGITS = torch.tensor([[3.0, 1.0, 0.5, -1.0, 0.0], [0.0, 2.0, 4.0, 1.0, 3.0]])
 LABELS = torch.tensor([0, 1])
+
+
+def test_goals_against_naive_loops():
+    generator = torch.Generator().manual_seed(0)
+    logits = 5 * torch.randn(7, 5, generator=generator)
+    labels = torch.randint(5, (7,), generator=generator)
+    for row, label, loss, gap in zip(
+        logits, labels, cross_entropy(logits, labels), margin(logits, labels), strict=True
+    ):
+        others = [float(z) for k, z in enumerate(row) if k != label]
+        assert gap == pytest.approx(max(others) - float(row[label]), abs=1e-5)
+        assert loss == pytest.approx(float(row.exp().sum().log() - row[label]), abs=1e-5)
+    assert torch.equal(margin(logits, labels) > 0, logits.argmax(dim=1) != labels)
 
 
 def test_class_goals_by_hand():
@@ -118,38 +132,7 @@ def test_switching_to_neighbours_of_another_class():
     assert torch.equal(goal.reached(features(found), labels, own), after > 0)
 
 
-def test_contrastive_loss_is_nt_xent_against_the_candidates():
-    generator = torch.Generator().manual_seed(0)
-    outputs, candidates = torch.randn(2, 5, 8, generator=generator)
-    ignored = torch.zeros(5, 5, dtype=torch.bool)
-    ignored[0, 2] = ignored[1, 1] = True  # the second is its own positive, which stays
-    goal = ContrastiveLoss(candidates, temperature=0.2, ignored=ignored)
-    labels = torch.arange(5)
-    reference = goal.prepare(lambda: outputs, labels)
-    values = goal.value(outputs, labels, reference)
-    for i in range(5):
-        s = [
-            float(torch.cosine_similarity(outputs[i], candidate, dim=0)) / 0.2
-            for candidate in candidates
-        ]
-        kept = [s[j] for j in range(5) if not (i == 0 and j == 2)]
-        expected = torch.tensor(kept).logsumexp(0) - s[i]
-        torch.testing.assert_close(values[i], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_contrastive_loss_rises_under_attack():
-    clips = random_clips()
-    candidates = features(clips.roll(1, 2))
-    goal = ContrastiveLoss(candidates)
-    solver = PGD(steps=10, stop_when_fooled=False)
-    labels = torch.arange(6)
-    found = attack(encoder(), clips, labels, threat=Linf(0.02), goal=goal, solver=solver)
-    nothing = torch.zeros(6, 6, dtype=torch.bool)
-    before, after = (goal.value(features(each), labels, nothing) for each in (clips, found))
-    assert (after > before).all()
-
-
-def test_class_goals_need_labels_and_galleries_must_fit():
+def test_goals_on_classes_need_labels_and_galleries_must_fit():
     with pytest.raises(UserError, match="do not fit"):
         attack(sharp(), random_clips(), None, threat=Linf(0.1), solver=PGD(steps=1))
     with pytest.raises(UserError, match="no 4 neighbours"):
@@ -159,14 +142,9 @@ def test_class_goals_need_labels_and_galleries_must_fit():
     goal = NeighbourSwitch(torch.rand(6, 3), torch.tensor([0, 0, 0, 1, 1, 1]))
     with pytest.raises(UserError, match="needs 1 videos"):
         goal.prepare(lambda: torch.rand(1, 3), torch.tensor([2]))
-    with pytest.raises(UserError, match="positions of 3"):
-        ContrastiveLoss(torch.rand(3, 2)).prepare(lambda: torch.rand(1, 2), torch.tensor([3]))
-    goal = ContrastiveLoss(torch.rand(3, 2), ignored=torch.zeros(2, 3, dtype=torch.bool))
-    with pytest.raises(UserError, match="ignored must be"):
-        goal.prepare(lambda: torch.rand(1, 2), torch.tensor([0]))
 
 
-def test_every_named_goal_judges_logits():
+def test_every_named_goal_is_defined_on_logits():
     for name, goal in GOALS.items():
         reference = goal.prepare(lambda: LOGITS, LABELS)
         assert goal.value(LOGITS, LABELS, reference).shape == (2,), name

@@ -4,63 +4,63 @@ import pytest
 
 from vidcsl.config import load_config
 from vidcsl.errors import UserError
-from vidcsl.pipelines.targets import build_attack_runs, build_attacks
+from vidcsl.pipelines.targets import attack_specs, build_attacks
 from vidcsl.robustness.attacks import FGSM, GOALS, PGD, MomentumPGD
-from vidcsl.robustness.attacks.specs import parse_run
+from vidcsl.robustness.attacks.specs import parse_attack
 from vidcsl.robustness.threats import L1, L2, Flicker, Linf, Universal
 
 BUDGETS = {"linf": [4, 1], "l2": [0.5], "flicker": [8], "l21": []}
 DEFAULTS = {"pgd": {"steps": "7"}}
 
 
-def run(words: str):
-    return parse_run(words, budgets=BUDGETS, defaults=DEFAULTS)
+def parsed(spec: str):
+    return parse_attack(spec, budgets=BUDGETS, defaults=DEFAULTS)
 
 
-def test_the_plain_words():
-    found = run("pgd/linf")
+def test_a_plain_spec():
+    found = parsed("pgd/linf")
     assert (found.name, found.solver) == ("pgd_linf", PGD(steps=7))
     assert found.goal is GOALS["cross_entropy"]
     assert found.threats == {"1/255": Linf(1 / 255), "4/255": Linf(4 / 255)}
     assert list(found.threats) == ["1/255", "4/255"]
 
 
-def test_goal_options_and_budgets_in_the_words():
-    found = run("mifgsm-dlr:steps=3,decay=0.5/l2:frames=0+2,eps=2+0.25,over=frame")
+def test_goal_options_and_budgets_in_the_spec():
+    found = parsed("mifgsm-dlr:steps=3,decay=0.5/l2:frames=0+2,eps=2+0.25,over=frame")
     assert found.goal is GOALS["dlr"]
     assert found.solver == MomentumPGD(steps=3, decay=0.5)
     assert found.threats == {
         "0.25": L2(0.25, frames=(0, 2), over="frame"),
         "2": L2(2.0, frames=(0, 2), over="frame"),
     }
-    assert run("pgd:steps=9,stop_when_fooled=false/l1:eps=3").solver == PGD(
+    assert parsed("pgd:steps=9,stop_when_fooled=false/l1:eps=3").solver == PGD(
         9, stop_when_fooled=False
     )
-    assert run("fgsm/flicker:frames=saliency:2").threats == {
+    assert parsed("fgsm/flicker:frames=saliency:2").threats == {
         "8/255": Flicker(8 / 255, frames="saliency:2")
     }
-    assert run("fgsm/l1:eps=3,region=border:0.1").threats == {"3": L1(3.0, region="border:0.1")}
-    assert run("fgsm/linf").solver == FGSM()
-    shared = run("pgd/linf:universal=cyclic").threats["1/255"]
+    assert parsed("fgsm/l1:eps=3,region=border:0.1").threats == {"3": L1(3.0, region="border:0.1")}
+    assert parsed("fgsm/linf").solver == FGSM()
+    shared = parsed("pgd/linf:universal=cyclic").threats["1/255"]
     assert shared == Universal(Linf(1 / 255), cyclic=True)
 
 
-def test_every_example_in_the_docs_means_something():
+def test_every_example_in_the_docs_is_an_attack():
     page = (Path(__file__).parents[3] / "docs" / "attacks.md").read_text()
     examples = [line.strip()[2:] for line in page.splitlines() if line.startswith("    - ")]
     assert len(examples) >= 5
-    for words in examples:
-        assert run(words).threats
+    for spec in examples:
+        assert parsed(spec).threats
 
 
-def test_other_words_other_files():
-    names = [run(f"pgd/linf:frames={frames}").name for frames in ("all", "first:1", "0+1")]
+def test_other_specs_have_other_file_names():
+    names = [parsed(f"pgd/linf:frames={frames}").name for frames in ("all", "first:1", "0+1")]
     assert len(set(names)) == 3
     assert not any(set(name) & set("/: ") for name in names)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("spec", "message"),
     [
         ("pgd", "SOLVER/THREAT"),
         ("gdp/linf", "unknown 'gdp'"),
@@ -80,10 +80,10 @@ def test_other_words_other_files():
         ("pgd/flicker:region=border:0.1", "whole frames"),
     ],
 )
-def test_words_that_mean_nothing(words, message):
+def test_specs_that_are_not_understood(spec, message):
     with pytest.raises(UserError, match=message) as error:
-        run(words)
-    assert repr(words) in str(error.value)
+        parsed(spec)
+    assert repr(spec) in str(error.value)
 
 
 def config(tmp_path, *overrides: str):
@@ -93,12 +93,12 @@ def config(tmp_path, *overrides: str):
 
 
 def test_from_a_config(tmp_path):
-    words = "[pgd/linf, 'mifgsm:steps=3/l2', pgd/l1, pgd/l21, pgd/flicker]"
-    cfg = config(tmp_path, "ATTACK.RUNS", words, "ATTACK.STEPS", "5", "ATTACK.RESTARTS", "2")
-    runs = {run.name: run for run in build_attack_runs(cfg)}
-    assert runs["pgd_linf"].solver == PGD(steps=5, restarts=2)
-    assert runs["mifgsm_steps=3_l2"].solver == MomentumPGD(steps=3)
-    attacks = build_attacks(runs["pgd_l1"], cfg)
+    specs = "[pgd/linf, 'mifgsm:steps=3/l2', pgd/l1, pgd/l21, pgd/flicker]"
+    cfg = config(tmp_path, "ATTACK.RUNS", specs, "ATTACK.STEPS", "5", "ATTACK.RESTARTS", "2")
+    found = {spec.name: spec for spec in attack_specs(cfg)}
+    assert found["pgd_linf"].solver == PGD(steps=5, restarts=2)
+    assert found["mifgsm_steps=3_l2"].solver == MomentumPGD(steps=3)
+    attacks = build_attacks(found["pgd_l1"], cfg)
     assert list(attacks) == ["1", "3", "10", "30", "100"]
 
 
@@ -112,4 +112,4 @@ def test_from_a_config(tmp_path):
 )
 def test_a_config_that_does_not_fit(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
-        build_attack_runs(config(tmp_path, *overrides))
+        attack_specs(config(tmp_path, *overrides))

@@ -4,9 +4,9 @@ import torch
 from tests.robustness.attacks.models import Linear, predict, random_clips, seeded, sharp
 from vidcsl.config import load_config
 from vidcsl.errors import UserError
-from vidcsl.pipelines.targets import build_attack_runs, build_attacks
+from vidcsl.pipelines.targets import attack_specs, build_attacks
 from vidcsl.robustness.attacks import GOALS, PGD
-from vidcsl.robustness.attacks.universal import UniversalAttack, _problem, fit_universal
+from vidcsl.robustness.attacks.universal import UniversalAttack, fit_universal, problem_of
 from vidcsl.robustness.targets import Clips
 from vidcsl.robustness.threats import L2, Flicker, Linf, Universal, to_levels
 
@@ -45,13 +45,13 @@ def test_a_delta_fitted_on_some_clips_fools_others_more_than_noise_does(threat):
 
 def test_it_is_fitted_once_for_a_model_and_the_same_for_every_batch():
     model, test, made = sharp(), some(20, 40), attack_of(Universal(Linf(0.03)))
-    looks = []
-    model.register_forward_hook(lambda *_: looks.append(1))
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
     whole = made(model, test.clips, test.labels, test.seeds)
-    fitted = len(looks)
+    fitted = len(passes)
     part = made(model, test.clips[5:9], test.labels[5:9], test.seeds[5:9])
     assert fitted > 0
-    assert len(looks) == fitted
+    assert len(passes) == fitted
     assert torch.equal(part, whole[5:9])
 
 
@@ -79,7 +79,7 @@ def test_steps_shrink_linearly_to_nothing():
 def test_a_cyclic_delta_meets_a_clip_at_other_moments_in_other_passes():
     threat = Universal(Linf(0.1), cyclic=True)
     seeds = {
-        tuple(_problem(sharp(), some(0, 3), threat, GOALS["cross_entropy"], sweep).seeds)
+        tuple(problem_of(sharp(), some(0, 3), threat, GOALS["cross_entropy"], sweep=sweep).seeds)
         for sweep in range(4)
     }
     assert len(seeds) == 4
@@ -92,18 +92,18 @@ def test_a_quantised_perturbation_has_whole_levels():
     assert ((found - to_levels(test.clips)).abs() <= 3 / 255 + 1e-9).all()
 
 
-def test_a_shared_delta_is_judged_by_all_its_clips():
+def test_a_shared_delta_is_evaluated_on_all_its_clips():
     batch, model = some(0, 4), sharp()
     batch.labels[1:] = (batch.labels[1:] + 1) % 4
-    problem = _problem(model, batch, Universal(Linf(0.1)), GOALS["cross_entropy"], 0)
-    verdict = problem.judge(problem.zero())
+    problem = problem_of(model, batch, Universal(Linf(0.1)), GOALS["cross_entropy"], sweep=0)
+    found = problem.evaluate(problem.zero())
     logits = model(batch.clips).detach()
     losses = torch.nn.functional.cross_entropy(logits, batch.labels, reduction="none")
-    torch.testing.assert_close(verdict.goal, losses.mean(0, keepdim=True))
-    assert verdict.fooled.tolist() == [False]  # the first is still right
+    torch.testing.assert_close(found.goal, losses.mean(0, keepdim=True))
+    assert found.fooled.tolist() == [False]  # the first is still right
     batch.labels[0] = (batch.labels[0] + 1) % 4
-    problem = _problem(model, batch, Universal(Linf(0.1)), GOALS["cross_entropy"], 0)
-    assert problem.judge(problem.zero()).fooled.tolist() == [True]
+    problem = problem_of(model, batch, Universal(Linf(0.1)), GOALS["cross_entropy"], sweep=0)
+    assert problem.evaluate(problem.zero()).fooled.tolist() == [True]
 
 
 def test_nothing_to_fit_on():
@@ -113,17 +113,17 @@ def test_nothing_to_fit_on():
 
 
 @pytest.mark.parametrize(
-    "words",
+    "spec",
     ["apgd/linf:universal=yes", "pgd/linf:universal=yes,frames=random:1"],
 )
-def test_what_a_config_cannot_fit(tmp_path, words):
+def test_what_a_config_cannot_fit(tmp_path, spec):
     path = tmp_path / "config.yaml"
     path.write_text("DATA: {FRAMES: 4}\n")
     with pytest.raises(UserError, match="are fitted by pgd"):
-        build_attack_runs(load_config(path, ["ATTACK.RUNS", f"['{words}']"]))
+        attack_specs(load_config(path, ["ATTACK.RUNS", f"['{spec}']"]))
     cfg = load_config(path, ["ATTACK.RUNS", "['pgd/linf:universal=cyclic,eps=8']"])
-    (run,) = build_attack_runs(cfg)
-    attacks = build_attacks(run, cfg, training=lambda: [some(0, 10)])
+    (spec,) = attack_specs(cfg)
+    attacks = build_attacks(spec, cfg, training=lambda: [some(0, 10)])
     test = some(20, 24)
     found = attacks["8/255"](sharp(), test.clips, test.labels, test.seeds)
     assert not torch.equal(found, test.clips)

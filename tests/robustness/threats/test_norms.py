@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.threats import L2, THREATS, BudgetExceeded, Linf, choose_frames
-from vidcsl.robustness.threats.threat import draw_levels
+from vidcsl.robustness.threats import L2, BudgetExceeded, Linf
 
 SHAPE = (3, 3, 4, 2, 5)
 BOTH = pytest.mark.parametrize("ball", [Linf, L2])
@@ -188,72 +187,10 @@ def test_l2_budget_is_that_of_the_clip_not_of_a_frame():
         threat.verify(clean, adversarial, threat.mask(clean, [0]))
 
 
-@settings(max_examples=40)
-@given(k=st.integers(1, 9), extra=st.integers(0, 9), seeds=st.lists(st.integers(0, 2**62)))
-def test_choose_frames_counts(k, extra, seeds):
-    for rule in ("first", "random"):
-        chosen = choose_frames(f"{rule}:{k}", k + extra, seeds)
-        assert chosen.shape == (len(seeds), k + extra)
-        assert (chosen.sum(dim=1) == k).all()
-    assert choose_frames(f"first:{k}", k + extra, seeds)[:, :k].all()
-    assert choose_frames("all", k, seeds).all()
-
-
-def test_random_frames_depend_on_the_seed_alone_and_reach_every_frame():
-    chosen = choose_frames("random:2", 8, range(200))
-    assert torch.equal(chosen[[5, 3]], choose_frames("random:2", 8, [5, 3]))
-    shares = chosen.float().mean(dim=0)
-    assert ((shares > 0.12) & (shares < 0.4)).all()  # 0.25 each, within about 4 deviations
-
-
-def test_listed_frames_in_any_order():
-    expected = [[False, True, False, True]] * 2
-    assert choose_frames([3, 1, 1], 4, [7, 8]).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    "frames", ["some", "first:0", "first:-1", "random", "random:2.5", [], [-1]]
-)
-def test_frames_that_mean_nothing_are_refused_at_once(frames):
-    with pytest.raises(UserError, match="frames"):
-        Linf(eps=0.1, frames=frames)
-
-
-@pytest.mark.parametrize("frames", ["first:5", "random:5", [0, 4]])
-def test_frames_beyond_the_clip_are_refused(frames):
-    with pytest.raises(UserError, match="4 frames"):
-        choose_frames(frames, 4, [0])
-
-
-def test_images_have_no_frames_to_choose():
-    images = torch.rand(2, 3, 4, 4)
-    assert Linf(eps=0.1).mask(images, range(2)).expand_as(images).all()
-    with pytest.raises(UserError, match="not images"):
-        Linf(eps=0.1, frames="first:1").mask(images, range(2))
-
-
-@pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf])
-@pytest.mark.parametrize("name", sorted(THREATS))
-def test_eps_must_be_a_budget(name, eps):
-    with pytest.raises(UserError, match="eps"):
-        THREATS[name](eps=eps)
-
-
 def test_linf_eps_in_units_of_255_is_refused():
     with pytest.raises(UserError, match="8/255"):
         Linf(eps=8)
     assert L2(eps=8).eps == 8
-
-
-def test_levels_are_uniform_and_of_the_clip_alone():
-    drawn = draw_levels(torch.empty(2, 3, 50, 21, 33), generators(2))  # no multiple of eight
-    counts = (drawn * 256).long().flatten().bincount(minlength=256)
-    assert len(counts) == 256
-    mean = drawn.numel() / 256
-    chi_square = float(((counts - mean) ** 2 / mean).sum())
-    assert 180 < chi_square < 345  # 255 degrees of freedom: 0.1 % to either side
-    assert torch.equal(draw_levels(drawn[1:], generators(1, seed=1)), drawn[1:])
-    assert not torch.equal(drawn[0], drawn[1])
 
 
 @pytest.mark.parametrize("levels", range(1, 17))

@@ -1,8 +1,8 @@
 """Unpack the archives in which data sets are published: RAR and ZIP, also one inside another.
 
-RAR is read by the `rarfile` package. It parses archives and copies stored members by itself, and
-has compressed ones unpacked by a program that must be installed: unrar, unar, 7z or bsdtar (which
-knows the fewest kinds of RAR).
+RAR is read by the `rarfile` package. It parses archives and copies stored members by itself; for
+compressed members a program must be installed: unrar, unar, 7z or bsdtar (which knows the fewest
+kinds of RAR).
 """
 
 import shutil
@@ -66,12 +66,27 @@ def unpack(
     Raises:
         UserError: an archive is missing, damaged, of an unknown kind or protected by a password; a
             member points outside of the target or is a link; two members have one place; or the
-            program that is needed is not installed. Nothing is written for a fault of a listing.
+            program that is needed is not installed. Nothing is written if a listing has a fault.
     """
-    tasks = [task for archive in archives for task in _tasks(archive, target, selection)]
-    _check_places(selection.place(task.arguments["member"]) for task in tasks)
+    tasks = []
+    for archive in archives:
+        state = archive.stat() if archive.is_file() else None
+        for member in wanted_members(archive, selection):
+            tasks.append(
+                jobs.Task(
+                    name=f"{archive.name}/{member}",
+                    state=f"{state and state.st_size}, {state and state.st_mtime_ns}, {selection}",
+                    arguments={
+                        "archive": archive,
+                        "member": member,
+                        "target": target,
+                        "selection": selection,
+                    },
+                )
+            )
+    _refuse_same_places(selection.place(task.arguments["member"]) for task in tasks)
     outcomes = jobs.run(
-        _unpack_member,
+        unpack_member,
         tasks,
         record=target / RECORD,
         title="unpacking",
@@ -82,7 +97,7 @@ def unpack(
         name, reason = next(iter(outcomes.failures.items()))
         raise UserError(f"{len(outcomes.failures)} members could not be unpacked: {name}: {reason}")
     files = [item for result in outcomes.results.values() for item in result.items()]
-    _check_places(place for place, _ in files)
+    _refuse_same_places(place for place, _ in files)
     if not files:
         raise UserError(
             f"{shorten(archives)}: no {' or '.join(selection.suffixes)} file is in there"
@@ -90,60 +105,36 @@ def unpack(
     return dict(files)
 
 
-def _tasks(archive: Path, target: Path, selection: Selection) -> Iterator[jobs.Task]:
-    """A task for each member that is wanted or is itself an archive."""
-    state = archive.stat() if archive.is_file() else None
-    for member in _listing(archive):
-        if selection.place(member.filename) or _is_archive(member.filename):
-            yield jobs.Task(
-                name=f"{archive.name}/{member.filename}",
-                state=f"{state and state.st_size}, {state and state.st_mtime_ns}, {selection}",
-                arguments={
-                    "archive": archive,
-                    "member": member.filename,
-                    "target": target,
-                    "selection": selection,
-                },
-            )
+def unpack_member(archive: Path, member: str, target: Path, selection: Selection) -> dict[str, int]:
+    """Write one member, or all wanted members of one that is an archive.
 
-
-def _unpack_member(
-    archive: Path, member: str, target: Path, selection: Selection
-) -> dict[str, int]:
-    """Write one member, or all wanted members of one that is an archive; their places and sizes."""
+    Returns:
+        The size of each file by its path under `target`.
+    """
+    scratch = jobs.scratch_of(target / RECORD)
     if not _is_archive(member):
         place = selection.place(member)
         assert place is not None
-        scratch = jobs.scratch_of(target / RECORD)
         with jobs.replacing(target / place, scratch=scratch) as partial:
             size = _copy(archive, member, partial)
         return {place: size}
-    with tempfile.TemporaryDirectory(dir=jobs.scratch_of(target / RECORD)) as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         inner = Path(folder) / PurePosixPath(member).name
         _copy(archive, member, inner)
-        names = [info.filename for info in _listing(inner)]
-        wanted = [name for name in names if selection.place(name) or _is_archive(name)]
-        _check_places(selection.place(name) for name in wanted)
+        names = wanted_members(inner, selection)
+        _refuse_same_places(selection.place(name) for name in names)
         sizes: dict[str, int] = {}
-        for name in wanted:
-            sizes |= _unpack_member(inner, name, target, selection)
+        for name in names:
+            sizes |= unpack_member(inner, name, target, selection)
         return sizes
 
 
-def _copy(archive: Path, member: str, path: Path) -> int:
-    """Write a member's bytes to `path`; its checksum is checked by the library."""
-    with _errors(archive, member):
-        opened = _open(archive)
-        with opened.open(member) as source, path.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        expected, size = opened.getinfo(member).file_size, path.stat().st_size
-    if size != expected:
-        raise UserError(f"{archive}: {member} has {size} bytes instead of {expected}")
-    return int(size)
+def wanted_members(archive: Path, selection: Selection) -> list[str]:
+    """The members that are wanted or are archives themselves.
 
-
-def _listing(archive: Path) -> list[Any]:
-    """The members that are files, after a look at all of them for anything that must be refused."""
+    Raises:
+        UserError: any member must be refused, or the archive cannot be unpacked here.
+    """
     with _errors(archive, "its listing"):
         opened = _open(archive)
         members = opened.infolist()
@@ -161,8 +152,21 @@ def _listing(archive: Path) -> list[Any]:
         if isinstance(opened, rarfile.RarFile) and any(
             member.compress_type != rarfile.RAR_M0 for member in files
         ):
-            rarfile.tool_setup()  # raises where no program is there
-    return files
+            rarfile.tool_setup()  # raises if no program is installed
+    names = [member.filename for member in files]
+    return [name for name in names if selection.place(name) or _is_archive(name)]
+
+
+def _copy(archive: Path, member: str, path: Path) -> int:
+    """Write a member's bytes to `path`, whose checksum the library checks; return its size."""
+    with _errors(archive, member):
+        opened = _open(archive)
+        with opened.open(member) as source, path.open("wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        expected, size = opened.getinfo(member).file_size, path.stat().st_size
+    if size != expected:
+        raise UserError(f"{archive}: {member} has {size} bytes instead of {expected}")
+    return int(size)
 
 
 def _is_archive(name: str) -> bool:
@@ -170,7 +174,7 @@ def _is_archive(name: str) -> bool:
 
 
 def _points_outside(name: str) -> bool:
-    """Whether a path is absolute, on a drive or climbs upwards, on any system."""
+    """Whether a path is absolute, on a drive or leads upwards, on any system."""
     path, windows = PurePosixPath(name), PureWindowsPath(name)
     return ".." in windows.parts or path.is_absolute() or bool(windows.anchor)
 
@@ -181,7 +185,7 @@ def _is_link(member: Any) -> bool:
     return stat.S_ISLNK(member.external_attr >> 16)
 
 
-def _check_places(places: Iterable[str | None]) -> None:
+def _refuse_same_places(places: Iterable[str | None]) -> None:
     seen: set[str] = set()
     for place in places:
         if place and place.casefold() in seen:

@@ -1,12 +1,12 @@
 """Lists that were made for other toolkits: PySlowFast's and mmaction2's.
 
-Both hold a path and the number of a class on each line. In mmaction2's lists of frame folders the
-number of frames, or the first frame and their number, stand in between.
+Both hold a path and the number of a class on each line. mmaction2's lists of frame folders hold the
+number of frames, or the first frame and their number, in between.
 """
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vidcsl.data.lists import Row
@@ -24,8 +24,8 @@ from vidcsl.data.prepare.lists import (
 )
 from vidcsl.errors import UserError
 
-DIGITS = 4  # of a class that has a number and no name
-# How many numbers stand between the path and the class.
+DIGITS = 4  # of a class that has a number but no name
+# How many numbers there are between the path and the class.
 FORMS = {"pyslowfast": 0, "mmaction2": 0, "mmaction2-frames": 1, "mmaction2-offset-frames": 2}
 
 
@@ -62,19 +62,49 @@ def prepare(
     if not separator:
         raise UserError("convert: the separator is empty")
     numbered = {
-        Path(path).stem: _read(Path(path), separator=separator, numbers=FORMS[form])
+        Path(path).stem: read_entries(Path(path), separator=separator, numbers=FORMS[form])
         for path in lists
     }
     if len(numbered) < len(lists):
         raise UserError("convert: two of the lists have the same name; convert them one by one")
-    highest = max(label for entries in numbered.values() for _, label in entries)
-    names = _read_names(class_names) if class_names else _number_names(highest)
-    listed = {
-        name: [_row(*entry, root=root, names=names, pattern=pattern) for entry in entries]
-        for name, entries in numbered.items()
-    }
-    for name, part in listed.items():
-        _refuse_two_classes(name, part)
+
+    if class_names is None:
+        # One width in all calls, because labels are numbered by sorted name.
+        highest = max(label for entries in numbered.values() for _, label in entries)
+        names = {k: f"{k:0{DIGITS}d}" for k in range(highest + 1)}
+    elif class_names.suffix != ".json":
+        names = dict(enumerate(line.strip() for line in read_text(class_names).splitlines()))
+    else:
+        document = read_json(class_names)
+        try:
+            names = {int(number): name.strip('"') for name, number in document.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(f'{class_names}: expected {{"class name": number, ...}}') from error
+
+    listed: dict[str, list[Row]] = {}
+    for name, entries in numbered.items():
+        class_of: dict[str, str] = {}
+        listed[name] = []
+        for video, label in entries:
+            if Path(video).is_absolute():
+                try:
+                    video = Path(video).relative_to(root.absolute()).as_posix()
+                except ValueError as error:
+                    raise UserError(
+                        f"convert: {video} is not in the videos' folder {root}"
+                    ) from error
+            video = os.path.normpath(video)
+            if label >= 0 and label not in names:
+                raise UserError(f"convert: {video} has the class {label}, which has no name")
+            class_name = names[label] if label >= 0 else ""
+            first = class_of.setdefault(video, class_name)
+            if first != class_name:
+                raise UserError(
+                    f"convert: {name} gives {video} the classes {first or 'none'} and "
+                    f"{class_name or 'none'}; a video has one"
+                )
+            listed[name].append(Row(video, class_name, group_of(video, pattern)))
+
     splits, notes = without_repeats(listed)
     for k, (name, rows) in enumerate(splits.items()):
         for other in list(splits)[:k]:
@@ -91,8 +121,14 @@ def prepare(
     )
 
 
-def _read(path: Path, *, separator: str, numbers: int) -> list[tuple[str, int]]:
-    """Path and class number of each line; -1 where there is no class."""
+def read_entries(path: Path, *, separator: str, numbers: int) -> list[tuple[str, int]]:
+    """Path and class number of each line; -1 for a line without a class.
+
+    Args:
+        path: the list.
+        separator: between its columns.
+        numbers: how many columns there are between path and class.
+    """
     form = re.compile(
         rf"(?P<video>.+?)(?:{re.escape(separator)}\d+){{{numbers}}}"
         rf"{re.escape(separator)}\s*(?P<label>-?\d+)"
@@ -109,43 +145,3 @@ def _read(path: Path, *, separator: str, numbers: int) -> list[tuple[str, int]]:
     if not entries:
         raise UserError(f"the list {path} names no video")
     return entries
-
-
-def _row(
-    video: str, label: int, *, root: Path, names: Mapping[int, str], pattern: re.Pattern[str]
-) -> Row:
-    if Path(video).is_absolute():
-        try:
-            video = Path(video).relative_to(root.absolute()).as_posix()
-        except ValueError as error:
-            raise UserError(f"convert: {video} is not in the videos' folder {root}") from error
-    video = os.path.normpath(video)
-    if label >= 0 and label not in names:
-        raise UserError(f"convert: {video} has the class {label}, which has no name")
-    return Row(video, names[label] if label >= 0 else "", group_of(video, pattern))
-
-
-def _read_names(path: Path) -> dict[int, str]:
-    if path.suffix != ".json":
-        return dict(enumerate(line.strip() for line in read_text(path).splitlines()))
-    document = read_json(path)
-    try:
-        return {int(number): name.strip('"') for name, number in document.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f'{path}: expected {{"class name": number, ...}}') from error
-
-
-def _number_names(highest: int) -> dict[int, str]:
-    """Numbers as names, of one width in all calls: labels are numbered by sorted name."""
-    return {k: f"{k:0{DIGITS}d}" for k in range(highest + 1)}
-
-
-def _refuse_two_classes(name: str, rows: Sequence[Row]) -> None:
-    class_of: dict[str, str] = {}
-    for row in rows:
-        first = class_of.setdefault(row.video, row.class_name)
-        if first != row.class_name:
-            raise UserError(
-                f"convert: {name} gives {row.video} the classes {first or 'none'} and "
-                f"{row.class_name or 'none'}; a video has one"
-            )

@@ -1,8 +1,8 @@
 """Work on many files: in parallel, with progress, and resumed from a record on disk.
 
-Each file is worked on in a process of its own pool, so that a decoder that crashes or hangs costs
-that file and not the job. The record is a text file with one JSON object a line, written as soon as
-a file is finished: after a kill at any moment the same call goes on behind the last whole line.
+A pool of processes does the work, so that a decoder that crashes or hangs costs one file and not
+the job. The record is a text file with one JSON object per line, written as soon as a file is
+finished: after a kill at any moment, the same call resumes after the last whole line.
 """
 
 import json
@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, TextIO
+from typing import Any
 
 from filelock import FileLock, Timeout
 from pebble import ProcessExpired, ProcessPool
@@ -35,7 +35,7 @@ class Task:
 
     Attributes:
         name: unique; names the file in the record.
-        state: changes whenever the work must be done anew: the file's size and time, the settings.
+        state: changes whenever the work must be done again: the file's size and time, the settings.
         arguments: of the function.
     """
 
@@ -46,11 +46,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What came of the tasks, each in their order.
+    """The results and failures of the tasks, in their order.
 
     Attributes:
-        results: of the tasks that went well, by name.
-        failures: why the others did not, by name.
+        results: of the tasks that succeeded, by name.
+        failures: the reasons of the others, by name.
         resumed: how many of both an earlier call had already finished.
     """
 
@@ -78,27 +78,43 @@ def run(
 
     Args:
         function: importable by name; its result must survive JSON. A `VideoError` is a failure of
-            that task alone, and an answer that is recorded. Any other error ends the job.
+            that task alone, and is recorded. Any other error ends the job.
         tasks: in the order of the outcomes.
         record: file that is appended to.
         title: of the progress bar.
         workers: processes.
         timeout: seconds for one task. One that takes longer, or whose process dies, has failed;
-            that is not recorded, as the machine may be to blame, and tried again next time.
-        intact: whether what a recorded result stands for is still there.
+            that is not recorded, because the machine may be to blame, and tried again next time.
+        intact: whether the files of a recorded result are still there.
 
     Raises:
         UserError: another call is at work on the same record, or the function raised it.
     """
     if workers < 1:
         raise UserError(f"{title}: at least one worker process is needed, not {workers}")
-    with _locked(record), _appending(record) as file, _emptied(scratch_of(record)):
-        known = _read(record)
-        entries = {
-            task.name: known[task.name]
-            for task in tasks
-            if _holds(known.get(task.name, {}), task, intact)
-        }
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(f"{record}.lock", timeout=0))
+        except Timeout as error:
+            raise UserError(
+                f"another process is at work on {record}: wait for it to end"
+            ) from error
+        scratch = scratch_of(record)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(exist_ok=True)
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        file = stack.enter_context(record.open("a", encoding="utf-8"))
+        if file.tell() and not record.read_bytes().endswith(b"\n"):
+            file.write("\n")  # a kill has cut the last line
+            file.flush()
+
+        entries = {}
+        known = read_record(record)
+        for task in tasks:
+            entry = known.get(task.name, {})
+            if entry.get("state") == task.state and ("failure" in entry or intact(entry["result"])):
+                entries[task.name] = entry
         resumed, failed = len(entries), 0
         left = [task for task in tasks if task.name not in entries]
         bar = Bar(title, total=len(tasks), done=resumed)
@@ -110,29 +126,39 @@ def run(
             failed += "result" not in entry
             bar.advance(**({"failed": failed} if failed else {}))
         bar.close()
-    return _outcomes({task.name: entries[task.name] for task in tasks}, resumed=resumed)
+
+    outcomes = Outcomes({}, {}, resumed)
+    for name, entry in ((task.name, entries[task.name]) for task in tasks):
+        if "result" in entry:
+            outcomes.results[name] = entry["result"]
+        else:
+            outcomes.failures[name] = entry.get("failure") or entry["mishap"]
+    return outcomes
 
 
-def _outcomes(entries: Mapping[str, Result], *, resumed: int) -> Outcomes:
-    wrong = {name: entry for name, entry in entries.items() if "result" not in entry}
-    return Outcomes(
-        results={name: e["result"] for name, e in entries.items() if "result" in e},
-        failures={name: e.get("failure") or e["mishap"] for name, e in wrong.items()},
-        resumed=resumed,
-    )
+def read_record(record: Path) -> dict[str, Result]:
+    """The newest entry of each name. A line that a kill cut short counts for nothing."""
+    entries = {}
+    for line in record.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            entries[entry["name"]] = entry
+        except (ValueError, KeyError, TypeError):
+            continue
+    return entries
 
 
 def scratch_of(record: Path) -> Path:
-    """The folder, beside the record, where a job's unfinished files lie; emptied by each call."""
+    """The folder of a job's unfinished files, beside the record; each call empties it."""
     return record.with_suffix(".partial")
 
 
 @contextmanager
 def replacing(path: Path, *, scratch: Path) -> Iterator[Path]:
-    """As `lists.replacing`, for a task: gives a path in `scratch` to write to.
+    """As `vidcsl.io.replacing`, for a task: gives a path in `scratch` to write to.
 
-    A process that was left behind by a killed call does no harm: it has files of its own, and what
-    it moves to their places is whole.
+    A process that outlives a killed call does no harm: its files have its own number in their
+    names, and it moves only whole files to their places.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = scratch / f"{os.getpid()}-{path.name}"
@@ -141,12 +167,6 @@ def replacing(path: Path, *, scratch: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _holds(entry: Result, task: Task, intact: Callable[[Result], bool]) -> bool:
-    if entry.get("state") != task.state:
-        return False
-    return "failure" in entry or intact(entry["result"])
 
 
 def _work(
@@ -158,7 +178,10 @@ def _work(
     # Spawned: a decoder's threads, or an object store's, do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPool(
-        min(workers, len(tasks)), initializer=_follow, initargs=[os.getpid()], context=context
+        min(workers, len(tasks)),
+        initializer=_follow_parent,
+        initargs=[os.getpid()],
+        context=context,
     ) as pool:
         task_of: dict[Future, Task] = {
             pool.schedule(function, kwargs=dict(task.arguments), timeout=timeout): task
@@ -182,69 +205,24 @@ def _entry(future: Future, timeout: float | None) -> Result:
     except VideoError as error:
         return {"failure": error.reason}
     except ProcessExpired as death:
-        return {"mishap": f"the process died while at work on it ({_cause(death.exitcode)})"}
+        try:
+            cause = signal.Signals(-(death.exitcode or 0)).name
+        except ValueError:
+            cause = f"exit code {death.exitcode}"
+        return {"mishap": f"the process died while at work on it ({cause})"}
     except TimeoutError:
         if timeout is None:
             raise
         return {"mishap": f"not done within {timeout:g} s"}
 
 
-def _cause(exitcode: int | None) -> str:
-    try:
-        return signal.Signals(-(exitcode or 0)).name
-    except ValueError:
-        return f"exit code {exitcode}"
-
-
-def _follow(parent: int) -> None:
+def _follow_parent(parent: int) -> None:
     """In a worker: leave Ctrl-C, which reaches all processes, to the parent, and die with it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # also out of a decoder that hangs
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-
-
-def _die_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)  # also out of a decoder that hangs
-
-
-def _read(record: Path) -> dict[str, Result]:
-    """The newest entry of each name. A line that a kill cut short counts for nothing."""
-    entries = {}
-    for line in record.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-            entries[entry["name"]] = entry
-        except (ValueError, KeyError, TypeError):
-            continue
-    return entries
-
-
-@contextmanager
-def _appending(record: Path) -> Iterator[TextIO]:
-    """The record, open behind its last line, which may lack its end."""
-    with record.open("a", encoding="utf-8") as file:
-        if file.tell() and not record.read_bytes().endswith(b"\n"):
-            file.write("\n")
-            file.flush()
-        yield file
-
-
-@contextmanager
-def _emptied(scratch: Path) -> Iterator[None]:
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(exist_ok=True)
-    try:
-        yield
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-@contextmanager
-def _locked(record: Path) -> Iterator[None]:
-    record.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{record}.lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise UserError(f"another process is at work on {record}: wait for it to end") from error
+    threading.Thread(target=watch, daemon=True).start()

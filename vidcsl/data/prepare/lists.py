@@ -1,12 +1,12 @@
-"""Lists of videos from folders, and what all list makers share."""
+"""What all list makers share: check splits, find files, write lists, and report on them."""
 
 import csv
 import hashlib
 import json
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,17 +14,15 @@ from typing import Any
 from vidcsl.data.lists import VIDEO_SUFFIXES, Row, read_rows, shorten, write_list
 from vidcsl.errors import UserError
 from vidcsl.io import file_state, replacing
-from vidcsl.seeding import numpy_generator
 
-# ----------------------------------------------------------------------
-# The group in a video's path: which clips were cut from one source.
+# The group in a video's path: which clips were cut from one source --------------------------------
 
 # Clips named as in UCF101; searched in the path under the root, so the class is part of the group.
 GROUP_PATTERN = r"^(.+_g\d+)_c\d+"
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A regular expression whose first bracket is the group. Raises UserError where it is not."""
+    """A regular expression whose first bracket is the group. Raises UserError for any other."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -40,13 +38,12 @@ def group_of(video: str, pattern: re.Pattern[str]) -> str:
     return (match[1] if match else None) or str(Path(video).with_suffix(""))
 
 
-# ----------------------------------------------------------------------
-# What the data sets share: choose classes, check splits, find files, write lists, report.
+# Published splits and the files on disk -----------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ListReport:
-    """What was written and what was noticed; `print` shows it."""
+    """The lists that were written, what was left out and what else to know; `print` shows it."""
 
     dataset: str
     lists: Mapping[Path, int]
@@ -58,14 +55,10 @@ class ListReport:
 
     def __str__(self) -> str:
         counts = f"{len(self.classes)} classes, {self.videos} videos, {self.groups} groups"
-        left_out = [f"left out: {describe_missing(self.missing)}"] if self.missing else []
-        lines = [
-            f"{self.dataset}: {counts}",
-            *(f"{path}: {number} videos" for path, number in self.lists.items()),
-            *left_out,
-            *self.notes,
-        ]
-        return "\n  ".join(lines)
+        lines = [f"{self.dataset}: {counts}"]
+        lines += [f"{path}: {number} videos" for path, number in self.lists.items()]
+        lines += [f"left out: {describe_missing(self.missing)}"] if self.missing else []
+        return "\n  ".join([*lines, *self.notes])
 
 
 def choose_classes(
@@ -75,7 +68,7 @@ def choose_classes(
 
     Args:
         known: every class that the split files name.
-        classes: the ones asked for; all of them where it is empty.
+        classes: the ones to keep; empty: all.
         subset: keep only those that have a folder under `root`.
     """
     unknown = [name for name in classes if name not in known]
@@ -91,7 +84,7 @@ def choose_classes(
 def check_disjoint(
     name: str, train: Iterable[Row], test: Iterable[Row], *, key: Callable[[Row], str], what: str
 ) -> None:
-    """Raise a UserError where both halves of a split share a value of `key`."""
+    """Raise UserError if both halves of a split share a value of `key`."""
     shared = sorted({key(row) for row in train} & {key(row) for row in test})
     if shared:
         raise UserError(
@@ -100,7 +93,7 @@ def check_disjoint(
 
 
 def check_total(what: str, *, found: int, expected: int) -> None:
-    """Raise a UserError where official lists do not hold what they are known to hold."""
+    """Raise UserError if official lists do not hold what they are known to hold."""
     if found != expected:
         raise UserError(
             f"{what}: {found} where the official lists have {expected} "
@@ -111,8 +104,8 @@ def check_total(what: str, *, found: int, expected: int) -> None:
 def locate(videos: Iterable[str], *, root: Path) -> dict[str, str]:
     """The path under `root` of each listed video that is there.
 
-    A copy with another suffix serves too, because transcoded copies keep the names. Each folder is
-    listed once, which a network disk takes better than a question for each of 13,320 files.
+    A copy with another suffix counts too, because transcoded copies keep the names. Each folder is
+    listed once: on a network disk that is faster than a query for each of 13,320 files.
     """
     wanted = [PurePosixPath(video) for video in videos]
     folders = {path.parent for path in wanted}
@@ -135,12 +128,12 @@ def locate(videos: Iterable[str], *, root: Path) -> dict[str, str]:
 def refuse_overwriting(
     read: Sequence[Path], *, out: str | Path, names: Iterable[str] | None = None
 ) -> None:
-    """Raise a UserError where lists to write would take the place of files that are read.
+    """Raise UserError if a list to write would replace a file that is read.
 
     Args:
         read: the files.
         out: the folder of the lists.
-        names: of the lists, without suffix; those of the files where there are none.
+        names: of the lists, without suffix; None: those of the files.
     """
     stems = [Path(path).stem for path in read] if names is None else names
     written = {(Path(out) / f"{name}.csv").resolve() for name in stems}
@@ -169,7 +162,7 @@ def write_splits(
 
     Raises:
         UserError: files are missing and that is not allowed, nothing is left of a list, or one
-            would take the place of a file that was `read`. Then no list is written.
+            would replace a file that was `read`. Then no list is written.
     """
     refuse_overwriting(read, out=out, names=splits)
     if not root.is_dir():
@@ -205,8 +198,7 @@ def write_splits(
     )
 
 
-# ----------------------------------------------------------------------
-# What data sets have in common whose annotations name clips, and whose files may lie anywhere.
+# Annotations that name clips, whose files may be anywhere under the root --------------------------
 
 
 def index_videos(root: Path) -> dict[str, str]:
@@ -216,8 +208,17 @@ def index_videos(root: Path) -> dict[str, str]:
     """
     if not root.is_dir():
         raise UserError(f"the videos' folder {root} does not exist")
+    folders: list[tuple[str, list[str]]] = []
+    seen: set[str] = set()  # links may lead to a folder twice, or round in a circle
+    for folder, below, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            below.clear()
+            continue
+        seen.add(place)
+        folders.append((folder, names))
     videos: dict[str, str] = {}
-    for folder, names in sorted(_folders(root)):
+    for folder, names in sorted(folders):
         for name in sorted(names):
             if Path(name).suffix.lower() in VIDEO_SUFFIXES:
                 path = Path(folder, name).relative_to(root)
@@ -225,20 +226,8 @@ def index_videos(root: Path) -> dict[str, str]:
     return videos
 
 
-def _folders(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder under `root` and the names of its files; one that links lead to twice, once."""
-    seen = set[str]()
-    for folder, below, names in os.walk(root, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:
-            below.clear()
-            continue
-        seen.add(place)
-        yield folder, names
-
-
 def read_json(path: Path) -> Any:
-    """A JSON file. Raises UserError where it is missing or is none."""
+    """A JSON file. Raises UserError if it is missing or is not JSON."""
     try:
         return json.loads(read_text(path))
     except ValueError as error:
@@ -246,7 +235,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """A text file. Raises UserError where it is missing or not UTF-8."""
+    """A text file. Raises UserError if it is missing or not UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -256,7 +245,7 @@ def read_text(path: Path) -> str:
 
 
 def check_classes(kind: str, classes: Iterable[str], known: Container[str]) -> None:
-    """Raise UserError where a class that is asked for is none of the annotations'."""
+    """Raise UserError for a class to keep that the annotations do not have."""
     unknown = next((name for name in classes if name not in known), None)
     if unknown is not None:
         raise UserError(f"{kind}: the annotations have no class {unknown!r}")
@@ -265,7 +254,7 @@ def check_classes(kind: str, classes: Iterable[str], known: Container[str]) -> N
 def without_repeats(
     splits: Mapping[str, Sequence[Row]],
 ) -> tuple[dict[str, list[Row]], list[str]]:
-    """Each video once in each list, the last line counting; a note on how many were left out."""
+    """Each video once in each list, by its last line; a note on how many lines were left out."""
     kept = {name: list({row.video: row for row in rows}.values()) for name, rows in splits.items()}
     repeats = sum(map(len, splits.values())) - sum(map(len, kept.values()))
     return kept, [f"{repeats} lines that repeat a video were left out"] if repeats else []
@@ -283,8 +272,7 @@ def shared_groups(splits: Mapping[str, Sequence[Row]]) -> list[str]:
     return notes
 
 
-# ----------------------------------------------------------------------
-# Lists in, work on each of their videos, lists out: what `scan`, `transcode` and `shard` share.
+# Lists in, work on each video, lists out: for `scan`, `transcode` and `shard` ---------------------
 
 
 def read_lists(lists: Sequence[Path]) -> dict[str, list[Row]]:
@@ -308,12 +296,12 @@ def videos_of(rows: Mapping[str, Sequence[Row]]) -> list[str]:
 
 
 def write_lists(rows: Mapping[str, Sequence[Row]], out: Path) -> dict[Path, int]:
-    """Write `<out>/<name>.csv` for each list, how many rows it has; one without any is removed."""
+    """Write `<out>/<name>.csv` for each list and return their lengths; remove an empty one."""
     paths = {out / f"{name}.csv": part for name, part in rows.items()}
     for path, part in paths.items():
         if part:
             write_list(path, part)
-        else:  # that of an earlier call would name videos that are out by now
+        else:  # a list of an earlier call would name videos that are out by now
             path.unlink(missing_ok=True)
     return {path: len(part) for path, part in paths.items()}
 
@@ -325,7 +313,7 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
 
 
 def state_of(path: Path) -> str:
-    """`file_state`, and whether it may be read; empty where it is missing."""
+    """`file_state`, and whether it may be read; empty if it is missing."""
     try:
         state = file_state(path)
     except OSError:
@@ -345,109 +333,3 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-# ----------------------------------------------------------------------
-# Any folder of videos: `ROOT/<class>/*.mp4`, or `ROOT/*.mp4` without labels.
-
-# Of videos that a list may not name.
-OTHER_SUFFIXES = (".3gp", ".flv", ".m4v", ".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".wmv")
-
-
-def prepare_folder(
-    *,
-    root: str | Path,
-    out: str | Path,
-    test_share: float = 0.25,
-    group_pattern: str = GROUP_PATTERN,
-    classes: Sequence[str] = (),
-    seed: int = 0,
-) -> ListReport:
-    """Write `train.csv` and, where a share is held out, `test.csv`.
-
-    Args:
-        root: holds the class folders, or the videos themselves.
-        out: where the lists go.
-        test_share: the share of each class to hold out, as near as whole groups allow, in [0, 1).
-        group_pattern: a regular expression searched in each path under the root, as in
-            `class/name.mp4`; its first bracket is the group. A path without a match is a group of
-            its own.
-        classes: keep only these folders; all where empty.
-        seed: draws which groups are held out.
-
-    Raises:
-        UserError: nothing is found, the pattern or the share is wrong, or nothing can be held out.
-    """
-    root = Path(root)
-    if not 0 <= test_share < 1:
-        raise UserError(f"folder: the test share must be in [0, 1), not {test_share}")
-    paths = sorted([*root.glob("*"), *root.glob("*/*")])
-    rows = _find(root, paths, pattern=compile_pattern(group_pattern))
-    if classes:
-        known = sorted({row.class_name for row in rows} - {""})
-        kept = choose_classes(known, classes=classes, subset=False, root=root)
-        rows = [row for row in rows if row.class_name in kept]
-    held_out = hold_out(rows, share=test_share, seed=seed)
-    train = [row for row in rows if row.group not in held_out]
-    test = [row for row in rows if row.group in held_out]
-    if test_share and not test:
-        groups = len({row.group for row in rows})
-        raise UserError(
-            f"folder: nothing can be held out of {len(rows)} videos in {groups} groups under "
-            f"{root}; change --test-share or --group-pattern (--test-share 0 writes train.csv only)"
-        )
-    splits = {"train": train} | ({"test": test} if test else {})
-    absent = sorted({row.class_name for row in train} - {row.class_name for row in test})
-    notes = [f"no test video of {shorten(absent)}: too few groups"] if test and absent else []
-    notes += _left_out(root, paths)
-    return write_splits("folder", splits, root=root, out=out, allow_missing=False, notes=notes)
-
-
-def hold_out(rows: Sequence[Row], *, share: float, seed: int) -> set[str]:
-    """Groups, taken in random order, that bring each class nearer to its share.
-
-    A group goes whole, whatever classes its clips have. One whose clips would overshoot by more
-    than they close the gap stays in training, and so does the last one of a class.
-    """
-    members: dict[str, list[str]] = defaultdict(list)
-    for row in rows:
-        members[row.group].append(row.class_name)
-    left = Counter(row.class_name for row in rows)
-    gap = {name: share * count for name, count in left.items()}
-    names = sorted(members)
-    held_out = set()
-    for index in numpy_generator(seed, "held-out groups").permutation(len(names)):
-        counts = Counter(members[names[index]])
-        nearer = sum(abs(gap[name] - n) - abs(gap[name]) for name, n in counts.items()) < 0
-        if nearer and all(left[name] > n for name, n in counts.items()):
-            held_out.add(names[index])
-            left -= counts
-            gap = {name: each - counts[name] for name, each in gap.items()}
-    return held_out
-
-
-def _left_out(root: Path, paths: Sequence[Path]) -> list[str]:
-    """Notes on what a user may take for videos of the lists."""
-    deeper = sum(path.suffix.lower() in VIDEO_SUFFIXES for path in root.glob("*/*/*"))
-    notes = [f"left out: {deeper} videos in folders of the class folders"] if deeper else []
-    suffixes = Counter(path.suffix.lower() for path in paths)
-    other = [f"{suffixes[each]} {each}" for each in OTHER_SUFFIXES if suffixes[each]]
-    return notes + ([f"left out, kinds that are not read: {', '.join(other)}"] if other else [])
-
-
-def _find(root: Path, paths: Sequence[Path], *, pattern: re.Pattern[str]) -> list[Row]:
-    if not root.is_dir():
-        raise UserError(f"folder: {root} does not exist")
-    files = (
-        path.relative_to(root)
-        for path in paths
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
-    )
-    rows = [
-        Row(file.as_posix(), file.parent.name, group_of(file.as_posix(), pattern)) for file in files
-    ]
-    if not rows:
-        raise UserError(
-            f"folder: no video ({', '.join(VIDEO_SUFFIXES)}) in {root} or the folders in it"
-        )
-    return rows

@@ -1,4 +1,8 @@
-"""Decode every video once and report what is damaged."""
+"""Decode every frame of every video of some lists, and set damaged videos aside.
+
+Headers prove nothing: a file may open, give its length and break in the middle. Training replaces
+such videos one by one; scanned lists leave them out from the start.
+"""
 
 import time
 from collections import Counter
@@ -13,68 +17,17 @@ import av
 
 from vidcsl.data.lists import shorten
 from vidcsl.data.prepare import jobs
-from vidcsl.data.prepare import lists as common
-from vidcsl.data.prepare import lists as relist
+from vidcsl.data.prepare.lists import (
+    read_lists,
+    refuse_overwriting,
+    state_of,
+    videos_of,
+    write_lists,
+    write_table,
+)
 from vidcsl.data.readers import Source, open_reader
 from vidcsl.data.readers.pyav import frames_of, open_stream
 from vidcsl.errors import VideoError
-
-# ----------------------------------------------------------------------
-# Every frame of a video, in the order in which its decoder puts them out.
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """A video that is being decoded.
-
-    Attributes:
-        frames: `av.VideoFrame`s; they raise VideoError where the file is damaged.
-        codec: its name.
-        rate: frames per second on average, None where the file does not say.
-    """
-
-    frames: Iterator[Any]
-    codec: str
-    rate: Fraction | None
-
-
-@contextmanager
-def decoding(path: Path) -> Iterator[Decoding]:
-    """Open a file, or a folder of pictures. Raises VideoError where that is impossible."""
-    if path.is_dir():
-        yield Decoding(_pictures(path), "pictures", None)
-        return
-    stream = open_stream(Source.of(path))
-    with stream.container:
-        rate = stream.average_rate or stream.guessed_rate
-        yield Decoding(_frames(stream, path), stream.codec_context.name, rate)
-
-
-def _frames(stream: Any, path: Path) -> Iterator[Any]:
-    number = -1
-    try:
-        for number, frame in enumerate(frames_of(stream)):
-            if frame.is_corrupt:
-                raise VideoError(path, f"frame {number} is damaged")
-            yield frame
-    except av.error.FFmpegError as error:
-        where = f"after frame {number}" if number >= 0 else "before any frame"
-        raise VideoError(path, f"decoding fails {where} ({error.strerror})") from error
-    if number < 0:
-        raise VideoError(path, "no frame can be decoded")
-
-
-def _pictures(path: Path) -> Iterator[Any]:
-    with open_reader(path, backend="pictures") as reader:
-        for number in range(reader.num_frames):
-            yield av.VideoFrame.from_ndarray(reader.read([number])[0].copy(), format="rgb24")
-
-
-# ----------------------------------------------------------------------
-# Decode every frame of every video of some lists, and set aside what training would stumble on.
-#
-# Headers prove nothing: a file may open, tell its length and break in the middle. Training replaces
-# such videos one by one; scanned lists do without them from the start.
 
 FACTS = ("frames", "fps", "width", "height", "codec", "seconds")
 
@@ -84,10 +37,10 @@ class ScanReport:
     """What was found.
 
     Attributes:
-        videos: that were looked at.
+        videos: how many were decoded.
         quarantine: the reason, by video, for those that were set aside.
-        lists: that were written, and their lengths.
-        resumed: videos whose answer an earlier call had found.
+        lists: the lists that were written, and their lengths.
+        resumed: videos whose result is from an earlier call.
     """
 
     videos: int
@@ -116,10 +69,10 @@ def scan(
     workers: int,
     timeout: float | None = None,
 ) -> ScanReport:
-    """Decode everything; write the lists without the videos that are not sound.
+    """Decode everything; write the lists without the damaged videos.
 
     In `out`: each list under its name, `quarantine.csv` (video, reason), `facts.csv` (frames, size,
-    codec of the sound ones) and the record `scan.jsonl`, with which a second call goes on.
+    codec of the sound ones) and the record `scan.jsonl`, from which a second call resumes.
 
     Args:
         root: the folder that the lists' paths are relative to.
@@ -132,37 +85,38 @@ def scan(
     Raises:
         UserError: a list cannot be read, or would be overwritten.
     """
-    common.refuse_overwriting(lists, out=out)
-    rows = relist.read_lists(lists)
-    videos = relist.videos_of(rows)
-    tasks = [
-        jobs.Task(
-            name=video,
-            state=f"{relist.state_of(root / video)} {reader}",
-            arguments={"path": root / video, "reader": reader},
-        )
-        for video in videos
-    ]
-    record = out / "scan.jsonl"
+    refuse_overwriting(lists, out=out)
+    rows = read_lists(lists)
+    videos = videos_of(rows)
     outcomes = jobs.run(
-        examine, tasks, record=record, title="scanning", workers=workers, timeout=timeout
+        examine,
+        [
+            jobs.Task(
+                name=video,
+                state=f"{state_of(root / video)} {reader}",
+                arguments={"path": root / video, "reader": reader},
+            )
+            for video in videos
+        ],
+        record=out / "scan.jsonl",
+        title="scanning",
+        workers=workers,
+        timeout=timeout,
     )
     sound = outcomes.results
-    relist.write_table(
-        out / "quarantine.csv", ("video", "reason"), sorted(outcomes.failures.items())
-    )
-    relist.write_table(
+    write_table(out / "quarantine.csv", ("video", "reason"), sorted(outcomes.failures.items()))
+    write_table(
         out / "facts.csv",
         ("video", *FACTS),
         [(video, *(facts[key] for key in FACTS)) for video, facts in sound.items()],
     )
     clean = {name: [row for row in part if row.video in sound] for name, part in rows.items()}
-    written = relist.write_lists(clean, out)
+    written = write_lists(clean, out)
     return ScanReport(len(videos), outcomes.failures, written, outcomes.resumed)
 
 
 def examine(path: Path, reader: str) -> jobs.Result:
-    """Decode a video whole; its facts. Raises VideoError with what is wrong with it."""
+    """Decode a video whole and return its facts. Raises VideoError if it is damaged."""
     started = time.perf_counter()
     with decoding(path) as video:
         sizes = [(frame.width, frame.height) for frame in video.frames]
@@ -174,3 +128,50 @@ def examine(path: Path, reader: str) -> jobs.Result:
         raise VideoError(path, reason)
     facts = (counted, round(float(video.rate or 0), 3), *sizes[0], video.codec)
     return dict(zip(FACTS, (*facts, round(time.perf_counter() - started, 3)), strict=True))
+
+
+# Every frame of a video, in the order of decoding -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A video that is being decoded.
+
+    Attributes:
+        frames: `av.VideoFrame`s; they raise VideoError at damage.
+        codec: its name.
+        rate: frames per second on average, None if the file has no rate.
+    """
+
+    frames: Iterator[Any]
+    codec: str
+    rate: Fraction | None
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[Decoding]:
+    """Open a file, or a folder of pictures. Raises VideoError if that is impossible."""
+    if path.is_dir():
+        with open_reader(path, backend="pictures") as reader:
+            pictures = (reader.read([number])[0].copy() for number in range(reader.num_frames))
+            frames = (av.VideoFrame.from_ndarray(each, format="rgb24") for each in pictures)
+            yield Decoding(frames, "pictures", None)
+        return
+    stream = open_stream(Source.of(path))
+    with stream.container:
+        rate = stream.average_rate or stream.guessed_rate
+        yield Decoding(_sound_frames(stream, path), stream.codec_context.name, rate)
+
+
+def _sound_frames(stream: Any, path: Path) -> Iterator[Any]:
+    number = -1
+    try:
+        for number, frame in enumerate(frames_of(stream)):
+            if frame.is_corrupt:
+                raise VideoError(path, f"frame {number} is damaged")
+            yield frame
+    except av.error.FFmpegError as error:
+        where = f"after frame {number}" if number >= 0 else "before any frame"
+        raise VideoError(path, f"decoding fails {where} ({error.strerror})") from error
+    if number < 0:
+        raise VideoError(path, "no frame can be decoded")

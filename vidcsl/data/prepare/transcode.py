@@ -1,9 +1,9 @@
 """Make videos small and quick to read: short side, short groups of pictures, H.264 in MP4.
 
 Every decoded frame is kept and none is added: frame k of a copy is frame k of its original,
-whatever the time stamps said. A copy's frames are evenly spaced at the original's average rate.
-Sound is dropped. Without B-frames and with a keyframe every few frames, a clip costs its own frames
-and little more, wherever it starts.
+whatever the time stamps are. A copy's frames are evenly spaced at the original's average rate.
+Sound is dropped. Without B-frames and with a keyframe every few frames, a clip costs little more to
+decode than its own frames, wherever it starts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,22 @@ from typing import Any
 import av
 from av.video.reformatter import VideoReformatter
 
-from vidcsl.data.lists import Row, shorten
+from vidcsl.data.lists import shorten
 from vidcsl.data.prepare import jobs
-from vidcsl.data.prepare import lists as common
-from vidcsl.data.prepare import lists as relist
-from vidcsl.data.prepare.scan import Decoding, decoding
+from vidcsl.data.prepare.lists import (
+    has_size,
+    read_lists,
+    refuse_overwriting,
+    sha256_of,
+    state_of,
+    videos_of,
+    write_lists,
+)
+from vidcsl.data.prepare.scan import decoding
 from vidcsl.errors import UserError, VideoError
 from vidcsl.io import replacing
 
-PLAIN_RATE = Fraction(25)  # of a file that does not say
+PLAIN_RATE = Fraction(25)  # of a file without a rate
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
 
 
@@ -61,7 +68,7 @@ class TranscodeReport:
     Attributes:
         copies: {"frames", "bytes", "sha256"} of each copy, by its path under the new root.
         failures: the reason, by video, for those that could not be copied.
-        lists: that were written, and their lengths.
+        lists: the lists that were written, and their lengths.
         resumed: copies that an earlier call had made.
     """
 
@@ -96,8 +103,8 @@ def transcode(
 ) -> TranscodeReport:
     """Write an H.264 copy of every video of some lists, and the lists of the copies.
 
-    In `out_root`: the copies, `SHA256SUMS`, and the record `transcode.jsonl`, with which a second
-    call goes on. A copy appears when it is complete and its frames have been counted again.
+    In `out_root`: the copies, `SHA256SUMS`, and the record `transcode.jsonl`, from which a second
+    call resumes. A copy appears when it is complete and its frames have been counted again.
 
     Args:
         root: the folder that the lists' paths are relative to.
@@ -106,7 +113,7 @@ def transcode(
         out: where the lists of the copies go, each under its name.
         settings: how to encode.
         allow_damaged: leave out the videos that cannot be decoded whole; otherwise they are an
-            error, after all the others are done.
+            error, once all the others are done.
         workers: processes.
         timeout: seconds for one video.
 
@@ -114,128 +121,48 @@ def transcode(
         UserError: a list cannot be read or would be overwritten, two copies would have one name, or
             videos cannot be decoded and that is not allowed.
     """
-    common.refuse_overwriting(lists, out=out)
+    refuse_overwriting(lists, out=out)
     if out_root.resolve() == root.resolve():
         raise UserError(f"the copies need a folder of their own, not {root}")
-    rows = relist.read_lists(lists)
-    copy_of = _name_copies(relist.videos_of(rows))
+    rows = read_lists(lists)
+    copy_of = name_copies(videos_of(rows))
     record = out_root / "transcode.jsonl"
     shared = {"out_root": out_root, "scratch": jobs.scratch_of(record), "settings": settings}
     outcomes = jobs.run(
         encode,
-        [_task(root / video, video, copy, shared) for video, copy in copy_of.items()],
+        [
+            jobs.Task(
+                name=video,
+                # With the copy's name, which changes when another video takes it.
+                state=f"{state_of(root / video)} {settings} {copy}",
+                arguments={"path": root / video, "copy": copy, **shared},
+            )
+            for video, copy in copy_of.items()
+        ],
         record=record,
         title="transcoding",
         workers=workers,
         timeout=timeout,
-        intact=lambda result: relist.has_size(out_root / result["copy"], result["bytes"]),
+        intact=lambda result: has_size(out_root / result["copy"], result["bytes"]),
     )
     copies = {result["copy"]: result for result in outcomes.results.values()}
-    _write_sums(copies, out_root / "SHA256SUMS")
+    with replacing(out_root / "SHA256SUMS") as sums:
+        sums.write_text("".join(f"{made['sha256']}  {copy}\n" for copy, made in copies.items()))
     if outcomes.failures and not allow_damaged:
         raise UserError(
-            f"{_describe(outcomes.failures)}; the other {len(copies)} are done: mend these and "
+            f"{_describe(outcomes.failures)}; the other {len(copies)} are done: repair these and "
             "call again, or pass --allow-damaged to leave them out of the lists"
         )
     made = {video: copy for video, copy in copy_of.items() if video in outcomes.results}
-    written = relist.write_lists(_renamed(rows, made), out)
-    return TranscodeReport(copies, outcomes.failures, written, outcomes.resumed)
-
-
-def _task(path: Path, video: str, copy: str, shared: Mapping[str, Any]) -> jobs.Task:
-    # A copy is called otherwise where another's would have its name, so that counts too.
-    state = f"{relist.state_of(path)} {shared['settings']} {copy}"
-    return jobs.Task(name=video, state=state, arguments={"path": path, "copy": copy, **shared})
-
-
-def _write_sums(copies: Mapping[str, jobs.Result], path: Path) -> None:
-    with replacing(path) as partial:
-        partial.write_text("".join(f"{made['sha256']}  {copy}\n" for copy, made in copies.items()))
-
-
-def _renamed(rows: Mapping[str, Sequence[Row]], copy_of: Mapping[str, str]) -> dict[str, list[Row]]:
-    return {
-        name: [row._replace(video=copy_of[row.video]) for row in part if row.video in copy_of]
+    renamed = {
+        name: [row._replace(video=made[row.video]) for row in part if row.video in made]
         for name, part in rows.items()
     }
+    return TranscodeReport(copies, outcomes.failures, write_lists(renamed, out), outcomes.resumed)
 
 
-def encode(
-    path: Path, copy: str, *, out_root: Path, scratch: Path, settings: Settings
-) -> jobs.Result:
-    """Write the copy of one video. Raises VideoError where it cannot be decoded whole."""
-    with jobs.replacing(out_root / copy, scratch=scratch) as partial:
-        with (
-            decoding(path) as source,
-            av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as target,
-        ):
-            frames = _encode_frames(source, target, settings=settings)
-        with decoding(partial) as made:
-            kept = sum(1 for _ in made.frames)
-        if kept != frames:
-            raise VideoError(path, f"its copy has {kept} frames instead of {frames}")
-        digest, size = relist.sha256_of(partial), partial.stat().st_size
-    return {"copy": copy, "frames": frames, "bytes": size, "sha256": digest}
-
-
-def _encode_frames(source: Decoding, target: Any, *, settings: Settings) -> int:
-    """Decode, scale and encode; how many frames there were."""
-    rate = Fraction(source.rate or PLAIN_RATE).limit_denominator(1001)
-    stream, scaler, count = None, VideoReformatter(), 0
-    for count, frame in enumerate(source.frames, start=1):
-        if stream is None:
-            stream = _add_stream(target, frame, rate=rate, settings=settings)
-        colours = _colours(frame)
-        scaled = scaler.reformat(
-            frame,
-            width=stream.width,
-            height=stream.height,
-            format="yuv420p",
-            interpolation="AREA",
-            **{f"{end}_{key}": value for key, value in colours.items() for end in ("src", "dst")},
-        )
-        scaled.pts, scaled.time_base = count - 1, 1 / rate
-        scaled.pict_type = 0  # the encoder's choice, not the original's
-        target.mux(stream.encode(scaled))
-    assert stream is not None  # a video without frames is an error
-    target.mux(stream.encode())
-    return count
-
-
-def _add_stream(target: Any, first: Any, *, rate: Fraction, settings: Settings) -> Any:
-    options = {
-        "preset": settings.preset,
-        "crf": str(settings.crf),
-        "g": str(settings.gop),
-        "bf": "0",
-        "tune": "fastdecode",  # 3 % more bytes, half the time to decode
-    }
-    stream = target.add_stream("libx264", rate=rate, options=options)
-    stream.width, stream.height = _size(first.width, first.height, short_side=settings.short_side)
-    stream.pix_fmt = "yuv420p"
-    stream.thread_count = 1  # the processes share the cores
-    for key, value in _colours(first).items():
-        setattr(stream.codec_context, key, value)
-    if first.rotation:
-        stream.set_display_rotation(first.rotation)
-    return stream
-
-
-def _colours(frame: Any) -> dict[str, int]:
-    """How a frame's numbers stand for colours; its copy's do the same. Empty for RGB."""
-    if frame.format.is_rgb:
-        return {}
-    return {"colorspace": frame.colorspace, "color_range": frame.color_range}
-
-
-def _size(width: int, height: int, *, short_side: int) -> tuple[int, int]:
-    """Both sides even, as H.264 wants them, the aspect kept as nearly as that allows."""
-    scale = min(1.0, short_side / min(width, height))
-    return max(2, 2 * round(width * scale / 2)), max(2, 2 * round(height * scale / 2))
-
-
-def _name_copies(videos: Sequence[str]) -> dict[str, str]:
-    """The copy's path of each video: its own with the suffix `.mp4`, added where that is taken."""
+def name_copies(videos: Sequence[str]) -> dict[str, str]:
+    """The copy's path of each video: its own with the suffix `.mp4`, appended if that is taken."""
     copies: dict[str, str] = {}
     taken: set[str] = set()
     for video in videos:
@@ -249,6 +176,74 @@ def _name_copies(videos: Sequence[str]) -> dict[str, str]:
         copies[video] = free[0]
         taken.add(free[0].casefold())
     return copies
+
+
+def encode(
+    path: Path, copy: str, *, out_root: Path, scratch: Path, settings: Settings
+) -> jobs.Result:
+    """Write the copy of one video. Raises VideoError if it cannot be decoded whole."""
+    with jobs.replacing(out_root / copy, scratch=scratch) as partial:
+        with (
+            decoding(path) as source,
+            av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as target,
+        ):
+            rate = Fraction(source.rate or PLAIN_RATE).limit_denominator(1001)
+            stream, scaler, frames = None, VideoReformatter(), 0
+            for frames, frame in enumerate(source.frames, start=1):
+                if stream is None:
+                    stream = _add_stream(target, frame, rate=rate, settings=settings)
+                ends = {
+                    f"{end}_{k}": v for k, v in _colours(frame).items() for end in ("src", "dst")
+                }
+                scaled = scaler.reformat(
+                    frame,
+                    width=stream.width,
+                    height=stream.height,
+                    format="yuv420p",
+                    interpolation="AREA",
+                    **ends,
+                )
+                scaled.pts, scaled.time_base = frames - 1, 1 / rate
+                scaled.pict_type = 0  # the encoder's choice, not the original's
+                target.mux(stream.encode(scaled))
+            assert stream is not None  # `decoding` raises for a video without frames
+            target.mux(stream.encode())
+        with decoding(partial) as made:
+            kept = sum(1 for _ in made.frames)
+        if kept != frames:
+            raise VideoError(path, f"its copy has {kept} frames instead of {frames}")
+        digest, size = sha256_of(partial), partial.stat().st_size
+    return {"copy": copy, "frames": frames, "bytes": size, "sha256": digest}
+
+
+def _add_stream(target: Any, first: Any, *, rate: Fraction, settings: Settings) -> Any:
+    """The video stream of a copy whose original begins with the frame `first`."""
+    options = {
+        "preset": settings.preset,
+        "crf": str(settings.crf),
+        "g": str(settings.gop),
+        "bf": "0",
+        "tune": "fastdecode",  # 3 % more bytes, half the time to decode
+    }
+    stream = target.add_stream("libx264", rate=rate, options=options)
+    # Even sides, as H.264 needs them; the aspect is kept as nearly as that allows.
+    scale = min(1.0, settings.short_side / min(first.width, first.height))
+    stream.width = max(2, 2 * round(first.width * scale / 2))
+    stream.height = max(2, 2 * round(first.height * scale / 2))
+    stream.pix_fmt = "yuv420p"
+    stream.thread_count = 1  # the processes share the cores
+    for key, value in _colours(first).items():
+        setattr(stream.codec_context, key, value)
+    if first.rotation:
+        stream.set_display_rotation(first.rotation)
+    return stream
+
+
+def _colours(frame: Any) -> dict[str, int]:
+    """The colour space and range of a frame and its copy; empty for RGB, which has neither."""
+    if frame.format.is_rgb:
+        return {}
+    return {"colorspace": frame.colorspace, "color_range": frame.color_range}
 
 
 def _describe(failures: Mapping[str, str]) -> str:

@@ -1,4 +1,9 @@
-"""Attacks: threat (what is allowed) x goal (what is maximised) x solver (how)."""
+"""Attacks: threat (what is allowed) x goal (what is maximised) x solver (how).
+
+One file per attack. `pgd.py` has PGD and the loop that all attacks by gradients share; `goals.py`
+what can be maximised; `problem.py` what a solver is given; `specs.py` reads attacks from a config;
+`training.py` attacks inside a training step.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -7,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
+from vidcsl.robustness.attacks.adam import Adam
 from vidcsl.robustness.attacks.apgd import APGD
 from vidcsl.robustness.attacks.autoattack import AutoAttack
 from vidcsl.robustness.attacks.fab import FAB
 from vidcsl.robustness.attacks.goals import GOALS, Goal, goal_of
-from vidcsl.robustness.attacks.pgd import FGSM, PGD, Adam, MomentumPGD
-from vidcsl.robustness.attacks.problem import Model, Problem, frozen
-from vidcsl.robustness.attacks.specs import SOLVERS, Solver
-from vidcsl.robustness.attacks.square import RandomNoise, RandomSearch, Square
+from vidcsl.robustness.attacks.noise import RandomNoise, RandomSearch
+from vidcsl.robustness.attacks.pgd import FGSM, PGD, GradientAscent, MomentumPGD
+from vidcsl.robustness.attacks.problem import SOLVERS, Model, Problem, Solver, frozen
+from vidcsl.robustness.attacks.square import Square
 from vidcsl.robustness.threats import LEVEL, Threat, to_levels
 
 __all__ = [
@@ -27,6 +33,7 @@ __all__ = [
     "Adam",
     "AutoAttack",
     "Goal",
+    "GradientAscent",
     "MomentumPGD",
     "Problem",
     "RandomNoise",
@@ -50,7 +57,7 @@ def attack(
     start: Tensor | None = None,
     quantise: bool = False,
 ) -> Tensor:
-    """Perturb clips, as the threat allows, so that the model mistakes them.
+    """Perturb clips, as the threat allows, so that the model misclassifies them.
 
     The model is attacked in eval mode with its parameters frozen, and left exactly as it was.
 
@@ -64,7 +71,7 @@ def attack(
         solver: how, for example `PGD(steps=20)`.
         seeds: `[N]`, one a clip (its index in the data set, say): what is random for a clip depends
             on its own seed, not on the batch. By default the position in the batch.
-        start: clips `[N, ...]` at which the first run begins instead of a random start, for example
+        start: clips `[N, ...]` at which the first run starts instead of a random start, for example
             the adversarial clips of a smaller budget.
         quantise: round the clips, and every clip that the model is shown, to 8 bits: the result
             holds exact multiples of 1/255, and differs from the *rounded* clips within the budget.
@@ -77,10 +84,16 @@ def attack(
         UserError: clips, labels, seeds, goal or model do not fit.
         BudgetExceeded: the solver left the threat (an error in the solver).
     """
-    _check_parts(threat, solver)
+    if not hasattr(threat, "steepest_step"):
+        raise UserError(f"a threat is needed, such as Linf(4 / 255), not {threat!r}")
+    if not callable(solver):
+        raise UserError(f"a solver is needed, such as PGD(steps=20), not {solver!r}")
     _check_clips(clips)
     labels = torch.full(clips.shape[:1], -1) if labels is None else labels
-    _check_labels(labels, clips)
+    if labels.shape != clips.shape[:1] or labels.is_floating_point() or labels.is_complex():
+        raise UserError(
+            f"{len(clips)} clips need integer labels [N], not {labels.dtype} {list(labels.shape)}"
+        )
     seeds = range(len(clips)) if seeds is None else [int(seed) for seed in seeds]
     if len(seeds) != len(clips):
         raise UserError(f"{len(clips)} clips need as many seeds, not {len(seeds)}")
@@ -93,6 +106,13 @@ def attack(
     # Evaluation code may call this in inference mode, whose tensors (labels, too) give no gradient.
     with torch.inference_mode(False), torch.no_grad(), frozen(model):
         clean = to_levels(clips) if quantise else clips.detach()
+        warm = None
+        if start is not None:
+            # A delta of fewer numbers than the clips have (flicker, say) cannot be read off clips.
+            if start.shape != clean.shape or threat.zero(clean).shape != clean.shape:
+                name = type(threat).__name__
+                raise UserError(f"{name} cannot start from clips {list(start.shape)}")
+            warm = start.detach().to(clean) - clean
         problem = Problem.of(
             model,
             threat,
@@ -100,28 +120,12 @@ def attack(
             clean,
             labels.to(clips.device, torch.long, copy=True),
             seeds=seeds,
-            warm=_warm(start, clean, threat),
+            warm=warm,
             quantise=quantise,
         )
         adversarial = problem.apply(solver(problem))
         threat.verify(problem.clips, adversarial, problem.mask)
     return adversarial
-
-
-def _warm(start: Tensor | None, clips: Tensor, threat: Threat) -> Tensor | None:
-    """The delta that leads from the clips to the start."""
-    if start is None:
-        return None
-    if start.shape != clips.shape or threat.zero(clips).shape != clips.shape:
-        raise UserError(f"{type(threat).__name__} cannot start from clips {list(start.shape)}")
-    return start.detach().to(clips) - clips
-
-
-def _check_parts(threat: Threat, solver: Solver) -> None:
-    if not hasattr(threat, "steepest_step"):
-        raise UserError(f"a threat is needed, such as Linf(4 / 255), not {threat!r}")
-    if not callable(solver):
-        raise UserError(f"a solver is needed, such as PGD(steps=20), not {solver!r}")
 
 
 def _check_clips(clips: Tensor) -> None:
@@ -137,11 +141,4 @@ def _check_clips(clips: Tensor) -> None:
         low, high = clips.min().item(), clips.max().item()
         raise UserError(
             f"attacks need clips in [0, 1], not {low:g} to {high:g}: normalise inside the model"
-        )
-
-
-def _check_labels(labels: Tensor, clips: Tensor) -> None:
-    if labels.shape != clips.shape[:1] or labels.is_floating_point() or labels.is_complex():
-        raise UserError(
-            f"{len(clips)} clips need integer labels [N], not {labels.dtype} {list(labels.shape)}"
         )

@@ -2,20 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.goals import GOALS
-from vidcsl.robustness.attacks.problem import Problem, Worst, per_row
+from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Worst, per_row
 from vidcsl.robustness.threats import L1, L2, Linf, Threat
 from vidcsl.robustness.threats.norms import water_level
 
 OVERSHOOT, BIAS, BACKWARD = 1.05, 0.1, 0.9  # eta, alpha_max and beta of the paper
 
 
+@SOLVERS.register("fab", "the nearest point across the boundary (Croce & Hein 2020)")
 @dataclass(frozen=True)
 class FAB:
     """Fast adaptive boundary, for goals that are positive exactly where they are reached.
@@ -29,6 +30,7 @@ class FAB:
         steps: linear steps.
     """
 
+    default_goal: ClassVar[str] = "margin"
     steps: int = 100
 
     def __post_init__(self) -> None:
@@ -37,78 +39,84 @@ class FAB:
 
     def __call__(self, problem: Problem) -> Tensor:
         """The delta of each row that fools the model within the budget; elsewhere none."""
-        nearest = _nearest_for(problem.threat)
+        if not knows(problem.threat):
+            raise UserError(
+                f"FAB knows budgets in Linf, L2 and L1 over the whole clip, not {problem.threat}"
+            )
         if problem.goal is GOALS["cross_entropy"]:
             raise UserError("FAB needs a goal that is positive where reached, such as margin")
         clean = problem.zero()
-        worst = Worst(clean, problem.judge(clean))
-        rows = worst.standing()
+        worst = Worst(clean, problem.evaluate(clean))
+        rows = worst.robust()
         part = problem.take(rows)
         delta = part.zero()
+
+        def offer(hopeful: Tensor) -> None:
+            """Offer those of the deltas that keep the budget."""
+            inside = part.threat.size(delta) <= part.threat.eps
+            chosen = (hopeful & inside).nonzero()[:, 0]
+            if len(chosen):
+                found = part.take(chosen).evaluate(delta[chosen])
+                worst.offer(rows[chosen], delta[chosen], found)
+
         for _ in range(self.steps):
             if len(rows) == 0:
                 break
             # Points beyond the budget must be seen as they are, unrounded and uncut.
-            verdict, gradient = replace(part, quantise=False).differentiate(delta)
-            _offer(part, rows, delta, verdict.goal > 0, worst)
+            found, gradient = replace(part, quantise=False).differentiate(delta)
+            offer(found.goal > 0)
             left = (~worst.fooled[rows]).nonzero()[:, 0]
             rows, part, delta, gradient = rows[left], part.take(left), delta[left], gradient[left]
-            goal = verdict.goal[left].to(delta.dtype)
+            goal = found.goal[left].to(delta.dtype)
             across = per_row(goal > 0, delta)
             delta = torch.where(across, BACKWARD * delta, delta)
-            delta = _step(part, delta, goal, gradient, across, nearest)
+            delta = step_to_boundary(part, delta, goal, gradient, across)
         if len(rows):
-            _offer(part, rows, delta, torch.ones_like(rows, dtype=torch.bool), worst)
+            offer(torch.ones_like(rows, dtype=torch.bool))
         return worst.delta
 
 
-def _offer(part: Problem, rows: Tensor, delta: Tensor, hopeful: Tensor, worst: Worst) -> None:
-    """Show those of the deltas that keep the budget."""
-    inside = part.threat.size(delta) <= part.threat.eps
-    chosen = (hopeful & inside).nonzero()[:, 0]
-    if len(chosen):
-        shown = delta[chosen]
-        worst.offer(rows[chosen], shown, part.take(chosen).judge(shown))
+def step_to_boundary(
+    part: Problem, delta: Tensor, goal: Tensor, gradient: Tensor, across: Tensor
+) -> Tensor:
+    """From delta and from the clean clip to the boundary's plane; between both, nearer to delta.
+
+    Args:
+        part: the rows still attacked.
+        delta: where a row is across the boundary, already drawn back by `BACKWARD`.
+        goal: at the delta where the gradient was taken, before it was drawn back, [R].
+        gradient: of the goal, with the shape of delta.
+        across: which rows are, bool, broadcastable to delta.
+    """
+    nearest, clips = NEAREST[type(part.threat)], part.clips
+    normal = torch.where(part.mask, gradient, 0.0)
+    # The plane passes where the goal, linear from the point of the gradient, is zero.
+    there = torch.where(across, delta / BACKWARD, delta)
+    level = goal - (normal * there).flatten(1).sum(dim=1)
+    steps = []
+    for point in (delta, torch.zeros_like(delta)):
+        gain = -(level + (normal * point).flatten(1).sum(dim=1))
+        direction = normal * per_row(gain.sign(), normal)
+        room = torch.where(direction > 0, 1 - clips - point, clips + point).clamp_min(0)
+        sizes = nearest(direction.flatten(1).abs(), room.flatten(1), gain.abs())
+        steps.append(sizes.view_as(point) * direction.sign())
+    here, clean = (part.threat.size(step) for step in steps)
+    bias = per_row((here / (here + clean).clamp_min(1e-12)).clamp(max=BIAS), delta)
+    mixed = (1 - bias) * (delta + OVERSHOOT * steps[0]) + bias * OVERSHOOT * steps[1]
+    return torch.minimum(torch.maximum(mixed, -clips), 1 - clips)
 
 
 Nearest = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`(normal, room, gain) [R, n], [R, n], [R] -> [R, n]`: the smallest step that gains so much."""
 
 
-def _step(
-    part: Problem, delta: Tensor, goal: Tensor, gradient: Tensor, across: Tensor, nearest: Nearest
-) -> Tensor:
-    """From delta and from the clean clip to the boundary's plane; between both, nearer to delta."""
-    normal = torch.where(part.mask, gradient, 0.0)
-    # The plane passes where the goal, linear from the point of the gradient, is zero.
-    there = torch.where(across, delta / BACKWARD, delta)
-    level = goal - (normal * there).flatten(1).sum(dim=1)
-    sides = [
-        _to_plane(part.clips, point, normal, level, nearest)
-        for point in (delta, torch.zeros_like(delta))
-    ]
-    here, clean = (part.threat.size(side) for side in sides)
-    bias = per_row((here / (here + clean).clamp_min(1e-12)).clamp(max=BIAS), delta)
-    mixed = (1 - bias) * (delta + OVERSHOOT * sides[0]) + bias * OVERSHOOT * sides[1]
-    return torch.minimum(torch.maximum(mixed, -part.clips), 1 - part.clips)
-
-
-def _to_plane(
-    clips: Tensor, point: Tensor, normal: Tensor, level: Tensor, nearest: Nearest
-) -> Tensor:
-    """The smallest step from a point to the plane, within the box."""
-    gain = -(level + (normal * point).flatten(1).sum(dim=1))
-    direction = normal * per_row(gain.sign(), normal)
-    room = torch.where(direction > 0, 1 - clips - point, clips + point).clamp_min(0)
-    sizes = nearest(direction.flatten(1).abs(), room.flatten(1), gain.abs())
-    return sizes.view_as(point) * direction.sign()
-
-
-def _nearest_linf(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+def nearest_linf(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+    """All numbers move by the same amount, as far as their room goes."""
     return torch.minimum(water_level(weights, weights * room, gain), room)
 
 
-def _nearest_l2(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+def nearest_l2(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+    """Each number moves in proportion to its weight, as far as its room goes."""
     # In units of the largest weight: the squares of a confident model's gradients underflow.
     largest = weights.amax(dim=1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     weights, gain = weights / largest, gain / largest[:, 0]
@@ -116,7 +124,8 @@ def _nearest_l2(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
     return torch.minimum((level * weights).nan_to_num(0.0, posinf=torch.inf), room)
 
 
-def _nearest_l1(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+def nearest_l1(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
+    """The numbers with the largest weights use up their room, one after the other."""
     felt, order = weights.sort(dim=1, descending=True)
     caps = felt * room.gather(1, order)
     left = (gain[:, None] - (caps.cumsum(dim=1) - caps)).clamp_min(0)
@@ -124,15 +133,9 @@ def _nearest_l1(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
     return torch.zeros_like(room).scatter(1, order, taken)
 
 
-NEAREST: dict[type[Any], Nearest] = {Linf: _nearest_linf, L2: _nearest_l2, L1: _nearest_l1}
+NEAREST: dict[type[Any], Nearest] = {Linf: nearest_linf, L2: nearest_l2, L1: nearest_l1}
 
 
 def knows(threat: Threat) -> bool:
     """Whether FAB can find nearest points in this threat's norm."""
     return type(threat) in NEAREST and getattr(threat, "over", "clip") == "clip"
-
-
-def _nearest_for(threat: Threat) -> Nearest:
-    if not knows(threat):
-        raise UserError(f"FAB knows budgets in Linf, L2 and L1 over the whole clip, not {threat}")
-    return NEAREST[type(threat)]

@@ -1,4 +1,4 @@
-"""What an attack maximises: of classes, of features."""
+"""What an attack maximises: a number for each clip, and when it is done with a clip."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 
-# ----------------------------------------------------------------------
-# What a goal is: what an attack maximises, and when it has what it wants.
+Function = Callable[[Tensor, Tensor], Tensor]
+"""`(logits [N, K], labels [N]) -> [N]`."""
 
 
 class Goal(Protocol):
@@ -31,65 +31,6 @@ class Goal(Protocol):
         """Bool `[N]`: the clips that need no further attack."""
 
 
-# ----------------------------------------------------------------------
-# Goals on logits: leave the true class, or reach another.
-
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the true class. Logits [N, K], labels [N] -> [N]."""
-    return F.cross_entropy(logits, labels, reduction="none")
-
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Largest other logit minus the true one: positive where misclassified (Carlini & Wagner 2017).
-
-    Unlike cross-entropy, its gradient does not vanish where the model is confident.
-    Logits [N, K], labels [N] -> [N].
-    """
-    true = labels.unsqueeze(1)
-    others = logits.scatter(1, true, -torch.inf)
-    return others.amax(dim=1) - logits.gather(1, true).squeeze(1)
-
-
-def dlr(logits: Tensor, labels: Tensor) -> Tensor:
-    """The margin in units of the largest minus the third logit (Croce & Hein 2020): no scale.
-
-    Logits [N, K >= 3], labels [N] -> [N].
-    """
-    top = _top(logits, 3, "dlr")
-    return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
-
-
-def hinge(logits: Tensor, labels: Tensor) -> Tensor:
-    """The margin up to 0.05, quadratic near it: no more than success (Pony et al. 2021).
-
-    Logits [N, K], labels [N] -> [N].
-    """
-    confidence = 0.05
-    left = (confidence - margin(logits, labels)).clamp_min(0)
-    return -torch.minimum(left.square() / confidence, left)
-
-
-def targeted_cross_entropy(logits: Tensor, _labels: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability of the target. Logits [N, K], targets [N] -> [N]."""
-    return -F.cross_entropy(logits, targets, reduction="none")
-
-
-def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """Logit of the target minus the true one. Logits [N, K], labels, targets [N] -> [N]."""
-    return (_of(logits, targets) - _of(logits, labels)).squeeze(1)
-
-
-def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-    """The targeted margin in units that no rescaling changes (Croce & Hein 2020).
-
-    Logits [N, K >= 4], labels, targets [N] -> [N].
-    """
-    top = _top(logits, 4, "targeted_dlr")
-    scale = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
-    return targeted_margin(logits, labels, targets) / (scale + 1e-12)
-
-
 @dataclass(frozen=True)
 class Untargeted:
     """Any class but the label.
@@ -99,18 +40,18 @@ class Untargeted:
         classes: the least K that it is defined for.
     """
 
-    function: Callable[[Tensor, Tensor], Tensor]
+    function: Function
     classes: int = 2
 
-    def prepare(self, _clean: Callable[[], Tensor], labels: Tensor) -> Tensor:
+    def prepare(self, clean: Callable[[], Tensor], labels: Tensor) -> Tensor:
         """Nothing but the labels."""
         return labels
 
-    def value(self, outputs: Tensor, labels: Tensor, _reference: Tensor) -> Tensor:
+    def value(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """The function."""
         return self.function(_check_classes(outputs, labels), labels)
 
-    def reached(self, outputs: Tensor, labels: Tensor, _reference: Tensor) -> Tensor:
+    def reached(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """Misclassified."""
         return outputs.argmax(dim=1) != labels
 
@@ -134,17 +75,15 @@ class Targeted:
     def prepare(self, clean: Callable[[], Tensor], labels: Tensor) -> Tensor:
         """The targets."""
         if self.targets is not None:
-            return self._given(self.targets.to(labels), labels)
+            targets = self.targets.to(labels)
+            if targets.shape != labels.shape or (targets < 0).any():
+                raise UserError(f"{len(labels)} clips need as many targets, classes from 0")
+            return targets
         logits = _check_classes(clean(), labels)
         if not 1 <= self.rank < logits.shape[1]:
             raise UserError(f"a model of {logits.shape[1]} classes has no {self.rank}. other class")
         others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
         return others.argsort(dim=1, descending=True)[:, self.rank - 1]
-
-    def _given(self, targets: Tensor, labels: Tensor) -> Tensor:
-        if targets.shape != labels.shape or (targets < 0).any():
-            raise UserError(f"{len(labels)} clips need as many targets, classes from 0")
-        return targets
 
     def value(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """The function."""
@@ -166,36 +105,84 @@ def _check_classes(logits: Tensor, labels: Tensor) -> Tensor:
     return logits
 
 
-def _of(logits: Tensor, classes: Tensor) -> Tensor:
-    return logits.gather(1, classes.unsqueeze(1))
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the true class. Logits [N, K], labels [N] -> [N]."""
+    return F.cross_entropy(logits, labels, reduction="none")
 
 
-def _top(logits: Tensor, k: int, name: str) -> Tensor:
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Largest other logit minus the true one: positive where misclassified (Carlini & Wagner 2017).
+
+    Unlike cross-entropy, its gradient does not vanish where the model is confident.
+    Logits [N, K], labels [N] -> [N].
+    """
+    true = labels.unsqueeze(1)
+    others = logits.scatter(1, true, -torch.inf)
+    return others.amax(dim=1) - logits.gather(1, true).squeeze(1)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """The margin in units of the largest minus the third logit (Croce & Hein 2020): no scale.
+
+    Logits [N, K >= 3], labels [N] -> [N].
+    """
+    top = _largest(logits, 3, "dlr")
+    return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def hinge(logits: Tensor, labels: Tensor) -> Tensor:
+    """The margin up to 0.05, quadratic near it: no more than success (Pony et al. 2021).
+
+    Logits [N, K], labels [N] -> [N].
+    """
+    confidence = 0.05
+    left = (confidence - margin(logits, labels)).clamp_min(0)
+    return -torch.minimum(left.square() / confidence, left)
+
+
+def targeted_cross_entropy(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG001
+    """Log-probability of the target. Logits [N, K], targets [N] -> [N]."""
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+def targeted_margin(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """Logit of the target minus the true one. Logits [N, K], labels, targets [N] -> [N]."""
+    target, true = (logits.gather(1, each.unsqueeze(1)) for each in (targets, labels))
+    return (target - true).squeeze(1)
+
+
+def targeted_dlr(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """The targeted margin in units that no rescaling changes (Croce & Hein 2020).
+
+    Logits [N, K >= 4], labels, targets [N] -> [N].
+    """
+    top = _largest(logits, 4, "targeted_dlr")
+    scale = top[:, 0] - (top[:, 2] + top[:, 3]) / 2
+    return targeted_margin(logits, labels, targets) / (scale + 1e-12)
+
+
+def _largest(logits: Tensor, k: int, name: str) -> Tensor:
     if logits.shape[1] < k:
         raise UserError(f"the goal {name} needs {k} or more classes, not {logits.shape[1]}")
     return logits.topk(k, dim=1).values
 
 
-# ----------------------------------------------------------------------
-# Goals on features: no labels needed, and nothing but an encoder.
-
-
 @dataclass(frozen=True)
 class FeatureDistance:
-    """Away from the clean features, by cosine distance.
+    """Away from the clean features, by cosine distance: no labels, nothing but an encoder.
 
     Its gradient vanishes at the clean clip, where it is least: start at random.
     """
 
-    def prepare(self, clean: Callable[[], Tensor], _labels: Tensor) -> Tensor:
+    def prepare(self, clean: Callable[[], Tensor], labels: Tensor) -> Tensor:
         """Clean features [N, D], of unit length."""
         return F.normalize(clean(), dim=1)
 
-    def value(self, outputs: Tensor, _labels: Tensor, reference: Tensor) -> Tensor:
+    def value(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """One minus the cosine, [N]."""
         return 1 - (F.normalize(outputs, dim=1) * reference).sum(dim=1)
 
-    def reached(self, _outputs: Tensor, labels: Tensor, _reference: Tensor) -> Tensor:
+    def reached(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """Never: farther is better."""
         return torch.zeros_like(labels, dtype=torch.bool)
 
@@ -238,10 +225,14 @@ class NeighbourSwitch:
         nearest = similarities.topk(self.k, dim=1).indices
         return torch.zeros_like(similarities, dtype=torch.bool).scatter(1, nearest, True)
 
-    def value(self, outputs: Tensor, _labels: Tensor, reference: Tensor) -> Tensor:
+    def value(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """By how much the others are nearer, [N]."""
         similarities = self._similarities(outputs)
-        return self._nearest(similarities, reference) - self._nearest(similarities, ~reference)
+        others, own = (
+            similarities.masked_fill(hidden, -torch.inf).topk(self.k, dim=1).values.mean(dim=1)
+            for hidden in (reference, ~reference)
+        )
+        return others - own
 
     def reached(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """The others are nearer."""
@@ -251,54 +242,6 @@ class NeighbourSwitch:
         gallery = F.normalize(self.gallery.to(features), dim=1)
         return F.normalize(features, dim=1) @ gallery.T
 
-    def _nearest(self, similarities: Tensor, hidden: Tensor) -> Tensor:
-        return similarities.masked_fill(hidden, -torch.inf).topk(self.k, dim=1).values.mean(dim=1)
-
-
-@dataclass(frozen=True, eq=False)
-class ContrastiveLoss:
-    """The NT-Xent loss of each clip against fixed candidates; its positive is number `label`.
-
-    The candidates are embeddings of other views, clip i's own among them at `labels[i]`: in
-    adversarial pretraining, of the batch's second views, with labels 0 .. N-1.
-
-    Args:
-        candidates: embeddings [M, P].
-        temperature: divides the cosine similarities.
-        ignored: bool [N, M], candidates that are no negatives of a clip (false negatives, say).
-    """
-
-    candidates: Tensor
-    temperature: float = 0.1
-    ignored: Tensor | None = None
-
-    def prepare(self, _clean: Callable[[], Tensor], labels: Tensor) -> Tensor:
-        """Bool [N, M]: what is no negative of a clip, its positive aside."""
-        shape = (len(labels), len(self.candidates))
-        if ((labels < 0) | (labels >= shape[1])).any():
-            raise UserError(f"labels must be positions of {shape[1]} candidates")
-        if self.ignored is None:
-            return torch.zeros(shape, dtype=torch.bool, device=labels.device)
-        if self.ignored.shape != shape:
-            raise UserError(f"ignored must be {list(shape)}, not {list(self.ignored.shape)}")
-        return self.ignored.to(labels.device).scatter(1, labels.unsqueeze(1), False)
-
-    def value(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
-        """The loss, [N]."""
-        return F.cross_entropy(self._logits(outputs, reference), labels, reduction="none")
-
-    def reached(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
-        """A negative is nearer than the positive."""
-        return self._logits(outputs, reference).argmax(dim=1) != labels
-
-    def _logits(self, outputs: Tensor, ignored: Tensor) -> Tensor:
-        candidates = F.normalize(self.candidates.to(outputs), dim=1)
-        similarities = F.normalize(outputs, dim=1) @ candidates.T
-        return (similarities / self.temperature).masked_fill(ignored, -torch.inf)
-
-
-# ----------------------------------------------------------------------
-# Goals: what an attack maximises, a number for each clip, and when it is done with a clip.
 
 GOALS: dict[str, Goal] = {
     "cross_entropy": Untargeted(cross_entropy),
@@ -310,9 +253,7 @@ GOALS: dict[str, Goal] = {
     "targeted_dlr": Targeted(targeted_dlr, classes=4),
     "feature_distance": FeatureDistance(),
 }
-
-
-Function = Callable[[Tensor, Tensor], Tensor]
+"""The goals that need nothing but the model, by the name that a spec string gives them."""
 
 
 def goal_of(goal: str | Goal | Function) -> Goal:

@@ -1,27 +1,123 @@
-"""FGSM, PGD, MI-FGSM and Adam."""
+"""PGD, FGSM and MI-FGSM; and the loop that all attacks by gradients share."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.problem import (
-    Ascent,
-    Problem,
-    State,
-    Verdict,
-    default_step_size,
-    like_rows,
-    per_row,
-)
+from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Worst, per_row
 
-# ----------------------------------------------------------------------
-# Steepest ascent: PGD (Madry et al. 2018), FGSM, and MI-FGSM (Dong et al. 2018).
+State = dict[str, Tensor]
+"""What a run remembers, by name; row r of each tensor belongs to row r of delta."""
 
 
 @dataclass(frozen=True)
-class PGD(Ascent):
+class GradientAscent(ABC):
+    """The loop of every attack by gradients; subclasses say how to step.
+
+    Of all deltas seen on the way, the clean clip included, each clip keeps the worst: more steps of
+    the same size or more restarts never make the attack weaker.
+
+    Args:
+        steps: gradient steps in a run.
+        restarts: runs, each from another random start.
+        random_start: start anywhere in the threat rather than at the clean clip.
+        stop_when_fooled: leave a clip alone once it is misclassified, from the clean pass on. The
+            robust accuracy is the same and most of the time is saved; set it False for clips that
+            maximise the goal itself, as training and transfer want.
+        keep_worst: False: the last delta of one run, whatever it does, as training wants it: two
+            forward passes fewer, and rows whose goals depend on each other's deltas stay together.
+    """
+
+    steps: int = 20
+    restarts: int = 1
+    random_start: bool = True
+    stop_when_fooled: bool = True
+    keep_worst: bool = True
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        if self.steps < 1 or self.restarts < 1:
+            raise UserError(f"{name} needs 1 or more steps and restarts, not {self}")
+        if self.restarts > 1 and not self.random_start:
+            raise UserError(f"{name} restarts without random_start would all be the same run")
+        if not self.keep_worst and (self.restarts > 1 or self.stop_when_fooled):
+            raise UserError(
+                f"{name} with keep_worst=false makes one whole run: restarts=1, "
+                "stop_when_fooled=false"
+            )
+
+    def begin(self, problem: Problem, delta: Tensor) -> State:
+        """What a run remembers, at its start; by default nothing."""
+        return {}
+
+    @abstractmethod
+    def advance(
+        self,
+        problem: Problem,
+        step: int,
+        delta: Tensor,
+        goal: Tensor,
+        gradient: Tensor,
+        state: State,
+    ) -> Tensor:
+        """The next delta, after `step` steps.
+
+        Args:
+            problem: of the R rows that are still attacked.
+            step: from 0.
+            delta: the current one.
+            goal: at delta, [R].
+            gradient: of the goal at delta, with the shape of delta.
+            state: see `begin`; to be updated in place.
+        """
+
+    def __call__(self, problem: Problem) -> Tensor:
+        """The worst delta found for each row, or the last."""
+        clean = problem.zero()
+        worst = Worst(clean, problem.evaluate(clean)) if self.keep_worst else None
+        rows, part, delta = problem.rows, problem, clean
+        for restart in range(self.restarts):
+            if worst is not None:
+                rows = worst.robust() if self.stop_when_fooled else problem.rows
+                part = problem.take(rows)
+                if len(rows) == 0:
+                    break
+            random_start = self.random_start or problem.warm is not None
+            delta = part.start(restart) if random_start else part.zero()
+            state = self.begin(part, delta)
+            for step in range(self.steps):
+                found, gradient = part.differentiate(delta)
+                if worst is not None:
+                    worst.offer(rows, delta, found)
+                if self.stop_when_fooled and found.fooled.any():
+                    # Fooled clips leave the batch: what is left is smaller, and so is each pass.
+                    left = (~found.fooled).nonzero()[:, 0]
+                    rows, part, delta = rows[left], part.take(left), delta[left]
+                    found, gradient = found.take(left), gradient[left]
+                    state = {name: values[left] for name, values in state.items()}
+                    if len(rows) == 0:
+                        break
+                delta = self.advance(part, step, delta, found.goal, gradient, state)
+            if worst is not None and len(rows):
+                worst.offer(rows, delta, part.evaluate(delta))
+        return delta if worst is None else worst.delta
+
+
+def default_step_size(eps: float, steps: int) -> float:
+    """A quarter of eps; more where so few steps could not cross the ball, whose width is 2 eps.
+
+    On video classifiers the best step grows about linearly with eps, by 0.23-0.33 eps for eps from
+    1/255 to 8/255. Madry et al. take 2.5 eps / steps.
+    """
+    return max(0.25 * eps, 2.5 * eps / max(steps, 1))
+
+
+@SOLVERS.register("pgd", "projected gradient ascent, with restarts (Madry et al. 2018)")
+@dataclass(frozen=True)
+class PGD(GradientAscent):
     """Steepest ascent of the goal, projected back into the threat after each step.
 
     Args:
@@ -39,22 +135,24 @@ class PGD(Ascent):
         """The step in units of eps's norm."""
         return default_step_size(eps, self.steps) if self.step_size is None else self.step_size
 
-    def begin(self, _problem: Problem, _delta: Tensor) -> State:
-        """Nothing is remembered."""
-        return {}
-
     def advance(
         self,
         problem: Problem,
-        _step: int,
+        step: int,
         delta: Tensor,
-        seen: tuple[Verdict, Tensor],
-        _state: State,
+        goal: Tensor,
+        gradient: Tensor,
+        state: State,
     ) -> Tensor:
         """One projected step along the gradient."""
-        return problem.climb(delta, self.size_of_step(problem.threat.eps), seen[1])
+        threat, size = problem.threat, self.size_of_step(problem.threat.eps)
+        # The steepest direction depends on the norm: for Linf it is the gradient's sign, for L2
+        # the gradient itself, for L1 the few pixels with the largest gradients.
+        ascent = threat.steepest_step(problem.clips, delta, gradient, size, problem.mask)
+        return threat.project(problem.clips, delta + ascent, problem.mask)
 
 
+@SOLVERS.register("mifgsm", "with momentum (Dong et al. 2018)")
 @dataclass(frozen=True)
 class MomentumPGD(PGD):
     """MI-FGSM: steps along a running sum of gradients, each divided by its mean absolute value.
@@ -77,7 +175,7 @@ class MomentumPGD(PGD):
         """The step in units of eps's norm."""
         return eps / self.steps if self.step_size is None else self.step_size
 
-    def begin(self, _problem: Problem, delta: Tensor) -> State:
+    def begin(self, problem: Problem, delta: Tensor) -> State:
         """No momentum."""
         return {"momentum": torch.zeros_like(delta)}
 
@@ -86,17 +184,19 @@ class MomentumPGD(PGD):
         problem: Problem,
         step: int,
         delta: Tensor,
-        seen: tuple[Verdict, Tensor],
+        goal: Tensor,
+        gradient: Tensor,
         state: State,
     ) -> Tensor:
         """One projected step along the momentum."""
         # The mean is over all dimensions of a clip, its frames among them.
-        mean = seen[1].abs().flatten(1).mean(dim=1)
-        normalised = seen[1] / per_row(mean.clamp_min(torch.finfo(mean.dtype).tiny), delta)
+        mean = gradient.abs().flatten(1).mean(dim=1)
+        normalised = gradient / per_row(mean.clamp_min(torch.finfo(mean.dtype).tiny), delta)
         state["momentum"] = self.decay * state["momentum"] + normalised
-        return super().advance(problem, step, delta, (seen[0], state["momentum"]), state)
+        return super().advance(problem, step, delta, goal, state["momentum"], state)
 
 
+@SOLVERS.register("fgsm", "one step to the border of the threat (Goodfellow et al. 2015)")
 @dataclass(frozen=True)
 class FGSM(PGD):
     """One step to the border of the threat (Goodfellow et al. 2015), from the clean clip."""
@@ -107,86 +207,3 @@ class FGSM(PGD):
     def size_of_step(self, eps: float) -> float:
         """All of eps."""
         return eps if self.step_size is None else self.step_size
-
-
-# ----------------------------------------------------------------------
-# Ascent by Adam (Kingma & Ba 2015), for deltas of few numbers (flicker) or few frames.
-
-DECAYS = (0.9, 0.999)
-
-
-@dataclass(frozen=True)
-class Adam(Ascent):
-    """Projected Adam, which lets each number of delta find its own step.
-
-    Args:
-        learning_rate: in units of pixels in [0, 1]; where None, a tenth of the change that spends
-            all of eps when every allowed number changes alike.
-        smoothness: weight of `unevenness`, which is subtracted from the goal: perturbations that
-            are weaker and change less from frame to frame (0.5 in Pony et al. 2021).
-    """
-
-    steps: int = 100
-    learning_rate: float | None = None
-    smoothness: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise UserError(f"Adam's learning_rate must be positive, not {self.learning_rate}")
-        if not self.smoothness >= 0:
-            raise UserError(f"Adam's smoothness must be 0 or more, not {self.smoothness}")
-
-    def begin(self, problem: Problem, delta: Tensor) -> State:
-        """Both moments, and each row's learning rate."""
-        if self.learning_rate is None:
-            even = torch.where(problem.mask, torch.ones_like(delta), 0.0)
-            size = problem.threat.size(even).view(len(delta), -1).amax(dim=1)
-            rate = 0.1 * problem.threat.eps / size.clamp_min(torch.finfo(delta.dtype).tiny)
-        else:
-            rate = like_rows(self.learning_rate, delta)
-        return {"rate": rate, "mean": torch.zeros_like(delta), "square": torch.zeros_like(delta)}
-
-    def advance(
-        self,
-        problem: Problem,
-        step: int,
-        delta: Tensor,
-        seen: tuple[Verdict, Tensor],
-        state: State,
-    ) -> Tensor:
-        """One projected step."""
-        gradient = seen[1]
-        if self.smoothness:
-            gradient = gradient - self.smoothness * _gradient_of_unevenness(delta)
-        # Adam's epsilon is absolute, and a confident model's gradients far below it.
-        largest = gradient.flatten(1).abs().amax(dim=1).clamp_min(torch.finfo(delta.dtype).tiny)
-        gradient = gradient / per_row(largest, delta)
-        for name, decay, new in zip(
-            ("mean", "square"), DECAYS, (gradient, gradient.square()), strict=True
-        ):
-            state[name] = decay * state[name] + (1 - decay) * new
-        mean, square = (
-            state[name] / (1 - decay ** (step + 1))
-            for name, decay in zip(("mean", "square"), DECAYS, strict=True)
-        )
-        move = per_row(state["rate"], delta) * mean / (square.sqrt() + 1e-8)
-        return problem.project(delta + move)
-
-
-def unevenness(delta: Tensor) -> Tensor:
-    """How strong a change is and how unsteady in time, `[R, 3, T, ...]` -> `[R]`.
-
-    Mean square of delta, of its first and of its second difference (Pony et al. 2021). Of images:
-    the first alone.
-    """
-    parts = [delta]
-    if delta.ndim == 5:
-        parts += [delta.diff(dim=2, n=n) for n in (1, 2) if delta.shape[2] > n]
-    return torch.stack([part.square().flatten(1).mean(dim=1) for part in parts]).sum(dim=0)
-
-
-def _gradient_of_unevenness(delta: Tensor) -> Tensor:
-    with torch.enable_grad():
-        delta = delta.detach().requires_grad_(True)
-        return torch.autograd.grad(unevenness(delta).sum(), delta)[0]

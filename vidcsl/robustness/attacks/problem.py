@@ -1,6 +1,5 @@
-"""What a solver is given, and the loop of gradient ascent."""
+"""What every solver is given, and what it keeps: the problem, and the worst deltas found so far."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,57 +8,52 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
+from vidcsl.registry import Registry
 from vidcsl.robustness.attacks.goals import Goal
 from vidcsl.robustness.threats import Threat, to_levels
 from vidcsl.seeding import torch_generator
 
-# ----------------------------------------------------------------------
-# What every solver is given, and what it keeps: the problem, and the worst clips found so far.
-
 Model = Callable[[Tensor], Tensor]
+"""Clips [N, ...] in [0, 1] -> logits [N, K] or features [N, D]."""
 
+Solver = Callable[["Problem"], Tensor]
+"""A search: from a problem to one delta a row."""
 
-@contextmanager
-def frozen(model: Model) -> Iterator[None]:
-    """The model in eval mode and without parameter gradients; afterwards exactly as it was.
-
-    A model that is no module, but a function of clips, is taken as it is.
-    """
-    root = model if isinstance(model, nn.Module) else nn.Identity()
-    modes = [(module, module.training) for module in root.modules()]
-    trainable = [parameter for parameter in root.parameters() if parameter.requires_grad]
-    try:
-        root.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module, training in modes:
-            module.training = training
+SOLVERS: Registry[Callable[..., Solver]] = Registry(
+    "ATTACK.RUNS", default="pgd", meaning="how an attack searches"
+)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the model makes of some deltas: `goal` float [R], `fooled` bool [R]."""
+class Evaluation:
+    """The model's response to some deltas: `goal` float [R], `fooled` bool [R]."""
 
     goal: Tensor
     fooled: Tensor
 
-    def take(self, rows: Tensor) -> "Verdict":
-        """The chosen rows."""
-        return Verdict(self.goal[rows], self.fooled[rows])
+    def take(self, rows: Tensor) -> "Evaluation":
+        """The chosen rows, by index or bool mask."""
+        return Evaluation(self.goal[rows], self.fooled[rows])
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Clips [N, ...] in [0, 1] with labels [N], under one model, threat and goal.
+    """Clips under one model, threat and goal.
 
-    A solver moves deltas of R rows: one a clip or, where the threat shares one among all, one row,
-    which is judged by its mean over the clips. `mask` is what the threat lets change, `reference`
-    what the goal remembers of each clip; `seeds` (N of them) decide all that is random. `warm` is
-    where the first run begins, if anywhere; with `quantise`, clips are only ever seen in 8 bits.
+    A solver moves a delta of R rows. R is the number of clips N; or 1 where the threat shares one
+    delta among all clips, whose goal is then the mean over the clips.
+
+    Args:
+        model: is evaluated without parameter gradients.
+        threat: which deltas are allowed.
+        goal: what is maximised.
+        clips: [N, ...] in [0, 1].
+        labels: int64 [N].
+        reference: what the goal keeps of each clip, see `Goal.prepare`.
+        mask: what may change, see `Threat.mask`.
+        seeds: N of them; they alone decide all that is random.
+        warm: the delta at which the first run starts, instead of a random one.
+        quantise: the model only ever sees 8-bit clips.
     """
 
     model: Model
@@ -75,17 +69,25 @@ class Problem:
 
     @classmethod
     def of(
-        cls, model: Model, threat: Threat, goal: Goal, clips: Tensor, labels: Tensor, **rest: object
+        cls,
+        model: Model,
+        threat: Threat,
+        goal: Goal,
+        clips: Tensor,
+        labels: Tensor,
+        *,
+        seeds: Sequence[int],
+        warm: Tensor | None = None,
+        quantise: bool = False,
     ) -> "Problem":
-        """The problem, with what the goal and the threat want to see of the model."""
-        everything = torch.ones(len(clips), *[1] * (clips.ndim - 1)).bool().to(clips.device)
-        problem = cls(model, threat, goal, clips, labels, labels, everything, **rest)  # type: ignore[arg-type]
-        problem = problem.aim(goal)
-        return replace(problem, mask=threat.mask(clips, problem.seeds, problem))
+        """Make a problem: the goal prepares its reference, the threat chooses its mask.
 
-    def classes(self) -> int:
-        """How many numbers the model puts out for a clip."""
-        return self._outputs(self.clips[:1]).shape[1]
+        The mask comes last, because frames may be chosen by what the model makes of them.
+        """
+        everything = torch.ones(len(clips), *[1] * (clips.ndim - 1)).bool().to(clips.device)
+        given = cls(model, threat, goal, clips, labels, labels, everything, seeds, warm, quantise)
+        aimed = given.aim(goal)
+        return replace(aimed, mask=threat.mask(clips, seeds, aimed))
 
     @property
     def rows(self) -> Tensor:
@@ -109,21 +111,15 @@ class Problem:
 
     def aim(self, goal: Goal) -> "Problem":
         """The same problem under another goal."""
-        reference = goal.prepare(lambda: self._outputs(self.clips), self.labels)
+        reference = goal.prepare(lambda: self.outputs(self.clips), self.labels)
         return replace(self, goal=goal, reference=reference)
 
     def zero(self) -> Tensor:
         """The delta that changes nothing."""
         return self.threat.zero(self.clips)
 
-    def apply(self, delta: Tensor) -> Tensor:
-        """The perturbed clips."""
-        if not self.quantise:
-            return self.threat.perturb(self.clips, delta, self.seeds)
-        return to_levels(self.threat.perturb(self.clips, self.threat.quantise(delta), self.seeds))
-
     def start(self, restart: int) -> Tensor:
-        """Where a run begins: warm, or at random, from each row's seed and the restart alone."""
+        """Where a run starts: warm, or at random, from each row's seed and the restart alone."""
         if restart == 0 and self.warm is not None:
             return self.project(self.warm)
         generators = self.generators(restart, "attack start")
@@ -137,60 +133,37 @@ class Problem:
         """An allowed delta near the given one."""
         return self.threat.project(self.clips, delta, self.mask)
 
-    def climb(self, delta: Tensor, step: float | Tensor, gradient: Tensor) -> Tensor:
-        """Delta after one projected step of steepest ascent."""
-        ascent = self.threat.steepest_step(self.clips, delta, gradient, step, self.mask)
-        return self.project(delta + ascent)
+    def apply(self, delta: Tensor) -> Tensor:
+        """The perturbed clips."""
+        if not self.quantise:
+            return self.threat.perturb(self.clips, delta, self.seeds)
+        return to_levels(self.threat.perturb(self.clips, self.threat.quantise(delta), self.seeds))
 
-    def judge(self, delta: Tensor) -> Verdict:
+    def evaluate(self, delta: Tensor) -> Evaluation:
         """One forward pass."""
         with torch.no_grad():
-            return self._pooled(self._verdict(self.apply(delta)))
+            return self._pooled(self._evaluate(self.apply(delta)))
 
-    def differentiate(self, delta: Tensor) -> tuple[Verdict, Tensor]:
-        """One forward and backward pass: the verdict, and the goal's gradient at the delta."""
-        verdict, gradient = self._differentiate(self.apply(delta))
-        return self._pooled(verdict), self.threat.pull_back(self.clips, delta, gradient, self.seeds)
+    def differentiate(self, delta: Tensor) -> tuple[Evaluation, Tensor]:
+        """One forward and backward pass: the evaluation, and the goal's gradient at the delta."""
+        found, gradient = self._differentiate(self.apply(delta))
+        return self._pooled(found), self.threat.pull_back(self.clips, delta, gradient, self.seeds)
 
     def goal_at(self, clips: Tensor) -> Tensor:
         """The goal [N] at any clips, by one forward pass."""
         with torch.no_grad():
-            return self._verdict(clips).goal
+            return self._evaluate(clips).goal
 
     def gradient_at(self, clips: Tensor) -> Tensor:
         """The goal's gradient at any clips, by one forward and backward pass."""
         return self._differentiate(clips)[1]
 
-    def _differentiate(self, clips: Tensor) -> tuple[Verdict, Tensor]:
-        clips = clips.detach().requires_grad_(True)
-        with torch.enable_grad():
-            verdict = self._verdict(clips)
-            total = verdict.goal.sum()
-        # Outside a caller's autocast, which would round what the forward pass kept in float32.
-        with torch.autocast(clips.device.type, enabled=False):
-            (gradient,) = (
-                torch.autograd.grad(total, clips, allow_unused=True)
-                if total.requires_grad
-                else (None,)
-            )
-        if gradient is None:
-            raise UserError(
-                "no gradient reaches the clips: the attacked model cuts it off (detach?)"
-            )
-        if not gradient.isfinite().all():
-            raise UserError(
-                "the gradient at the clips is not finite: check the model and its dtype"
-            )
-        return Verdict(verdict.goal.detach(), verdict.fooled), gradient
+    def outputs(self, clips: Tensor) -> Tensor:
+        """The model's outputs at any clips, in float32 or float64.
 
-    def _verdict(self, clips: Tensor) -> Verdict:
-        outputs = self._outputs(clips)
-        goal = self.goal.value(outputs, self.labels, self.reference)
-        if goal.shape != self.labels.shape:
-            raise UserError(f"a goal must give one number a clip, not shape {list(goal.shape)}")
-        return Verdict(goal, self.goal.reached(outputs.detach(), self.labels, self.reference))
-
-    def _outputs(self, clips: Tensor) -> Tensor:
+        Raises:
+            UserError: they are not one finite row of numbers for each clip.
+        """
         outputs = self.model(clips)
         if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(clips):
             found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
@@ -200,144 +173,83 @@ class Problem:
         # Losses of half-precision logits (a model under autocast) would be too coarse to compare.
         return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
-    def _pooled(self, verdict: Verdict) -> Verdict:
-        if not self.threat.shared or len(verdict.goal) == 0:
-            return verdict
-        return Verdict(verdict.goal.mean(0, keepdim=True), verdict.fooled.all(0, keepdim=True))
+    def _evaluate(self, clips: Tensor) -> Evaluation:
+        outputs = self.outputs(clips)
+        goal = self.goal.value(outputs, self.labels, self.reference)
+        if goal.shape != self.labels.shape:
+            raise UserError(f"a goal must give one number a clip, not shape {list(goal.shape)}")
+        return Evaluation(goal, self.goal.reached(outputs.detach(), self.labels, self.reference))
+
+    def _differentiate(self, clips: Tensor) -> tuple[Evaluation, Tensor]:
+        clips = clips.detach().requires_grad_(True)
+        gradient = None
+        with torch.enable_grad():
+            found = self._evaluate(clips)
+            total = found.goal.sum()
+        # Outside a caller's autocast, which would round what the forward pass kept in float32.
+        with torch.autocast(clips.device.type, enabled=False):
+            if total.requires_grad:
+                (gradient,) = torch.autograd.grad(total, clips, allow_unused=True)
+        if gradient is None:
+            raise UserError(
+                "no gradient reaches the clips: the attacked model cuts it off (detach?)"
+            )
+        if not gradient.isfinite().all():
+            raise UserError(
+                "the gradient at the clips is not finite: check the model and its dtype"
+            )
+        return Evaluation(found.goal.detach(), found.fooled), gradient
+
+    def _pooled(self, found: Evaluation) -> Evaluation:
+        """One row for a shared delta: it fools only where it fools the model on every clip."""
+        if not self.threat.shared or len(found.goal) == 0:
+            return found
+        return Evaluation(found.goal.mean(0, keepdim=True), found.fooled.all(0, keepdim=True))
 
 
 class Worst:
     """The worst delta so far for each row: one that fools the model, then the highest goal."""
 
-    def __init__(self, delta: Tensor, verdict: Verdict) -> None:
-        self.delta, self.goal, self.fooled = delta, verdict.goal, verdict.fooled
+    def __init__(self, delta: Tensor, found: Evaluation) -> None:
+        self.delta, self.goal, self.fooled = delta, found.goal, found.fooled
 
-    def offer(self, rows: Tensor, delta: Tensor, verdict: Verdict) -> None:
+    def offer(self, rows: Tensor, delta: Tensor, found: Evaluation) -> None:
         """Keep each of these deltas, which belong to `rows` [R], if it is worse for the model."""
         fooled = self.fooled[rows]
-        higher = verdict.goal > self.goal[rows]
-        worse = (verdict.fooled & ~fooled) | ((verdict.fooled == fooled) & higher)
-        self.put(rows[worse], delta[worse], verdict.take(worse))
+        higher = found.goal > self.goal[rows]
+        worse = (found.fooled & ~fooled) | ((found.fooled == fooled) & higher)
+        self.put(rows[worse], delta[worse], found.take(worse))
 
-    def put(self, rows: Tensor, delta: Tensor, verdict: Verdict) -> None:
+    def put(self, rows: Tensor, delta: Tensor, found: Evaluation) -> None:
         """Keep these deltas, whatever they are."""
-        self.delta[rows], self.goal[rows], self.fooled[rows] = delta, verdict.goal, verdict.fooled
+        self.delta[rows], self.goal[rows], self.fooled[rows] = delta, found.goal, found.fooled
 
-    def standing(self, rows: Tensor | None = None) -> Tensor:
-        """The rows (of these, or of all) that fool no one yet."""
+    def robust(self, rows: Tensor | None = None) -> Tensor:
+        """The rows, of these or of all, on which no delta fools the model yet."""
         if rows is None:
             return (~self.fooled).nonzero()[:, 0]
         return rows[~self.fooled[rows]]
 
 
-# ----------------------------------------------------------------------
-# The loop of every attack by gradients; its kinds differ in what they make of a gradient.
+@contextmanager
+def frozen(model: Model) -> Iterator[None]:
+    """The model in eval mode and without parameter gradients; afterwards exactly as it was.
 
-State = dict[str, Tensor]
-"""What a run remembers, by name; row r of each tensor belongs to row r of delta."""
-
-
-def default_step_size(eps: float, steps: int) -> float:
-    """A quarter of eps; more where so few steps could not cross the ball, whose width is 2 eps.
-
-    On video classifiers the best step grows about linearly with eps, by 0.23-0.33 eps for eps from
-    1/255 to 8/255. Madry et al. take 2.5 eps / steps.
+    A model that is no module, but a function of clips, is taken as it is.
     """
-    return max(0.25 * eps, 2.5 * eps / max(steps, 1))
-
-
-@dataclass(frozen=True)
-class Ascent(ABC):
-    """Ascent of the goal within the threat, by the gradient.
-
-    Of all deltas seen on the way, none at all among them, each clip keeps the worst: more steps of
-    the same size or more restarts never make the attack weaker.
-
-    Args:
-        steps: gradient steps in a run.
-        restarts: runs, each from another random start.
-        random_start: begin anywhere in the threat rather than at the clean clip.
-        stop_when_fooled: leave a clip alone once it is misclassified, from the clean pass on. The
-            robust accuracy is the same and most of the time is saved; set it False for clips that
-            maximise the goal itself, as training and transfer want.
-        keep_worst: False: the last delta of one run, whatever it does, as training wants it: two
-            forward passes fewer, and rows whose goals depend on each other's deltas stay together.
-    """
-
-    steps: int = 20
-    restarts: int = 1
-    random_start: bool = True
-    stop_when_fooled: bool = True
-    keep_worst: bool = True
-
-    def __post_init__(self) -> None:
-        name = type(self).__name__
-        if self.steps < 1 or self.restarts < 1:
-            raise UserError(f"{name} needs 1 or more steps and restarts, not {self}")
-        if self.restarts > 1 and not self.random_start:
-            raise UserError(f"{name} restarts without random_start would all be the same run")
-        if not self.keep_worst and (self.restarts > 1 or self.stop_when_fooled):
-            raise UserError(
-                f"{name} with keep_worst=false makes one whole run: restarts=1, "
-                "stop_when_fooled=false"
-            )
-
-    @abstractmethod
-    def begin(self, problem: Problem, delta: Tensor) -> State:
-        """What a run remembers, at its start."""
-
-    @abstractmethod
-    def advance(
-        self,
-        problem: Problem,
-        step: int,
-        delta: Tensor,
-        seen: tuple[Verdict, Tensor],
-        state: State,
-    ) -> Tensor:
-        """The next delta after `step` steps, from the verdict and gradient at this one."""
-
-    def __call__(self, problem: Problem) -> Tensor:
-        """The worst delta found for each row, or the last."""
-        if not self.keep_worst:
-            return self._last(problem)
-        clean = problem.zero()
-        worst = Worst(clean, problem.judge(clean))
-        for restart in range(self.restarts):
-            rows = worst.standing() if self.stop_when_fooled else problem.rows
-            if len(rows):
-                self._run(problem.take(rows), restart, rows, worst)
-        return worst.delta
-
-    def _first(self, problem: Problem, restart: int) -> Tensor:
-        """Where a run begins."""
-        start = self.random_start or problem.warm is not None
-        return problem.start(restart) if start else problem.zero()
-
-    def _last(self, problem: Problem) -> Tensor:
-        """Where a run ends."""
-        delta = self._first(problem, 0)
-        state = self.begin(problem, delta)
-        for step in range(self.steps):
-            delta = self.advance(problem, step, delta, problem.differentiate(delta), state)
-        return delta
-
-    def _run(self, part: Problem, restart: int, rows: Tensor, worst: Worst) -> None:
-        """One run for these rows, which shows every delta on its way to `worst`."""
-        delta = self._first(part, restart)
-        state = self.begin(part, delta)
-        for step in range(self.steps):
-            verdict, gradient = part.differentiate(delta)
-            worst.offer(rows, delta, verdict)
-            if self.stop_when_fooled and verdict.fooled.any():
-                right = (~verdict.fooled).nonzero()[:, 0]
-                rows, part, delta = rows[right], part.take(right), delta[right]
-                verdict, gradient = verdict.take(right), gradient[right]
-                state = {name: values[right] for name, values in state.items()}
-                if len(rows) == 0:
-                    return
-            delta = self.advance(part, step, delta, (verdict, gradient), state)
-        worst.offer(rows, delta, part.judge(delta))
+    root = model if isinstance(model, nn.Module) else nn.Identity()
+    modes = [(module, module.training) for module in root.modules()]
+    trainable = [parameter for parameter in root.parameters() if parameter.requires_grad]
+    try:
+        root.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, training in modes:
+            module.training = training
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:

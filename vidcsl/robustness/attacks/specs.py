@@ -1,124 +1,20 @@
-"""Solvers by name, and attacks written as words in a config."""
+"""Attacks as spec strings: `SOLVER[-GOAL][:option=value,...]/THREAT[:option=value,...]`.
+
+For example `pgd/linf`, `apgd-dlr:steps=100/l2:frames=first:1`, `adam/flicker`, `autoattack/linf`,
+`pgd/linf:region=patch:0.1,eps=64+255`, `pgd/linf:universal=cyclic`. Lists are written with `+`.
+Solvers, goals and threats are those registered in SOLVERS, GOALS and THREATS; their options are the
+fields of their dataclasses, with the same names, types and defaults.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from torch import Tensor
-
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.apgd import APGD
-from vidcsl.robustness.attacks.autoattack import AutoAttack
-from vidcsl.robustness.attacks.fab import FAB
 from vidcsl.robustness.attacks.goals import Goal, goal_of
-from vidcsl.robustness.attacks.pgd import FGSM, PGD, Adam, MomentumPGD
-from vidcsl.robustness.attacks.problem import Problem
-from vidcsl.robustness.attacks.square import RandomNoise, RandomSearch, Square
+from vidcsl.robustness.attacks.problem import SOLVERS, Solver
 from vidcsl.robustness.threats import THREATS, Frames, Threat, Universal
-
-# ----------------------------------------------------------------------
-# Solvers by name.
-
-Solver = Callable[[Problem], Tensor]
-
-SOLVERS: dict[str, Callable[..., Solver]] = {
-    "fgsm": FGSM,
-    "pgd": PGD,
-    "mifgsm": MomentumPGD,
-    "apgd": APGD,
-    "adam": Adam,
-    "fab": FAB,
-    "square": Square,
-    "autoattack": AutoAttack,
-    "random_noise": RandomNoise,
-    "random_search": RandomSearch,
-}
-
-
-# ----------------------------------------------------------------------
-# Attacks as words: `SOLVER[-GOAL][:option=value,...]/THREAT[:option=value,...]`.
-#
-# For example `pgd/linf`, `apgd-dlr:steps=100/l2:frames=first:1`, `adam/flicker`, `autoattack/linf`,
-# `pgd/linf:region=patch:0.1,eps=64+255`, `pgd/linf:universal=cyclic`. Lists are written with `+`.
-# Options are the arguments of the solver's and the threat's class.
-
-USUAL_GOALS = {"fab": "margin", "square": "margin"}  # elsewhere cross-entropy
-IN_255 = ("linf", "flicker")  # norms whose budgets are written in 1/255, as pixel values are
-
-
-@dataclass(frozen=True)
-class Run:
-    """One attack at several budgets.
-
-    Args:
-        name: for files and results; other words give another name.
-        words: what the user wrote.
-        threats: by budget as shown ("4/255"), smallest first.
-    """
-
-    name: str
-    words: str
-    solver: Solver
-    goal: Goal
-    threats: dict[str, Threat]
-
-
-def parse_run(
-    words: str,
-    *,
-    budgets: Mapping[str, Sequence[float]],
-    defaults: Mapping[str, Mapping[str, str]],
-) -> Run:
-    """The attack that the words mean.
-
-    Args:
-        words: see this module.
-        budgets: by threat, those used where the words give no `eps`; of "linf" and "flicker" in
-            1/255.
-        defaults: by solver, options used where the words give others or none.
-
-    Raises:
-        UserError: they mean nothing.
-    """
-    solver_words, slash, threat_words = words.strip().partition("/")
-    if not slash:
-        raise UserError(f"attack {words!r}: write SOLVER/THREAT, for example pgd/linf")
-    try:
-        solver, goal = _solver(solver_words, defaults)
-        return Run(_slug(words), words, solver, goal, _threats(threat_words, budgets))
-    except UserError as error:
-        raise UserError(f"attack {words!r}: {error}") from None
-
-
-def _slug(words: str) -> str:
-    return re.sub(r"[^\w.=+-]+", "_", words.strip())
-
-
-def _solver(words: str, defaults: Mapping[str, Mapping[str, str]]) -> tuple[Solver, Goal]:
-    name, _, options = words.partition(":")
-    name, _, goal = name.partition("-")
-    chosen = {**defaults.get(name, {}), **_options(options)}
-    return _build(SOLVERS, name, chosen), goal_of(goal or USUAL_GOALS.get(name, "cross_entropy"))
-
-
-def _threats(words: str, budgets: Mapping[str, Sequence[float]]) -> dict[str, Threat]:
-    name, _, text = words.partition(":")
-    options = _options(text)
-    sizes = _numbers(options.pop("eps")) if "eps" in options else budgets.get(name, [])
-    wrap = UNIVERSAL.get(options.pop("universal", "no"))
-    if wrap is None:
-        raise UserError(f"universal is one of {', '.join(UNIVERSAL)}")
-    unit, suffix = (255, "/255") if name in IN_255 else (1, "")
-    threats = {
-        f"{eps:g}{suffix}": wrap(_build(THREATS, name, {**options, "eps": repr(eps / unit)}))
-        for eps in sorted(set(sizes))
-    }
-    if not threats:
-        _build(THREATS, name, {**options, "eps": "0"})  # an unknown name is the better complaint
-        raise UserError("no budget: give eps=")
-    return threats
-
 
 UNIVERSAL: dict[str, Callable[[Any], Threat]] = {
     "no": lambda ball: ball,
@@ -127,11 +23,79 @@ UNIVERSAL: dict[str, Callable[[Any], Threat]] = {
 }
 
 
+@dataclass(frozen=True)
+class AttackSpec:
+    """One attack at several budgets.
+
+    Args:
+        name: for files and results; another spec has another name.
+        spec: what the user wrote.
+        threats: by budget as shown ("4/255"), smallest first.
+    """
+
+    name: str
+    spec: str
+    solver: Solver
+    goal: Goal
+    threats: dict[str, Threat]
+
+
+def parse_attack(
+    spec: str,
+    *,
+    budgets: Mapping[str, Sequence[float]],
+    defaults: Mapping[str, Mapping[str, str]],
+) -> AttackSpec:
+    """The attack that a spec describes.
+
+    Args:
+        spec: see this module.
+        budgets: by threat, those used where the spec gives no `eps`; of "linf" and "flicker" in
+            1/255.
+        defaults: by solver, options used where the spec gives none.
+
+    Raises:
+        UserError: the spec is not understood.
+    """
+    solver_spec, slash, threat_spec = spec.strip().partition("/")
+    if not slash:
+        raise UserError(f"attack {spec!r}: write SOLVER/THREAT, for example pgd/linf")
+    try:
+        solver_name, _, text = solver_spec.partition(":")
+        solver_name, _, goal_name = solver_name.partition("-")
+        solver = _build(SOLVERS, solver_name, {**defaults.get(solver_name, {}), **_options(text)})
+        goal = goal_of(goal_name or getattr(solver, "default_goal", "cross_entropy"))
+        threat_name, _, text = threat_spec.partition(":")
+        threats = _threats(threat_name, _options(text), budgets.get(threat_name, []))
+    except UserError as error:
+        raise UserError(f"attack {spec!r}: {error}") from None
+    name = re.sub(r"[^\w.=+-]+", "_", spec.strip())
+    return AttackSpec(name, spec, solver, goal, threats)
+
+
+def _threats(name: str, options: dict[str, str], budgets: Sequence[float]) -> dict[str, Threat]:
+    """The threat at each budget."""
+    if "eps" in options:
+        budgets = [_typed("eps", part, float) for part in options.pop("eps").split("+")]
+    universal = UNIVERSAL.get(options.pop("universal", "no"))
+    if universal is None:
+        raise UserError(f"universal is one of {', '.join(UNIVERSAL)}")
+    # An unknown name is a clearer complaint than a missing budget: build once whatever the budgets.
+    in_255 = _build(THREATS, name, {**options, "eps": "0"}).in_255
+    if not budgets:
+        raise UserError("no budget: give eps=")
+    unit, suffix = (255, "/255") if in_255 else (1, "")
+    return {
+        f"{eps:g}{suffix}": universal(_build(THREATS, name, {**options, "eps": repr(eps / unit)}))
+        for eps in sorted(set(budgets))
+    }
+
+
 def _options(text: str) -> dict[str, str]:
     """{"steps": "20", "restarts": "2"} of "steps=20,restarts=2"."""
     options: dict[str, str] = {}
     for pair in filter(None, text.split(",")):
-        key, equals, value = (piece.strip() for piece in pair.partition("="))
+        key, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not value:
             raise UserError(f"{pair!r} is not option=value")
         if key in options:
@@ -140,15 +104,17 @@ def _options(text: str) -> dict[str, str]:
     return options
 
 
-def _build(table: Mapping[str, Callable[..., Any]], name: str, options: Mapping[str, str]) -> Any:
-    """The class of this name, built with the options in the types that it declares."""
-    if name not in table:
-        raise UserError(f"unknown {name!r}; choose from {', '.join(table)}")
-    declared = {field.name: field.type for field in fields(table[name])}  # type: ignore[arg-type]
+def _build(registry: Mapping[str, Callable[..., Any]], name: str, options: dict[str, str]) -> Any:
+    """The class of this name, built with the options in the types of its fields."""
+    if name not in registry:
+        raise UserError(f"unknown {name!r}; choose from {', '.join(registry)}")
+    declared = {field.name: field.type for field in fields(registry[name])}  # type: ignore[arg-type]
     for key in options:
         if key not in declared:
             raise UserError(f"{name} has no option {key}; it has {', '.join(declared)}")
-    return table[name](**{key: _typed(key, text, declared[key]) for key, text in options.items()})
+    return registry[name](
+        **{key: _typed(key, text, declared[key]) for key, text in options.items()}
+    )
 
 
 def _typed(key: str, text: str, kind: Any) -> Any:
@@ -158,11 +124,8 @@ def _typed(key: str, text: str, kind: Any) -> Any:
         raise UserError(f"{key}={text} is of the wrong kind") from None
 
 
-def _numbers(text: str) -> list[float]:
-    return [_typed("eps", part, float) for part in text.split("+")]
-
-
-def _frames(text: str) -> Frames:
+def read_frames(text: str) -> Frames:
+    """(0, 3) of "0+3"; a rule such as "first:2" as it is."""
     parts = text.split("+")
     return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else text
 
@@ -173,5 +136,5 @@ READERS: dict[Any, Callable[[str], Any]] = {
     float | None: float,
     bool: {"true": True, "false": False}.__getitem__,
     str: str,
-    Frames: _frames,
+    Frames: read_frames,
 }

@@ -26,7 +26,7 @@ def fit_universal(
 
     Args:
         model: clips -> logits.
-        batches: what it is fitted on, looked at `solver.steps` times.
+        batches: what it is fitted on, `solver.steps` passes over them.
         threat: which delta is allowed.
         goal: what is maximised, in the mean over a batch.
         solver: its step size is that of the first step.
@@ -39,20 +39,25 @@ def fit_universal(
     with torch.inference_mode(False), torch.no_grad(), frozen(model):
         delta, total = None, solver.steps * len(batches)
         for turn in range(total):
-            sweep, batch = divmod(turn, len(batches))
-            problem = _problem(model, batches[batch], threat, goal, sweep)
+            sweep, number = divmod(turn, len(batches))
+            problem = problem_of(model, batches[number], threat, goal, sweep=sweep)
             if delta is None:
                 delta = problem.start(0) if solver.random_start else problem.zero()
             step = solver.size_of_step(threat.eps) * (1 - turn / total)
-            delta = problem.climb(delta, step, problem.differentiate(delta)[1])
+            _, gradient = problem.differentiate(delta)
+            ascent = threat.steepest_step(problem.clips, delta, gradient, step, problem.mask)
+            delta = problem.project(delta + ascent)
     assert delta is not None
     return delta
 
 
-def _problem(model: nn.Module, batch: Clips, threat: Universal, goal: Goal, sweep: int) -> Problem:
+def problem_of(
+    model: nn.Module, batch: Clips, threat: Universal, goal: Goal, *, sweep: int
+) -> Problem:
+    """A batch as the problem of one pass: each pass has seeds, so cyclic shifts, of its own."""
     seeds = [seed_of(seed, sweep, "universal") for seed in batch.seeds]
-    clips, labels = batch.clips.clone(), batch.labels.clone()
-    return Problem.of(model, threat, goal, clips, labels, seeds=seeds)
+    # Clones, as tensors made in inference mode give no gradient.
+    return Problem.of(model, threat, goal, batch.clips.clone(), batch.labels.clone(), seeds=seeds)
 
 
 @dataclass
@@ -75,16 +80,20 @@ class UniversalAttack:
         self,
         model: nn.Module,
         clips: Tensor,
-        labels: Tensor,  # noqa: ARG002
+        labels: Tensor,
         seeds: Sequence[int],
-        start: Tensor | None = None,  # noqa: ARG002
+        start: Tensor | None = None,
     ) -> Tensor:
-        """The clips with the delta, verified to keep its budget."""
+        """The clips with the delta, verified to keep its budget; labels and start play no part."""
         key = weights_digest(model)
         if key not in self._fitted:
-            batches = list(self.training())
-            options = {"threat": self.threat, "goal": self.goal, "solver": self.solver}
-            self._fitted[key] = fit_universal(model, batches, **options)  # type: ignore[arg-type]
+            self._fitted[key] = fit_universal(
+                model,
+                list(self.training()),
+                threat=self.threat,
+                goal=self.goal,
+                solver=self.solver,
+            )
         delta = self._fitted[key]
         if self.quantise:
             clips = to_levels(clips)

@@ -6,21 +6,20 @@ no part). `mask` says which pixels may change; whoever holds a threat asks for i
 """
 
 from vidcsl.robustness.threats.flicker import Flicker, roughness, thickness
+from vidcsl.robustness.threats.masks import Frames, Probe, check_frames, choose_frames
 from vidcsl.robustness.threats.norms import L1, L2, FrameSparse, Linf
 from vidcsl.robustness.threats.threat import (
     LEVEL,
+    THREATS,
     Ball,
     BudgetExceeded,
-    Frames,
-    Probe,
     Threat,
-    check_frames,
-    choose_frames,
     to_levels,
 )
 from vidcsl.robustness.threats.universal import Universal
 
 __all__ = [
+    "BUDGETS",
     "L1",
     "L2",
     "LEVEL",
@@ -41,10 +40,5 @@ __all__ = [
     "to_levels",
 ]
 
-THREATS: dict[str, type[Ball]] = {
-    "linf": Linf,
-    "l2": L2,
-    "l1": L1,
-    "l21": FrameSparse,
-    "flicker": Flicker,
-}
+BUDGETS = {key: option for key, option in THREATS.options().items() if key != THREATS.key}
+"""The config keys of the budgets, "ATTACK.EPS_LINF" and so on, which stand beside the threats."""

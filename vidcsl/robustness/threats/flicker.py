@@ -6,10 +6,19 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
+from vidcsl.registry import Option
+from vidcsl.robustness.threats.masks import Probe
 from vidcsl.robustness.threats.norms import Linf
-from vidcsl.robustness.threats.threat import BudgetExceeded, Probe, draw, uniform
+from vidcsl.robustness.threats.threat import THREATS, BudgetExceeded, draw, uniform
 
 
+@THREATS.register(
+    "flicker",
+    "one colour offset a frame",
+    EPS_FLICKER=Option(
+        [1.0, 2.0, 4.0, 8.0, 16.0, 32.0], "colour offsets of whole frames, in 1/255"
+    ),
+)
 class Flicker(Linf):
     """Each frame gets one RGB offset of at most eps a channel: delta is `[N, 3, T, 1, 1]`.
 
@@ -37,12 +46,12 @@ class Flicker(Linf):
         noise = draw(uniform, zero.shape, generators).to(clips)
         return self.project(clips, self.eps * (2 * noise - 1), mask)
 
-    def project(self, _clips: Tensor, delta: Tensor, mask: Tensor) -> Tensor:
+    def project(self, clips: Tensor, delta: Tensor, mask: Tensor) -> Tensor:
         """The nearest allowed offsets."""
         return torch.where(mask, delta.clamp(-self.eps, self.eps), 0.0)
 
     def pull_back(
-        self, clips: Tensor, delta: Tensor, gradient: Tensor, _seeds: Sequence[int]
+        self, clips: Tensor, delta: Tensor, gradient: Tensor, seeds: Sequence[int]
     ) -> Tensor:
         """An offset moves all pixels of its frame but those that the box holds."""
         moved = clips + delta

@@ -1,4 +1,4 @@
-"""Linf, L2, L1 and frame-sparse balls."""
+"""The balls of the Linf, L2, L1 and frame-sparse norms, and the nearest points of these balls."""
 
 import math
 from collections.abc import Sequence
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
+from vidcsl.registry import Option
 from vidcsl.robustness.threats.threat import (
     LEVEL,
+    THREATS,
     Ball,
     draw,
     draw_levels,
@@ -18,7 +20,6 @@ from vidcsl.robustness.threats.threat import (
     uniform,
 )
 
-# ----------------------------------------------------------------------
 # Nearest points of norm balls within a box, row by row, on `[G, n]` tensors.
 #
 # All boxes hold zero. Each problem comes down to one number a row, the root of a monotone and
@@ -118,12 +119,17 @@ def _norm(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=1, keepdim=True)
 
 
-# ----------------------------------------------------------------------
-# The balls of the Linf and the Euclidean norm.
-
-
+@THREATS.register(
+    "linf",
+    "the largest change of a pixel value",
+    EPS_LINF=Option(
+        [0.1, 0.25, 0.5, 0.75, 1.0, 2.0, 4.0, 8.0], "Linf budgets, in 1/255 of the pixel range"
+    ),
+)
 class Linf(Ball):
     """No pixel value may change by more than eps (in [0, 1]: 8/255, not 8)."""
+
+    in_255 = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,7 +148,7 @@ class Linf(Ball):
         return only(mask, torch.minimum(torch.maximum(delta, -clips), 1 - clips))
 
     def steepest_step(
-        self, _clips: Tensor, _delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
+        self, clips: Tensor, delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
     ) -> Tensor:
         """The sign of the gradient."""
         return only(mask, step * gradient.sign())
@@ -161,6 +167,13 @@ class Linf(Ball):
         return 2 * torch.finfo(delta.dtype).eps
 
 
+@THREATS.register(
+    "l2",
+    "the Euclidean norm over the clip",
+    EPS_L2=Option(
+        [0.1, 0.25, 0.5, 1.0, 2.0, 4.0], "L2 budgets over the whole clip, pixels in [0, 1]"
+    ),
+)
 class L2(Ball):
     """The Euclidean norm of a clip's perturbation, over all its frames, may not exceed eps."""
 
@@ -178,7 +191,7 @@ class L2(Ball):
         return self.ungrouped(nearest_in_l2(point, low, high, self.eps), delta)
 
     def steepest_step(
-        self, _clips: Tensor, _delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
+        self, clips: Tensor, delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
     ) -> Tensor:
         """The direction of the gradient; a zero gradient gives no step."""
         rows = self.grouped(only(mask, gradient))
@@ -197,10 +210,13 @@ class L2(Ball):
         return torch.finfo(delta.dtype).eps * math.sqrt(delta[:1].numel()) + 1e-5 * self.eps
 
 
-# ----------------------------------------------------------------------
-# Balls whose steepest steps change few numbers: L1 (few pixels), l_{2,1} (few frames).
-
-
+@THREATS.register(
+    "l1",
+    "the sum of all changes of the clip",
+    EPS_L1=Option(
+        [1.0, 3.0, 10.0, 30.0, 100.0], "L1 budgets over the whole clip, pixels in [0, 1]"
+    ),
+)
 class L1(Ball):
     """The sum of all changes of a clip may not exceed eps."""
 
@@ -247,6 +263,13 @@ class L1(Ball):
         return torch.finfo(delta.dtype).eps * changed + 1e-5 * self.eps
 
 
+@THREATS.register(
+    "l21",
+    "the sum of the frames' L2 norms: few frames change",
+    EPS_L21=Option(
+        [0.25, 0.5, 1.0, 2.0, 4.0], "frame-sparse budgets: sums of the frames' L2 norms"
+    ),
+)
 class FrameSparse(Ball):
     """The Euclidean norms of a clip's frames may not sum to more than eps: few frames change.
 
@@ -268,7 +291,9 @@ class FrameSparse(Ball):
         """Random directions, eps shared among the frames at random, cut to the box."""
         directions = only(mask, draw(normal, clips.shape, generators).to(clips))
         shape = (len(clips), 1, clips.shape[2], 1, 1)
-        shares = only(self._alive(directions), -draw(uniform, shape, generators).to(clips).log())
+        shares = only(
+            self._norms(directions) > 0, -draw(uniform, shape, generators).to(clips).log()
+        )
         total = shares.sum(dim=2, keepdim=True).clamp_min(torch.finfo(clips.dtype).tiny)
         return self.project(clips, self.eps * shares / total * self._unit(directions), mask)
 
@@ -289,7 +314,7 @@ class FrameSparse(Ball):
         return boxed * (kept / norms.clamp_min(tiny))
 
     def steepest_step(
-        self, _clips: Tensor, _delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
+        self, clips: Tensor, delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
     ) -> Tensor:
         """The gradient's direction in the one frame where the gradient is largest."""
         gradient = only(mask, gradient)
@@ -313,6 +338,3 @@ class FrameSparse(Ball):
 
     def _unit(self, delta: Tensor) -> Tensor:
         return delta / self._norms(delta).clamp_min(torch.finfo(delta.dtype).tiny)
-
-    def _alive(self, delta: Tensor) -> Tensor:
-        return self._norms(delta) > 0

@@ -1,7 +1,9 @@
-"""What every threat shares: which frames and pixels may change, and the ball."""
+"""What a threat is, and what the balls of all norms share: mask, box, rounding, the final check.
+
+A threat says which perturbations of a clip are allowed, apart from what they achieve.
+"""
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,26 +13,28 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.seeding import torch_generator
+from vidcsl.registry import Registry
+from vidcsl.robustness.threats.masks import (
+    Frames,
+    Probe,
+    check_frames,
+    check_region,
+    choose_frames,
+    choose_region,
+    needs_model,
+    search_frames,
+)
 
-# ----------------------------------------------------------------------
-# What a threat is: which perturbations of a clip are allowed, apart from what they achieve.
+LEVEL = 1 / 255  # one step of an 8-bit pixel
+Fill = Callable[[Tensor, torch.Generator], object]
 
-Frames = str | Sequence[int]
+THREATS: Registry[type["Ball"]] = Registry(
+    "ATTACK.RUNS", default="linf", meaning="which perturbations are allowed"
+)
 
 
 class BudgetExceeded(AssertionError):
     """A perturbation left its threat: an error in an attack, never in its use."""
-
-
-class Probe(Protocol):
-    """How a threat may ask the attacked model which frames matter most."""
-
-    def goal_at(self, clips: Tensor) -> Tensor:
-        """What the attack maximises, [N], at these clips."""
-
-    def gradient_at(self, clips: Tensor) -> Tensor:
-        """Its gradient, with the shape of the clips."""
 
 
 class Threat(Protocol):
@@ -87,210 +91,6 @@ class Threat(Protocol):
         """Raise BudgetExceeded unless every adversarial clip is allowed, but for float rounding."""
 
 
-# ----------------------------------------------------------------------
-# Which frames of a clip may change.
-
-Change = Callable[[Tensor, Tensor], Tensor]
-"""`(gradient [N, 3, T, H, W], frames [N, T]) -> delta`: the strongest single step in them."""
-
-
-def choose_frames(spec: Frames, num_frames: int, seeds: Sequence[int]) -> Tensor:
-    """The frames that may change in each clip, where no model is needed to choose them.
-
-    Args:
-        spec: "all", "first:k", "random:k" (k different frames, drawn for each clip), or indices.
-        num_frames: T.
-        seeds: one a clip; row i depends on `seeds[i]` alone.
-
-    Returns:
-        Bool `[N, T]`, on the CPU.
-
-    Raises:
-        UserError: a frame that a clip of this length does not have.
-    """
-    check_frames(spec, num_frames)
-    if spec == "all":
-        return torch.ones(len(seeds), num_frames, dtype=torch.bool)
-    if isinstance(spec, str):
-        name, k = split(spec)
-        rule = FRAME_RULES[name]
-    else:
-        k, rule = len(spec), lambda *_: torch.tensor(list(spec))
-    chosen = torch.zeros(len(seeds), num_frames, dtype=torch.bool)
-    for row, seed in zip(chosen, seeds, strict=True):
-        row[rule(k, num_frames, seed)] = True
-    return chosen
-
-
-def search_frames(spec: str, clips: Tensor, probe: Probe, change: Change) -> Tensor:
-    """The frames that may change in each clip, by what the model makes of them.
-
-    Args:
-        spec: "saliency:k" or "greedy:k".
-        clips: `[N, 3, T, H, W]`.
-        probe: the attacked model and goal.
-        change: the strongest single step within given frames.
-
-    Returns:
-        Bool `[N, T]`, on the clips' device.
-    """
-    name, k = split(spec)
-    return FRAME_SEARCHES[name](k, clips, probe, change)
-
-
-def split(spec: str) -> tuple[str, int]:
-    """("random", 3) of "random:3"."""
-    name, _, k = spec.partition(":")
-    return name, int(k)
-
-
-def needs_model(spec: Frames) -> bool:
-    """Whether only the attacked model can choose these frames."""
-    return isinstance(spec, str) and spec.partition(":")[0] in FRAME_SEARCHES
-
-
-def check_frames(spec: Frames, num_frames: int | None = None) -> None:
-    """Raise UserError unless `spec` means something (and fits a clip of this length)."""
-    if isinstance(spec, str):
-        rules = [*FRAME_RULES, *FRAME_SEARCHES]
-        if not re.fullmatch(rf"all|({'|'.join(rules)}):[1-9]\d*", spec):
-            known = ", ".join(f"{rule}:k" for rule in rules)
-            raise UserError(f"unknown frames {spec!r}: use all, {known} or indices")
-        needed = 0 if spec == "all" else split(spec)[1]
-    else:
-        if not spec or min(spec) < 0:
-            raise UserError(f"frames {spec!r} must hold one or more indices from 0")
-        needed = max(spec) + 1
-    if num_frames is not None and needed > num_frames:
-        raise UserError(f"frames {spec!r} do not fit a clip of {num_frames} frames")
-
-
-def _first(k: int, _num_frames: int, _seed: int) -> Tensor:
-    return torch.arange(k)
-
-
-def _random(k: int, num_frames: int, seed: int) -> Tensor:
-    return torch.randperm(num_frames, generator=torch_generator(seed, "attacked frames"))[:k]
-
-
-def _saliency(k: int, clips: Tensor, probe: Probe, _change: Change) -> Tensor:
-    """Frames whose pixels the goal feels most, by the gradient at the clean clip.
-
-    After Inkawhich et al. 2018, who perturb the frames of a video in the order of their saliency.
-    """
-    felt = probe.gradient_at(clips).abs().sum(dim=(1, 3, 4))  # [N, T]
-    return torch.zeros_like(felt, dtype=torch.bool).scatter(1, felt.topk(k, dim=1).indices, True)
-
-
-def _greedy(k: int, clips: Tensor, probe: Probe, change: Change) -> Tensor:
-    """One frame after the other, each time that which a single step in it raises the goal most."""
-    num_frames = clips.shape[2]
-    chosen = torch.zeros(len(clips), num_frames, dtype=torch.bool, device=clips.device)
-    delta = torch.zeros_like(clips)
-    for _ in range(k):
-        gradient = probe.gradient_at((clips + delta).clamp(0, 1))
-        goals = torch.full_like(chosen, -torch.inf, dtype=clips.dtype)
-        for frame in range(num_frames):
-            trial = chosen.clone()
-            trial[:, frame] = True
-            goals[:, frame] = probe.goal_at((clips + change(gradient, trial)).clamp(0, 1))
-        best = goals.masked_fill(chosen, -torch.inf).argmax(dim=1, keepdim=True)
-        chosen.scatter_(1, best, True)
-        delta = change(gradient, chosen)
-    return chosen
-
-
-FRAME_RULES: dict[str, Callable[[int, int, int], Tensor]] = {"first": _first, "random": _random}
-FRAME_SEARCHES: dict[str, Callable[[int, Tensor, Probe, Change], Tensor]] = {
-    "saliency": _saliency,
-    "greedy": _greedy,
-}
-
-
-# ----------------------------------------------------------------------
-# Which part of each frame may change: a patch, a patch that moves, a border.
-
-
-def choose_region(spec: str, size: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """The pixels that may change in each frame of each clip.
-
-    Args:
-        spec: "all", or "patch:r" (a square of r of a frame's area, at a place drawn for each clip),
-            "moving_patch:r" (it glides from one such place to another), "border:r".
-        size: (T, H, W).
-        seeds: one a clip; row i depends on `seeds[i]` alone.
-
-    Returns:
-        Bool `[N, 1, T, H, W]`, or `[N, 1, 1, 1, 1]` for "all", on the CPU.
-    """
-    check_region(spec)
-    if spec == "all":
-        return torch.ones(len(seeds), 1, 1, 1, 1, dtype=torch.bool)
-    name, _, ratio = spec.partition(":")
-    masks = torch.zeros(len(seeds), *size, dtype=torch.bool)
-    for mask, seed in zip(masks, seeds, strict=True):
-        REGIONS[name](mask, float(ratio), torch_generator(seed, "attacked region"))
-    return masks[:, None]
-
-
-def check_region(spec: str) -> None:
-    """Raise UserError unless `spec` means something."""
-    names = "|".join(REGIONS)
-    found = re.fullmatch(rf"(?:{names}):(\d*\.?\d+)", spec)
-    if spec != "all" and not (found and 0 < float(found.group(1)) < 1):
-        known = ", ".join(f"{name}:r" for name in REGIONS)
-        raise UserError(f"unknown region {spec!r}: use all, {known}, r a share of the frame's area")
-
-
-def _patch(mask: Tensor, ratio: float, generator: torch.Generator) -> None:
-    """One square on the same place in all frames."""
-    place = torch.rand(2, generator=generator)
-    _squares(mask, ratio, place.expand(len(mask), 2))
-
-
-def _moving_patch(mask: Tensor, ratio: float, generator: torch.Generator) -> None:
-    """One square that moves in a straight line at even speed."""
-    begin, end = torch.rand(2, 2, generator=generator)
-    _squares(mask, ratio, begin + torch.linspace(0, 1, len(mask))[:, None] * (end - begin))
-
-
-def _squares(mask: Tensor, ratio: float, places: Tensor) -> None:
-    """Set a square in each frame; places [T, 2] in [0, 1] are shares of the free way."""
-    frame = torch.tensor(mask.shape[1:])
-    side = (ratio * frame.prod()).sqrt().round().long().clamp(min=1)
-    height, width = torch.minimum(side, frame).tolist()
-    free = frame - torch.tensor([height, width])
-    for image, (top, left) in zip(mask, (places * free).round().long().tolist(), strict=True):
-        image[top : top + height, left : left + width] = True
-
-
-def _border(mask: Tensor, ratio: float, _generator: torch.Generator) -> None:
-    """A frame of even width around every frame, whose area comes nearest to the ratio."""
-    _, height, width = mask.shape
-    widths = range(1, min(height, width) // 2 + 1)
-
-    def area(border: int) -> float:
-        return 1 - (height - 2 * border) * (width - 2 * border) / (height * width)
-
-    border = min(widths, key=lambda border: abs(area(border) - ratio))
-    mask[:] = True
-    mask[:, border : height - border, border : width - border] = False
-
-
-REGIONS: dict[str, Callable[[Tensor, float, torch.Generator], None]] = {
-    "patch": _patch,
-    "moving_patch": _moving_patch,
-    "border": _border,
-}
-
-
-# ----------------------------------------------------------------------
-# What the balls of every norm share: which pixels may change, the box, rounding, the check.
-
-LEVEL = 1 / 255  # one step of an 8-bit pixel
-Fill = Callable[[Tensor, torch.Generator], object]
-
-
 @dataclass(frozen=True)
 class Ball(ABC):
     """Perturbations of bounded norm, in chosen frames and a chosen part of each frame.
@@ -307,7 +107,8 @@ class Ball(ABC):
     region: str = "all"
     over: str = "clip"
 
-    shared = False
+    shared = False  # a delta of its own for each clip, see `Threat.shared`
+    in_255 = False  # whether a config gives eps in 1/255, as pixel values are given
 
     def __post_init__(self) -> None:
         if not (self.eps >= 0 and math.isfinite(self.eps)):
@@ -351,39 +152,36 @@ class Ball(ABC):
             check_frames(self.frames, clips.shape[2])
             if probe is None:
                 raise UserError(f"frames {self.frames!r} are chosen by a model: attack one")
-            frames = self._searched(clips, region, probe)
+
+            def change(gradient: Tensor, frames: Tensor) -> Tensor:
+                mask = frames[:, None, :, None, None] & region
+                nothing = torch.zeros_like(clips)
+                step = self.steepest_step(clips, nothing, gradient, self.eps, mask)
+                return self.project(clips, step, mask)
+
+            frames = search_frames(str(self.frames), clips, probe, change)
         else:
             frames = choose_frames(self.frames, clips.shape[2], seeds).to(clips.device)
         return frames[:, None, :, None, None] & region
-
-    def _searched(self, clips: Tensor, region: Tensor, probe: Probe) -> Tensor:
-        nothing = torch.zeros_like(clips)
-
-        def change(gradient: Tensor, frames: Tensor) -> Tensor:
-            mask = frames[:, None, :, None, None] & region
-            step = self.steepest_step(clips, nothing, gradient, self.eps, mask)
-            return self.project(clips, step, mask)
-
-        return search_frames(str(self.frames), clips, probe, change)
 
     def zero(self, clips: Tensor) -> Tensor:
         """The delta that changes nothing."""
         return torch.zeros_like(clips)
 
-    def perturb(self, clips: Tensor, delta: Tensor, _seeds: Sequence[int]) -> Tensor:
+    def perturb(self, clips: Tensor, delta: Tensor, seeds: Sequence[int]) -> Tensor:
         """The perturbed clips; the clamp takes off what the addition's rounding put on."""
         return (clips + delta).clamp(0, 1)
 
     def pull_back(
-        self, _clips: Tensor, _delta: Tensor, gradient: Tensor, _seeds: Sequence[int]
+        self, clips: Tensor, delta: Tensor, gradient: Tensor, seeds: Sequence[int]
     ) -> Tensor:
         """The gradient itself: a delta is a change of every pixel."""
         return gradient
 
     def quantise(self, delta: Tensor) -> Tensor:
-        """The largest share of delta whose rounding to whole 1/255 keeps the budget.
+        """The largest fraction of delta whose rounding to whole 1/255 keeps the budget.
 
-        Every rounded value grows with the share, and with it the norm: so the share is bisected.
+        Every rounded value grows with the fraction, and so does the norm: bisection finds it.
         """
         whole = self._keeps_budget(to_levels(delta))
         low = torch.zeros(len(delta), dtype=delta.dtype, device=delta.device)
@@ -392,8 +190,7 @@ class Ball(ABC):
             middle = (low + high) / 2
             fits = self._keeps_budget(to_levels(_rows(middle, delta) * delta))
             low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-        share = torch.where(whole, 1.0, low)
-        return to_levels(_rows(share, delta) * delta)
+        return to_levels(_rows(torch.where(whole, 1.0, low), delta) * delta)
 
     def _keeps_budget(self, delta: Tensor) -> Tensor:
         sizes = self.size(delta).view(len(delta), -1)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.threats.threat import Ball, Frames, Probe
+from vidcsl.robustness.threats.masks import Frames, Probe
+from vidcsl.robustness.threats.threat import Ball
 from vidcsl.seeding import seed_of
 
 

@@ -1,12 +1,13 @@
 import multiprocessing
 import threading
 import time
+from functools import partial
 
 from torch.utils.data import DataLoader, Dataset
 
 from tests.processes import run_in_processes
 from vidcsl.data.dataset import time_limit
-from vidcsl.data.loader import _begin
+from vidcsl.data.loader import write_stacks_at_signal
 from vidcsl.training.monitor import EXIT_CODE, Watchdog
 
 
@@ -36,12 +37,12 @@ class Stuck(Dataset):
         time.sleep(1.5)
 
 
-def test_stacks_of_this_process_and_of_its_workers(tmp_path, capsys):
+def test_a_hang_dumps_the_stacks_of_the_process_and_of_its_workers(tmp_path, capsys):
     path = tmp_path / "hangs" / "rank0.txt"
     pids = []
     with Watchdog(0.5, path=path, workers=lambda: pids) as dog:
         loader = DataLoader(
-            Stuck(), num_workers=1, worker_init_fn=lambda worker: _begin(worker, stacks=path)
+            Stuck(), num_workers=1, worker_init_fn=partial(write_stacks_at_signal, path=path)
         )
         others = set(multiprocessing.active_children())
         for batch in loader:
@@ -50,18 +51,18 @@ def test_stacks_of_this_process_and_of_its_workers(tmp_path, capsys):
             assert len(batch) == 1
     text = path.read_text()
     assert text.count("no step ended for 0.5 s") == 1  # once a hang
-    assert "test_stacks_of_this_process_and_of_its_workers" in text
+    assert "test_a_hang_dumps_the_stacks_of_the_process_and_of_its_workers" in text
     assert text.index(f"worker {pids[0]}:") < text.index("ponder_a_video")
     assert "(LOG.HANG_SECONDS), the run waits on" in capsys.readouterr().err
 
 
-def test_workers_that_are_forked_meanwhile_can_limit_their_own_time(tmp_path):
+def test_workers_forked_under_a_watchdog_can_limit_their_own_time(tmp_path):
     with Watchdog(100, path=tmp_path / "rank0.txt"):
         loader = DataLoader(Limited(), num_workers=1, timeout=30, multiprocessing_context="fork")
         assert [batch.item() for batch in loader] == [0, 1]
 
 
-def test_no_trace_where_nothing_hangs(tmp_path):
+def test_a_run_that_does_not_hang_leaves_no_file(tmp_path):
     path = tmp_path / "rank0.txt"
     with Watchdog(5, path=path) as dog:
         dog.beat()
@@ -75,7 +76,7 @@ def hang(path):
         threading.Event().wait()
 
 
-def test_a_run_that_hangs_ends_if_asked(tmp_path, capfd):
+def test_a_run_that_hangs_ends_if_configured(tmp_path, capfd):
     path = tmp_path / "rank0.txt"
     process = multiprocessing.get_context("fork").Process(target=hang, args=(path,))
     process.start()
@@ -83,8 +84,8 @@ def test_a_run_that_hangs_ends_if_asked(tmp_path, capfd):
     assert process.exitcode == EXIT_CODE
     (line,) = capfd.readouterr().err.splitlines()
     assert line == (
-        "vidcsl: error: no step ended for 0.2 s (LOG.HANG_SECONDS), the run ends; what its "
-        f"processes were doing is in {path}"
+        "vidcsl: error: no step ended for 0.2 s (LOG.HANG_SECONDS), the run ends; the stacks "
+        f"of its processes are in {path}"
     )
     assert "in hang" in path.read_text()
 
@@ -100,7 +101,7 @@ def ponder_alone():
     time.sleep(2)
 
 
-def test_where_one_process_hangs_all_say_what_they_do(tmp_path):
+def test_when_one_process_hangs_all_dump_their_stacks(tmp_path):
     run_in_processes(wait_for_the_other, 2, tmp_path)
     waits, hangs = ((tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1))
     assert "in barrier" in waits

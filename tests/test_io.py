@@ -1,13 +1,27 @@
 import io
 import json
+import subprocess
+import sys
 import time
 
+import pytest
+import torch
 from rich.console import Console
 
-from vidcsl.io import Bar, Log, Meter
+from vidcsl.errors import UserError
+from vidcsl.io import (
+    Bar,
+    Log,
+    Meter,
+    load_arrays,
+    replacing,
+    save_arrays,
+    stored_key,
+    write_atomically,
+)
 
 
-def test_log_lines(tmp_path):
+def test_the_log_appends_one_json_object_per_line(tmp_path):
     log = Log(tmp_path / "log.jsonl")
     log.write("train", step=3, loss=1.5)
     log.close()
@@ -19,7 +33,7 @@ def test_log_lines(tmp_path):
     Log(None).write("train", loss=1.0)  # processes other than the main one write nothing
 
 
-def test_meter_tells_waiting_from_working():
+def test_the_meter_tells_waiting_from_working():
     meter = Meter()
 
     def slow():
@@ -36,7 +50,7 @@ def test_meter_tells_waiting_from_working():
     assert meter.rates()["data_wait"] == 0
 
 
-def test_plain_lines_where_there_is_no_terminal(capsys):
+def test_without_a_terminal_the_bar_prints_plain_lines(capsys):
     bar = Bar("work", total=3, interval=0.0)
     for _ in range(3):
         bar.advance(1, loss="1.25")
@@ -48,7 +62,7 @@ def test_plain_lines_where_there_is_no_terminal(capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_live_view_on_a_terminal(capsys):
+def test_on_a_terminal_the_notes_stand_below_the_bar(capsys):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)
     bar = Bar("work", total=3, console=console)
@@ -62,3 +76,36 @@ def test_a_live_view_on_a_terminal(capsys):
     assert "1.20" in rows[2]
     assert "3%" in rows[2]
     assert capsys.readouterr().err == ""
+
+
+def test_files_folders_and_jobs_are_imported_without_torch():
+    modules = "vidcsl.io, vidcsl.run_folder, vidcsl.launch, vidcsl.seeding"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "results.json"
+    write_atomically(path, "old")
+
+    def write_half():
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_arrays_come_back_and_damage_is_reported(tmp_path):
+    path = tmp_path / "arrays.npz"
+    save_arrays(path, {"key": "abc", "values": torch.arange(3)}, compressed=True)
+    (values,) = load_arrays(path, ["values"])
+    assert values.tolist() == [0, 1, 2]
+    assert stored_key(path) == "abc"
+    path.write_bytes(path.read_bytes()[:50])
+    assert stored_key(path) == ""
+    with pytest.raises(UserError, match="is damaged"):
+        load_arrays(path, ["values"])

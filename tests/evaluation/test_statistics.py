@@ -1,16 +1,79 @@
+import math
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from vidcsl.studies.analysis import (
-    Paired,
+from vidcsl.evaluation.statistics import (
+    PairedOutcomes,
     VideoOutcomes,
     adjusted,
-    compare,
+    bootstrap_interval,
+    bootstrap_means,
     gap_closed,
     gap_interval,
     paired_p,
+    quantile_interval,
+    wilson_interval,
 )
+
+
+@given(st.integers(1, 5000), st.floats(0, 1))
+def test_wilson_ends_are_the_accuracies_that_a_score_test_just_accepts(count, part):
+    right = round(part * count)
+    accuracy = right / count
+    low, high = wilson_interval(right, count)
+    assert 0 <= low <= accuracy + 1e-12
+    assert accuracy - 1e-12 <= high <= 1
+    for end in (low, high):
+        distance = abs(accuracy - end)
+        assert distance == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), abs=1e-7)
+    mirrored = wilson_interval(count - right, count)
+    assert mirrored == (pytest.approx(1 - high), pytest.approx(1 - low))
+
+
+def test_wilson_intervals_by_reference():
+    assert wilson_interval(10, 20) == pytest.approx((0.2993, 0.7007), abs=1e-4)
+    assert wilson_interval(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    narrow = wilson_interval(10, 20, level=0.5)
+    assert 0.2993 < narrow[0] < narrow[1] < 0.7007
+
+
+def test_the_middle_of_draws_leaves_out_both_ends():
+    assert quantile_interval(np.arange(1001), level=0.9) == pytest.approx((50, 950))
+
+
+def test_figures_of_the_same_videos_share_their_draws():
+    clean = np.arange(60) < 30
+    means = bootstrap_means({"clean": clean, "half": clean / 2, "rest": ~clean}, draws=300)
+    assert means["half"] == pytest.approx(means["clean"] / 2)
+    assert means["rest"] == pytest.approx(1 - means["clean"])
+    assert means["clean"].std() == pytest.approx((0.25 / 60) ** 0.5, rel=0.15)
+    again = bootstrap_means({"clean": clean}, draws=300)
+    assert (again["clean"] == means["clean"]).all()
+
+
+def test_the_bootstrap_agrees_with_the_binomial():
+    right = torch.arange(400) < 100
+    low, high = bootstrap_interval(right)
+    spread = 1.96 * (0.25 * 0.75 / 400) ** 0.5
+    assert low == pytest.approx(0.25 - spread, abs=0.004)
+    assert high == pytest.approx(0.25 + spread, abs=0.004)
+    assert bootstrap_interval(right) == (low, high)  # the seed's, not the machine's
+    values = torch.rand(400, generator=torch.Generator().manual_seed(0))
+    assert bootstrap_interval(values, seed=0) != bootstrap_interval(values, seed=1)
+
+
+def test_clips_of_a_video_stand_and_fall_together():
+    videos = torch.rand(50, generator=torch.Generator().manual_seed(0)).round()
+    as_clips = videos.repeat_interleave(10)
+    wide, narrow = bootstrap_interval(videos), bootstrap_interval(as_clips)
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
+    assert bootstrap_interval(torch.ones(9)) == (1, 1)
 
 
 def outcomes(right, *, list_id="list", condition="clean"):
@@ -53,8 +116,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
             name: {0: outcomes(drawn((trial, i), share, 150))}
             for i, (name, share) in enumerate({"one": 0.6, "other": 0.5}.items())
         }
-        paired = Paired(arms, condition="clean")
-        found = compare(paired, "one", "other", paired.draws(count=400))
+        paired = PairedOutcomes(arms, condition="clean")
+        found = paired.compare("one", "other", paired.draws(count=400))
         inside += found.interval[0] <= 0.1 <= found.interval[1]
     assert 0.9 <= inside / 120 <= 1
 
@@ -62,21 +125,21 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 def test_only_seeds_and_videos_that_both_have_are_paired():
     one = {s: outcomes(drawn(s, 0.5, 20)) for s in (0, 1, 2)}
     other = {1: one[1], 2: outcomes(one[2].right["clean"], list_id="another"), 3: one[0]}
-    paired = Paired({"one": one, "other": other}, condition="clean")
+    paired = PairedOutcomes({"one": one, "other": other}, condition="clean")
     assert paired.seeds == [1]
-    found = compare(paired, "one", "other", paired.draws())
+    found = paired.compare("one", "other", paired.draws())
     assert (found.difference, found.p, found.better, found.worse) == (0, 1, 0, 0)
 
 
 def test_only_seeds_that_have_the_condition_are_paired():
     one = {0: outcomes([1, 0]), 1: outcomes([1, 0], condition="1/255")}
-    assert Paired({"one": one, "other": one}, condition="1/255").seeds == [1]
+    assert PairedOutcomes({"one": one, "other": one}, condition="1/255").seeds == [1]
 
 
 def test_seeds_are_drawn_as_videos_are():
     # Every seed is all right or all wrong: only the choice of seeds moves the mean.
     right = {seed: outcomes(np.full(9, seed % 2)) for seed in range(4)}
-    drawn_means = Paired({"one": right}, condition="clean").draws()["one"]
+    drawn_means = PairedOutcomes({"one": right}, condition="clean").draws()["one"]
     assert set(drawn_means.round(6)) == {0, 0.25, 0.5, 0.75, 1}
     assert drawn_means.std() == pytest.approx(0.25, abs=0.01)  # of 4 fair coins
 
@@ -84,25 +147,27 @@ def test_seeds_are_drawn_as_videos_are():
 def test_videos_of_different_lists_are_different_videos():
     one = {seed: outcomes([1, 1, 0], list_id=f"list {seed}") for seed in range(2)}
     other = {seed: outcomes([0, 1, 0], list_id=f"list {seed}") for seed in range(2)}
-    paired = Paired({"one": one, "other": other}, condition="clean")
-    assert compare(paired, "one", "other", paired.draws()).videos == 6
+    paired = PairedOutcomes({"one": one, "other": other}, condition="clean")
+    assert paired.compare("one", "other", paired.draws()).videos == 6
     assert paired.by_video("one").tolist() == [1, 1, 0] * 2
 
 
 def test_seeds_on_one_list_are_not_more_videos():
     right, wrong = np.ones(30, bool), np.arange(30) < 20
-    paired = Paired(
+    paired = PairedOutcomes(
         {
             "one": dict.fromkeys(range(4), outcomes(right)),
             "other": dict.fromkeys(range(4), outcomes(wrong)),
         },
         condition="clean",
     )
-    found = compare(paired, "one", "other", paired.draws())
+    found = paired.compare("one", "other", paired.draws())
     assert (found.videos, found.better, found.worse) == (30, 40, 0)
     assert found.p == pytest.approx(2 * 0.5**10)
-    single = Paired({"one": {0: outcomes(right)}, "other": {0: outcomes(wrong)}}, condition="clean")
-    width = np.ptp(compare(single, "one", "other", single.draws()).interval)
+    single = PairedOutcomes(
+        {"one": {0: outcomes(right)}, "other": {0: outcomes(wrong)}}, condition="clean"
+    )
+    width = np.ptp(single.compare("one", "other", single.draws()).interval)
     assert np.ptp(found.interval) == pytest.approx(width, abs=0.04)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vidcsl.training.optimisation import build_optimiser, cosine_lr, scaled_lr, set_lr
+from vidcsl.errors import Diverged
+from vidcsl.training.optimisation import Guard, build_optimiser, cosine_lr, scaled_lr, set_lr
 
 
 def test_schedule_rises_linearly_then_falls_along_a_cosine():
@@ -15,7 +16,7 @@ def test_schedule_rises_linearly_then_falls_along_a_cosine():
     assert cosine_lr(0, peak=1.0, warmup_steps=0, total_steps=5) == 1.0
 
 
-def test_scaling_rule():
+def test_the_rate_is_scaled_with_the_batch():
     assert scaled_lr(0.1, batch=512, reference_batch=256) == pytest.approx(0.2)
     assert scaled_lr(0.1, batch=512, reference_batch=0) == 0.1
 
@@ -51,3 +52,23 @@ def test_sgd_is_plain_momentum():
         weight.sum().backward()
         optimiser.step()
     assert weight.item() == pytest.approx(1 - 0.1 - 0.15)
+
+
+def test_a_spike_is_detected_against_the_losses_before():
+    guard = Guard(spike=5.0)
+    generator = torch.Generator().manual_seed(0)
+    for value in (4 + 0.1 * torch.randn(60, generator=generator)).tolist():
+        guard.check(value)
+    guard.check(4.3)
+    fresh = Guard(spike=5.0)
+    fresh.load_state_dict(guard.state_dict())
+    for each in (guard, fresh):
+        with pytest.raises(Diverged, match="jumped to 5"):
+            each.check(5.0)
+    Guard(spike=5.0).check(1e9)  # nothing to hold it against yet
+    steady = Guard(spike=5.0)
+    for _ in range(50):
+        steady.check(2.0)
+    steady.check(2.05)
+    with pytest.raises(Diverged):
+        steady.check(2.5)

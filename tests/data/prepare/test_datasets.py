@@ -1,18 +1,20 @@
+import json
 import shutil
-from functools import partial
 
 import pytest
 
 from tests.data.made_videos import SHARED as DATA
 from vidcsl.data.lists import Row, read_list, read_rows
-from vidcsl.data.prepare import datasets as hmdb51
-from vidcsl.data.prepare import datasets as official
-from vidcsl.data.prepare import datasets as ucf101
+from vidcsl.data.prepare.datasets import (
+    prepare_hmdb51,
+    prepare_kinetics,
+    prepare_ssv2,
+    prepare_ucf101,
+    source_of,
+)
 from vidcsl.data.prepare.lists import locate
 from vidcsl.errors import UserError
 
-prepare_ucf101 = partial(official.prepare_official, ucf101.UCF101)
-prepare_hmdb51 = partial(official.prepare_official, hmdb51.HMDB51)
 OFFICIAL = DATA / "official_splits"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared videos are not here")
 
@@ -163,7 +165,7 @@ def test_the_cut_of_ucf101(tmp_path):
     ],
 )
 def test_the_source_in_an_hmdb51_name(name, class_name, source):
-    assert hmdb51.source_of(name, class_name) == source
+    assert source_of(name, class_name) == source
 
 
 @pytest.fixture
@@ -234,3 +236,193 @@ def test_the_official_hmdb51_lists(tmp_path):
         root=tmp_path / "videos", splits=splits, out=tmp_path / "lists", classes=["wave"]
     )
     assert list(report.lists.values()) == [70, 30] * 3
+
+
+HEAD = "label,youtube_id,time_start,time_end,split,is_cc\n"
+TRAIN = HEAD + (
+    "playing harp,-0abcdefghi,7,17,train,0\n"
+    'cooking "on campfire",aaaaaaaaaaa,2,12,train,0\n'
+    "playing harp,bbbbbbbbbbb,100.0,110.0,train,0\n"
+    "playing harp,bbbbbbbbbbb,100.0,110.0,train,0\n"
+)
+VAL = HEAD + "playing harp,aaaaaaaaaaa,50,60,validate,0\n"
+FILES = (
+    "train/playing_harp/-0abcdefghi_000007_000017.mp4",
+    "replacement/aaaaaaaaaaa_2_12.webm",
+    "b/deep/bbbbbbbbbbb.mkv",
+    "aaaaaaaaaaa_000050_000060.mp4",
+)
+
+
+@pytest.fixture
+def small_kinetics(tmp_path):
+    touch(tmp_path / "videos", *FILES)
+    for name, text in {"train.csv": TRAIN, "kinetics_val.csv": VAL}.items():
+        (tmp_path / name).write_text(text)
+    return {
+        "root": tmp_path / "videos",
+        "annotations": [tmp_path / "train.csv", tmp_path / "kinetics_val.csv"],
+        "out": tmp_path / "lists",
+    }
+
+
+def test_kinetics_files_are_found_under_their_names(small_kinetics):
+    report = prepare_kinetics(**small_kinetics)
+    assert [path.name for path in report.lists] == ["train.csv", "val.csv"]
+    assert read_rows(small_kinetics["out"] / "train.csv") == [
+        Row(FILES[0], "playing harp", "-0abcdefghi"),
+        Row(FILES[1], 'cooking "on campfire"', "aaaaaaaaaaa"),
+        Row(FILES[2], "playing harp", "bbbbbbbbbbb"),
+    ]
+    assert read_rows(small_kinetics["out"] / "val.csv") == [
+        Row(FILES[3], "playing harp", "aaaaaaaaaaa")
+    ]
+    assert report.notes == (
+        "1 lines that repeat a video were left out",
+        "val: 1 groups are in an earlier list too: aaaaaaaaaaa",
+    )
+
+
+def test_links_to_folders_are_followed_and_rings_end(small_kinetics, tmp_path):
+    (small_kinetics["root"] / "train").rename(tmp_path / "elsewhere")
+    (small_kinetics["root"] / "train").symlink_to(tmp_path / "elsewhere")
+    (small_kinetics["root"] / "b/ring").symlink_to(small_kinetics["root"])
+    prepare_kinetics(**small_kinetics)
+    assert read_rows(small_kinetics["out"] / "train.csv")[0].video == FILES[0]
+
+
+def test_annotations_are_not_overwritten(small_kinetics, tmp_path):
+    with pytest.raises(UserError, match=r"would overwrite .*train\.csv"):
+        prepare_kinetics(**small_kinetics | {"out": tmp_path})
+    assert (tmp_path / "train.csv").read_text() == TRAIN
+
+
+def test_missing_clips_are_told(small_kinetics):
+    (small_kinetics["root"] / FILES[0]).unlink()
+    with pytest.raises(UserError, match=r"lacks 1 videos \(playing harp 1\): .*-0abcdefghi_000007"):
+        prepare_kinetics(**small_kinetics)
+    report = prepare_kinetics(**small_kinetics, allow_missing=True, classes=["playing harp"])
+    assert (report.videos, len(report.missing)) == (2, 1)
+
+
+def test_json_and_secret_labels(small_kinetics, tmp_path):
+    clips = {
+        "-0abcdefghi": {
+            "annotations": {"label": "a", "segment": [7.0, 17.0]},
+            "subset": "training",
+        },
+        "aaaaaaaaaaa": {"annotations": {"segment": [50, 60]}, "subset": "test"},
+    }
+    (tmp_path / "all.json").write_text(json.dumps(clips))
+    prepare_kinetics(**small_kinetics | {"annotations": [tmp_path / "all.json"]})
+    assert read_rows(small_kinetics["out"] / "train.csv") == [Row(FILES[0], "a", "-0abcdefghi")]
+    assert read_rows(small_kinetics["out"] / "test.csv") == [Row(FILES[3], "", "aaaaaaaaaaa")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "label,time_start,time_end\n", "line 1: no column youtube_id"),
+        ("a.csv", HEAD + "a,aaaaaaaaaaa,x,10,train,0\n", "line 2: the times are not two numbers"),
+        ("a.csv", HEAD + "a,,0,10,train,0\n", "line 2: there is no youtube_id"),
+        ("a.csv", HEAD, "names no clip"),
+        ("a.json", "{", "not readable as JSON"),
+        ("a.json", "[1]", "an object with a clip for each"),
+        ("a.json", '{"x": {"annotations": {}}}', "x has no annotations with a segment"),
+        ("a.csv", None, "cannot read .*a.csv: No such file"),
+    ],
+)
+def test_faulty_annotations_of_kinetics(small_kinetics, tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        prepare_kinetics(**small_kinetics | {"annotations": [tmp_path / name]})
+    assert not small_kinetics["out"].exists()
+
+
+def test_faulty_options_of_kinetics(small_kinetics):
+    with pytest.raises(UserError, match="no class 'juggling'"):
+        prepare_kinetics(**small_kinetics, classes=["juggling"])
+    with pytest.raises(UserError, match=r"folder .*absent does not exist"):
+        prepare_kinetics(**small_kinetics | {"root": small_kinetics["root"] / "absent"})
+
+
+HOLDING = "Holding something next to something"
+LIFTING = "Lifting something up completely, then letting it drop down"
+ENTRIES = [
+    {
+        "id": "78687",
+        "label": "holding potato next to vicks vaporub bottle",
+        "template": "Holding [something] next to [something]",
+        "placeholders": ["potato", "vicks vaporub bottle"],
+    },
+    {"id": "9", "template": "Lifting [something] up completely, then letting it drop down"},
+]
+
+
+@pytest.fixture
+def small_ssv2(tmp_path):
+    touch(tmp_path / "videos", "78687.webm", "9.webm", "11.webm")
+    files = {
+        "labels.json": {HOLDING: "0", LIFTING: "1"},
+        "something-something-v2-train.json": ENTRIES,
+        "test.json": [{"id": "11"}],
+    }
+    for name, document in files.items():
+        (tmp_path / name).write_text(json.dumps(document))
+    return {
+        "root": tmp_path / "videos",
+        "labels": tmp_path / "labels.json",
+        "annotations": [tmp_path / "something-something-v2-train.json", tmp_path / "test.json"],
+        "out": tmp_path / "lists",
+    }
+
+
+def test_ssv2_lists_read_back(small_ssv2):
+    report = prepare_ssv2(**small_ssv2)
+    assert read_rows(small_ssv2["out"] / "train.csv") == [
+        Row("78687.webm", HOLDING),
+        Row("9.webm", LIFTING),
+    ]
+    assert read_rows(small_ssv2["out"] / "test.csv") == [Row("11.webm")]
+    assert (report.videos, report.groups) == (3, 0)
+
+
+def test_ssv2_answers_of_the_test_split(small_ssv2, tmp_path):
+    (tmp_path / "test-answers.csv").write_text(f"11;{HOLDING}\n")
+    report = prepare_ssv2(**small_ssv2 | {"annotations": [tmp_path / "test-answers.csv"]})
+    assert read_rows(next(iter(report.lists))) == [Row("11.webm", HOLDING)]
+
+
+def test_missing_and_chosen_videos_of_ssv2(small_ssv2):
+    (small_ssv2["root"] / "9.webm").unlink()
+    with pytest.raises(UserError, match=r"lacks 1 videos \(Lifting something.*\): 9\.webm"):
+        prepare_ssv2(**small_ssv2)
+    assert prepare_ssv2(**small_ssv2, allow_missing=True).missing == (Row("9.webm", LIFTING),)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", "{}", "names no video"),
+        ("a.json", '{"a": 1}', "expected a list of"),
+        (
+            "a.json",
+            '[{"id": "9", "template": "Juggling [something]"}]',
+            "9 has the class 'Juggling",
+        ),
+        ("a.csv", "11,x\n", "line 1: expected 'id;class', found '11,x'"),
+    ],
+)
+def test_faulty_annotations_of_ssv2(small_ssv2, tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        prepare_ssv2(**small_ssv2 | {"annotations": [tmp_path / name]})
+
+
+def test_faulty_options_of_ssv2(small_ssv2, tmp_path):
+    with pytest.raises(UserError, match=r"ssv2: the annotations have no class 'x'"):
+        prepare_ssv2(**small_ssv2, classes=["x"])
+    (tmp_path / "labels.json").write_text("[]")
+    with pytest.raises(UserError, match="expected an object with a number"):
+        prepare_ssv2(**small_ssv2)

@@ -7,7 +7,7 @@ from vidcsl.cli import main
 from vidcsl.data.lists import read_list
 from vidcsl.data.synthetic import generate
 from vidcsl.methods.false_negatives import LabelOracle, Samples
-from vidcsl.pipelines.train import RecordingDetector, RemovedPair, choose
+from vidcsl.pipelines.flagged_pairs import FlaggedPair, RecordingDetector, choose
 
 WORDS = ("METHOD.NAME", "moco_v2", "METHOD.QUEUE", 16, "TRAIN.EPOCHS", 1, "TRAIN.WARMUP_EPOCHS", 0)
 WORDS += ("FALSE_NEGATIVES.DETECTOR", "adaptive", "FALSE_NEGATIVES.CEILING", 0.5)
@@ -28,19 +28,19 @@ def test_it_flags_what_the_other_flags_and_writes_down_what_can_be_judged():
     recording = RecordingDetector(Everything())
     flagged = recording(scores, negatives, samples, samples, 1.0)
     assert torch.equal(flagged, negatives)
-    assert RemovedPair(0, 1, 1.0, True) in recording.found
-    assert RemovedPair(2, 0, 8.0, False) in recording.found
+    assert FlaggedPair(0, 1, 1.0, True) in recording.found
+    assert FlaggedPair(2, 0, 8.0, False) in recording.found
     assert len(recording.found) == 6  # none of video 3, whose class nobody knows
 
 
 def test_the_surest_are_chosen_and_no_video_twice():
     found = [
-        RemovedPair(0, 1, 0.9, True),
-        RemovedPair(1, 0, 0.9, True),
-        RemovedPair(1, 2, 0.8, True),
-        RemovedPair(3, 4, 0.7, True),
-        RemovedPair(5, 6, 0.6, False),
-        RemovedPair(5, 9, 0.99, False),
+        FlaggedPair(0, 1, 0.9, True),
+        FlaggedPair(1, 0, 0.9, True),
+        FlaggedPair(1, 2, 0.8, True),
+        FlaggedPair(3, 4, 0.7, True),
+        FlaggedPair(5, 6, 0.6, False),
+        FlaggedPair(5, 9, 0.99, False),
     ]
     chosen = choose(found, known=set(range(9)), most=2)
     assert chosen == [found[0], found[3], found[4]]

@@ -8,15 +8,15 @@ import pytest
 from tests.studies.made import write_run
 from vidcsl.cli import main
 from vidcsl.errors import UserError
+from vidcsl.evaluation.statistics import adjusted
 from vidcsl.studies.analysis import (
     FIGURES,
-    adjusted,
     mean_corrupted,
     read_arms,
     read_record,
     summarise,
 )
-from vidcsl.studies.page import headline, markdown, telling
+from vidcsl.studies.page import halving_budget, headline, markdown
 
 # Of ten videos: plain keeps 2 at 1/255, removal 5, supervised 8.
 PLAIN = [None] * 2 + ["1/255"] * 6 + ["clean"] * 2
@@ -32,7 +32,7 @@ def arms(tmp_path):
         write_run(
             *(tmp_path, "removal", 0),
             fooled=REMOVAL * 4,
-            false_negatives={"removed": 0.1, "precision": 0.5, "recall": 0.5},
+            false_negatives={"flagged": 0.1, "precision": 0.5, "recall": 0.5},
         ),
         write_run(tmp_path, "supervised", 0, fooled=SUPERVISED * 4),
     ]
@@ -137,7 +137,7 @@ def test_the_gap_is_undefined_where_the_reference_is_not_ahead(arms):
     assert "| removal | undefined | undefined |" in markdown(document)
 
 
-def test_a_gap_at_another_budget_than_the_telling_one_is_told(tmp_path):
+def test_a_gap_at_another_budget_than_the_halving_one_is_reported(tmp_path):
     plain = [None] * 3 + ["1/255"] * 5 + ["clean"] * 2
     supervised = [None] * 2 + ["2/255"] * 4 + ["1/255"] * 2 + ["clean"] * 2
     folders = [
@@ -147,7 +147,7 @@ def test_a_gap_at_another_budget_than_the_telling_one_is_told(tmp_path):
     arms = read_arms(folders)
     told = headline(summarise(arms, baseline="plain", references=["supervised"]))
     assert "at ε = 2/255, plain keeps 30.0 % and supervised keeps 20.0 %" in normal(told[0])
-    assert told[1] == "There is no gap to close at that budget; elsewhere there is one."
+    assert told[1] == "There is no gap to close at that budget, but there is one at another."
     assert "at ε = 1/255, plain keeps 30.0 % and supervised keeps 60.0 %" in normal(told[2])
     swapped = headline(summarise(arms, baseline="supervised", references=["plain"]))
     assert swapped[-1] != "There is no gap to close."  # at 2/255 plain is ahead
@@ -181,13 +181,13 @@ def test_the_best_arm_is_named_with_what_it_costs(tmp_path):
     assert told[-1].startswith("With fewer than 3 seeds")
 
 
-def test_the_telling_budget_is_where_half_is_lost(tmp_path):
+def test_the_halving_budget_is_where_half_is_lost(tmp_path):
     folders = [
         write_run(tmp_path, name, 0, fooled=([None] * 4 + ["1/255"] * 4 + ["clean"] * 2) * 4)
         for name in ("plain", "supervised")
     ]
     summary = summarise(read_arms(folders), baseline="plain", references=["supervised"])
-    assert telling(summary, "pgd_linf") == "1/255"
+    assert halving_budget(summary, "pgd_linf") == "1/255"
 
 
 def normal(text):
@@ -241,7 +241,6 @@ def test_runs_are_compared_from_the_command_line(arms, tmp_path, capsys):
     assert main(["compare", *asked, "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "study.md").read_text().strip() == printed.strip()
     page = (tmp_path / "out" / "study.html").read_text()
-    assert page.count("<svg") >= 2
-    assert "http" not in page.replace("http-equiv", "")
+    assert page.count('class="chart"') >= 2
     found = json.loads((tmp_path / "out" / "study.json").read_text())
     assert found["settings"][""]["arms"]["plain"]["seeds"] == [0, 1]

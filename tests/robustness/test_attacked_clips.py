@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attack_curve import find_sets, read_clip, read_set, write_clip, write_set
+from vidcsl.robustness.attacked_clips import find_sets, read_clip, read_set, write_clip, write_set
 
 
 @settings(max_examples=20)
 @given(st.integers(1, 5), st.integers(4, 19), st.integers(4, 23), st.integers(0, 99))
-def test_8_bit_clips_are_films_that_come_back_exactly(
+def test_8_bit_clips_are_videos_that_come_back_exactly(
     tmp_path_factory, frames, height, width, seed
 ):
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Small trainings on batches made of a seed, without files, decoders or a config."""
+"""Small training runs on batches made of a seed, without files, decoders or a config."""
 
 import json
 
@@ -8,9 +8,11 @@ from tests.methods.made import make_method
 from vidcsl.data.loader import Batch
 from vidcsl.distributed import DistributedContext
 from vidcsl.run_folder import RunFolder
-from vidcsl.training.optimisation import Precision, Schedule
-from vidcsl.training.parallel import Strategy, synchronise
-from vidcsl.training.train import Stepper, Trainer
+from vidcsl.training.batchnorm import synchronise_batchnorm
+from vidcsl.training.checkpoint import CheckpointWriter
+from vidcsl.training.optimisation import Guard, Precision, Schedule
+from vidcsl.training.parallel import Strategy
+from vidcsl.training.train import Learner, RunOutput, Trainer, TrainingData
 
 STEPS, VIDEOS = 4, 8
 ALONE = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
@@ -56,18 +58,21 @@ def make_trainer(
     double=False,
     schedule=None,
     options=None,
-    **rest,
+    writer=None,
+    guard=None,
 ):
     """A trainer whose log says each step's loss."""
     made = make_method(method, distributed=distributed, encoder=encoder, **(options or {}))
-    made = synchronise((made.double() if double else made).to(distributed.device), distributed)
+    made = synchronise_batchnorm(
+        (made.double() if double else made).to(distributed.device), distributed
+    )
     replica = (strategy or Strategy()).prepare(made, distributed)
     learning = [p for p in made.parameters() if p.requires_grad]
     folder = RunFolder(folder)
     if distributed.is_main:
         folder.create()
     distributed.barrier()
-    stepper = Stepper(
+    learner = Learner(
         method=made,
         optimiser=optimiser(learning, lr=0.02),
         replica=replica,
@@ -79,16 +84,18 @@ def make_trainer(
         return frames.double() if double else frames
 
     return Trainer(
-        stepper=stepper,
-        batches=batches(distributed, hurt=hurt),
-        augment=augment,
+        learner=learner,
+        data=TrainingData(batches(distributed, hurt=hurt), augment),
         schedule=Schedule(
             epochs=epochs, steps_per_epoch=STEPS, peak_lr=0.02, log_every=1, **(schedule or {})
         ),
+        output=RunOutput(
+            folder,
+            writer or CheckpointWriter(folder.checkpoints, distributed),
+            document={"config": "", "classes": []},
+        ),
         distributed=distributed,
-        folder=folder,
-        document={"config": "", "classes": []},
-        **rest,
+        guard=guard or Guard(),
     )
 
 

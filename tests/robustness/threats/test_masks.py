@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.threats import L2, Linf
-from vidcsl.robustness.threats.threat import choose_region
+from vidcsl.robustness.threats import L2, Linf, choose_frames
+from vidcsl.robustness.threats.masks import choose_region
 from vidcsl.seeding import torch_generator
 
 
@@ -14,10 +16,9 @@ class Weighted:
     """A goal that is linear in the clips: their gradient is the same everywhere."""
 
     def __init__(self, weights: Tensor) -> None:
-        self.weights, self.looks = weights, 0
+        self.weights = weights
 
     def goal_at(self, clips: Tensor) -> Tensor:
-        self.looks += 1
         return (clips * self.weights).flatten(1).sum(1)
 
     def gradient_at(self, clips: Tensor) -> Tensor:
@@ -96,13 +97,57 @@ def test_a_search_needs_a_model_and_enough_frames():
         Linf(0.1, frames="greedy:3").mask(clips, [0], Weighted(clips))
 
 
+@settings(max_examples=40)
+@given(k=st.integers(1, 9), extra=st.integers(0, 9), seeds=st.lists(st.integers(0, 2**62)))
+def test_choose_frames_counts(k, extra, seeds):
+    for rule in ("first", "random"):
+        chosen = choose_frames(f"{rule}:{k}", k + extra, seeds)
+        assert chosen.shape == (len(seeds), k + extra)
+        assert (chosen.sum(dim=1) == k).all()
+    assert choose_frames(f"first:{k}", k + extra, seeds)[:, :k].all()
+    assert choose_frames("all", k, seeds).all()
+
+
+def test_random_frames_depend_on_the_seed_alone_and_reach_every_frame():
+    chosen = choose_frames("random:2", 8, range(200))
+    assert torch.equal(chosen[[5, 3]], choose_frames("random:2", 8, [5, 3]))
+    ratios = chosen.float().mean(dim=0)
+    assert ((ratios > 0.12) & (ratios < 0.4)).all()  # 0.25 each, within about 4 deviations
+
+
+def test_listed_frames_in_any_order():
+    expected = [[False, True, False, True]] * 2
+    assert choose_frames([3, 1, 1], 4, [7, 8]).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "frames", ["some", "first:0", "first:-1", "random", "random:2.5", [], [-1]]
+)
+def test_unknown_frames_are_refused_at_once(frames):
+    with pytest.raises(UserError, match="frames"):
+        Linf(eps=0.1, frames=frames)
+
+
+@pytest.mark.parametrize("frames", ["first:5", "random:5", [0, 4]])
+def test_frames_beyond_the_clip_are_refused(frames):
+    with pytest.raises(UserError, match="4 frames"):
+        choose_frames(frames, 4, [0])
+
+
+def test_images_have_no_frames_to_choose():
+    images = torch.rand(2, 3, 4, 4)
+    assert Linf(eps=0.1).mask(images, range(2)).expand_as(images).all()
+    with pytest.raises(UserError, match="not images"):
+        Linf(eps=0.1, frames="first:1").mask(images, range(2))
+
+
 @pytest.mark.parametrize("name", ["patch", "moving_patch", "border"])
 @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.5])
-def test_regions_have_the_area_that_is_asked_for(name, ratio):
+def test_regions_have_the_area_that_is_requested(name, ratio):
     masks = choose_region(f"{name}:{ratio}", (6, 48, 64), range(5))
     assert masks.shape == (5, 1, 6, 48, 64)
-    shares = masks.float().mean(dim=(1, 3, 4))  # of each frame
-    assert (abs(shares - ratio) < 0.04).all()
+    ratios = masks.float().mean(dim=(1, 3, 4))  # of each frame
+    assert (abs(ratios - ratio) < 0.04).all()
     again = choose_region(f"{name}:{ratio}", (6, 48, 64), [3])
     assert torch.equal(again[0], masks[3])
 
@@ -135,7 +180,7 @@ def test_regions_of_images():
 
 
 @pytest.mark.parametrize("region", ["patch", "patch:0", "patch:1", "patch:2", "hole:0.1", ""])
-def test_regions_that_mean_nothing(region):
+def test_unknown_regions_are_refused(region):
     with pytest.raises(UserError, match="region"):
         Linf(0.1, region=region)
 

@@ -1,4 +1,4 @@
-"""Every strategy trains as the plain path does."""
+"""Every strategy learns what plain training learns."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from tests.methods.made import inner, make_method
 from tests.processes import run_in_processes
-from tests.training.trained import ALONE, STEPS, log_lines, losses, make_trainer
+from tests.training.trainers import ALONE, STEPS, log_lines, losses, make_trainer
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.methods import METHODS
@@ -50,18 +50,18 @@ def run(folder, *, encoder=Encoder, epochs=2, resume=None, **options):
     if resume:
         trainer.restore(load_checkpoint(resume))
     trainer.run()
-    return losses(folder), trainer.stepper.method.state_dict()
+    return losses(folder), trainer.learner.method.state_dict()
 
 
 def assert_close(one, other):
-    """Of trainings: the same but for the order of sums."""
+    """Two training runs: the same but for the order of sums."""
     assert one[0] == pytest.approx({step: other[0][step] for step in one[0]}, rel=1e-6)
     for name, wanted in other[1].items():
         torch.testing.assert_close(one[1][name], wanted, rtol=1e-4, atol=1e-6)
 
 
 def real(folder, **options):
-    """A training of a slim R(2+1)D, BatchNorm and all, of a single epoch."""
+    """One epoch of a slim R(2+1)D with its BatchNorms."""
     return run(folder, encoder=slim, epochs=1, **options)
 
 
@@ -75,7 +75,7 @@ def plain(tmp_path_factory):
     [
         {"strategy": Strategy(recompute=True)},
         {"strategy": Strategy(channels_last=False)},
-        {"strategy": Strategy(parallel="fsdp")},  # of one process nothing is cut up
+        {"strategy": Strategy(parallel="fsdp")},  # with one process nothing is sharded
         {"optimiser": partial(torch.optim.AdamW, fused=True)},
     ],
 )
@@ -114,16 +114,16 @@ def test_half_precision_stays_near(tmp_path, precision):
 
 def test_an_overflow_of_float16_is_left_out_and_the_scale_lowered(tmp_path):
     trainer = make_trainer(tmp_path, encoder=Encoder, precision="float16", epochs=1)
-    trainer.stepper.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
-    before = trainer.stepper.method.encoder.stem.weight.clone()
+    trainer.learner.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = trainer.learner.method.encoder.stem.weight.clone()
     trainer.run()
     assert "gradient_norm" not in log_lines(tmp_path)[0]
-    assert torch.equal(trainer.stepper.method.encoder.stem.weight, before)
+    assert torch.equal(trainer.learner.method.encoder.stem.weight, before)
     scale = load_newest(tmp_path / "checkpoints")["precision"]["scale"]
     assert scale == 2.0 ** (40 - STEPS)
     again = make_trainer(tmp_path, encoder=Encoder, precision="float16")
     again.restore(load_newest(tmp_path / "checkpoints"))
-    assert again.stepper.precision.scaler.get_scale() == scale
+    assert again.learner.precision.scaler.get_scale() == scale
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -180,7 +180,7 @@ def slim():
     return r2plus1d_18(clip_frames=2, frame_size=4, width=4)
 
 
-def sharded(distributed, folder):
+def train_sharded(distributed, folder):
     convolved = make_method(
         "moco_v2", encoder=slim, distributed=distributed
     )  # its weights lie channels last
@@ -206,23 +206,26 @@ def test_fsdp_does_not_go_with_an_attack_in_each_step():
 
 def test_fsdp_trains_as_one_process_and_its_checkpoints_fit_any_number(tmp_path, capsys):
     plain = run(tmp_path / "plain", method="moco_v2")
-    run_in_processes(sharded, 2, tmp_path)
+    run_in_processes(train_sharded, 2, tmp_path)
     for name in ("moco_v2", "from_one"):
-        newest = tmp_path / name / "checkpoints/epoch00002_step000000.pieces"
+        newest = tmp_path / name / "checkpoints/epoch00002_step000000.sharded"
         assert_close((losses(tmp_path / name), load_checkpoint(newest)["method"]), plain)
     wanted = run(tmp_path / "swav_alone", method="swav", epochs=1)
     found = load_newest(tmp_path / "swav/checkpoints")["method"]
     assert_close((losses(tmp_path / "swav"), found), wanted)
 
-    pieces = first_epoch(tmp_path / "moco_v2")
-    assert len(list(pieces.glob("*.distcp"))) == 2
-    for name, weight in read_tensors(pieces, containers=("method",)).items():
-        assert torch.equal(weight, load_checkpoint(pieces)["method"][name])
-    resumed = run(tmp_path / "to_one", method="moco_v2", resume=pieces)
+    first = first_epoch(tmp_path / "moco_v2")
+    assert len(list(first.glob("*.distcp"))) == 2
+    for name, weight in read_tensors(first, containers=("method",)).items():
+        assert torch.equal(weight, load_checkpoint(first)["method"][name])
+    resumed = run(tmp_path / "to_one", method="moco_v2", resume=first)
     assert min(resumed[0]) == STEPS + 1
     assert_close(resumed, plain)
 
-    newest = tmp_path / "moco_v2/checkpoints/epoch00002_step000000.pieces"
+    newest = tmp_path / "moco_v2/checkpoints/epoch00002_step000000.sharded"
+    older_name = newest.rename(newest.with_suffix(".pieces"))  # of checkpoints of earlier versions
+    assert load_newest(newest.parent)["position"] == {"epoch": 2, "step": 0}
+    older_name.rename(newest)
     damaged = next(newest.glob("__1_*.distcp"))
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
@@ -231,4 +234,4 @@ def test_fsdp_trains_as_one_process_and_its_checkpoints_fit_any_number(tmp_path,
     assert load_newest(newest.parent)["position"] == {"epoch": 1, "step": 0}
     said = capsys.readouterr().err
     assert f"{damaged.name} is damaged" in said
-    assert f"the one before is taken: {pieces.name}" in said
+    assert f"the one before is used: {first.name}" in said

@@ -1,0 +1,138 @@
+"""Pairs that the trained detector flags, correctly and wrongly, kept as pictures for the report."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor
+
+from vidcsl.data.lists import VideoList
+from vidcsl.distributed import DistributedContext
+from vidcsl.io import save_arrays
+from vidcsl.methods import ContrastiveMethod, Method
+from vidcsl.methods.false_negatives import Detector, Observation, Samples
+from vidcsl.pipelines.data import build_augmentation, build_train_loader
+from vidcsl.run_folder import RunFolder
+from vidcsl.training.train import augmented
+
+BATCHES = 4  # so many are enough; with a queue, candidates are the videos of earlier batches
+FRAMES = 3  # of each clip: first, middle and last
+
+
+@dataclass(frozen=True)
+class FlaggedPair:
+    """Two videos by their indices, their similarity, and whether they share their class."""
+
+    anchor: int
+    candidate: int
+    similarity: float
+    correct: bool
+
+
+class RecordingDetector(Detector):
+    """Flags what another detector flags and records the pairs of known classes; learns nothing."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+        self.found: list[FlaggedPair] = []
+
+    def learn(self, observation: Observation) -> None:
+        """Do nothing: the detector's state stays as training left it."""
+
+    def forward(
+        self,
+        scores: Tensor,
+        negatives: Tensor,
+        anchors: Samples,
+        candidates: Samples,
+        progress: float,
+    ) -> Tensor:
+        """The other detector's flags, bool `[b, M]`."""
+        flagged: Tensor = self.detector(scores, negatives, anchors, candidates, progress)
+        rows, columns = flagged.nonzero(as_tuple=True)
+        own, other = anchors.labels[rows], candidates.labels[columns]
+        known = (own >= 0) & (other >= 0)  # otherwise nobody knows whether the flag is correct
+        columns_of_pair = (
+            anchors.videos[rows],
+            candidates.videos[columns],
+            scores[rows, columns],
+            own == other,
+        )
+        self.found += [
+            FlaggedPair(*values)
+            for values in zip(*(each[known].tolist() for each in columns_of_pair), strict=True)
+        ]
+        return flagged
+
+
+def keep_flagged_pairs(
+    cfg: CfgNode,
+    method: Method,
+    train: VideoList,
+    distributed: DistributedContext,
+    folder: RunFolder,
+) -> None:
+    """Write `artifacts/pairs.npz`: pairs of a few batches that the trained method flags.
+
+    Nothing is learned from these batches. A queue does move on, but evaluation does not use it.
+    """
+    most = cfg.FALSE_NEGATIVES.EXAMPLES if cfg.FALSE_NEGATIVES.DETECTOR != "none" else 0
+    if not most or not isinstance(method, ContrastiveMethod):
+        return
+    path = folder.artifacts / "pairs.npz"
+    if distributed.broadcast(path.exists()):
+        return
+
+    # Batches of the epoch after the last, so that they are new to the method.
+    batches = build_train_loader(cfg, train, distributed).epoch(cfg.TRAIN.EPOCHS)
+    augment, detector = build_augmentation(cfg), method.detector
+    recording = RecordingDetector(detector)
+    stills: dict[int, np.ndarray] = {}  # by video, uint8 [K, S, S, 3]
+    method.eval()
+    method.detector = recording
+    try:
+        with torch.no_grad():
+            for _, batch in zip(range(BATCHES), batches, strict=False):
+                clips = augmented(
+                    batch.to(distributed.device), augment, seed=cfg.SEED, progress=1.0
+                )
+                first = clips.clips[:, 0]  # [N, 3, T, S, S] in [0, 1]
+                frames = torch.linspace(0, first.shape[2] - 1, FRAMES).round().long()
+                pixels = (first[:, :, frames.to(first.device)] * 255).round().byte()
+                pictures = pixels.permute(0, 2, 3, 4, 1).cpu().numpy()
+                stills.update(zip(batch.indices.tolist(), pictures, strict=True))
+                method(clips)
+    finally:
+        method.detector = detector
+
+    shown = choose(recording.found, known=set(stills), most=most)
+    if not distributed.is_main or not shown:
+        return
+    correct = np.array([pair.correct for pair in shown])
+    videos = [[train.videos[v] for v in (pair.anchor, pair.candidate)] for pair in shown]
+    arrays = {
+        "anchors": np.stack([stills[pair.anchor] for pair in shown]),
+        "candidates": np.stack([stills[pair.candidate] for pair in shown]),
+        "similarity": np.array([pair.similarity for pair in shown], np.float32),
+        "correct": correct,
+        "right": correct,  # its older name, for readers of earlier runs
+        "classes": np.array([[train.classes[v.label] for v in pair] for pair in videos]),
+        "videos": np.array([[v.path.name for v in pair] for pair in videos]),
+    }
+    save_arrays(path, arrays, compressed=True)
+
+
+def choose(found: Iterable[FlaggedPair], *, known: set[int], most: int) -> list[FlaggedPair]:
+    """The most similar correct and wrong pairs, at most `most` of each; each video once."""
+    chosen: list[FlaggedPair] = []
+    for correct in (True, False):
+        pairs = [p for p in found if p.correct is correct and {p.anchor, p.candidate} <= known]
+        seen: set[int] = set()
+        for pair in sorted(pairs, key=lambda p: (-p.similarity, p.anchor, p.candidate)):
+            if len(seen) < 2 * most and not seen & {pair.anchor, pair.candidate}:
+                chosen.append(pair)
+                seen |= {pair.anchor, pair.candidate}
+    return chosen
