@@ -16,7 +16,7 @@ from vidcsl.robustness.attacks import SOLVERS
 from vidcsl.robustness.corruptions.suites import SUITES
 
 DOCS = Path(__file__).parents[1] / "docs"
-RUN = ("own_model.md", "rooms.md", "extend.md")  # from their first line to their last
+RUN = ("own_model.md", "packages.md", "extend.md")  # from their first line to their last
 FAMILIES = (ENCODERS, METHODS, DETECTORS, SOLVERS, SUITES["V"])
 
 

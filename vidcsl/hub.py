@@ -16,10 +16,10 @@ from vidcsl import __version__
 from vidcsl.config import load_config
 from vidcsl.errors import UserError
 from vidcsl.models import Encoder
+from vidcsl.models.batchnorm import use_batchnorm
 from vidcsl.models.encoder import cost_of
-from vidcsl.models.norm_sets import use_norms
 from vidcsl.models.pretrained import read_tensors
-from vidcsl.pipelines.model import build_encoder, check_norms, is_bgr
+from vidcsl.pipelines.model import build_encoder, check_batchnorm_name, is_bgr
 
 TENSORS, CONFIG, CARD = "encoder.safetensors", "encoder.yaml", "README.md"
 PROGRAM, SCRIPT = "encoder.pt2", "encoder.torchscript.pt"
@@ -40,9 +40,9 @@ def export_encoder(
     Raises:
         UserError: the folder cannot be written, or what was written gives other features.
     """
-    check_norms(cfg)
+    check_batchnorm_name(cfg)
     encoder = encoder.cpu().eval()
-    use_norms(encoder, cfg.EVALUATE.NORMS)
+    use_batchnorm(encoder, cfg.EVALUATE.NORMS)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(_held(encoder), folder / TENSORS, {"format": "pt", "vidcsl": __version__})
@@ -79,7 +79,7 @@ def load_encoder(source: str | Path) -> Encoder:
         raise UserError(f"no exported encoder in {folder}: it lacks {CONFIG}")
     cfg = load_config(folder / CONFIG)
     encoder = build_encoder(cfg)
-    use_norms(encoder, cfg.EVALUATE.NORMS)
+    use_batchnorm(encoder, cfg.EVALUATE.NORMS)
     tensors = read_tensors(folder / TENSORS)
     try:
         encoder.load_state_dict(tensors, strict=True)

@@ -14,8 +14,8 @@ from vidcsl.methods.false_negatives import DETECTORS, TREATMENTS, FalseNegatives
 from vidcsl.methods.losses import nt_xent
 from vidcsl.methods.method import MomentumEncoder
 from vidcsl.methods.moco import KeyQueue
+from vidcsl.models.batchnorm import add_auxiliary_batchnorm
 from vidcsl.models.encoder import Norms, projector
-from vidcsl.models.norm_sets import with_norm_sets
 from vidcsl.robustness.attacks import PGD
 from vidcsl.robustness.attacks.training import FreeAttack, TrainingAttack
 from vidcsl.robustness.threats import Linf
@@ -126,8 +126,8 @@ def make_method(
     for part in wanted:
         if part == "projector":
             head = projector(in_dim=width, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)
-            if len(kind.projector_sets) > 1 and norms.hidden:
-                with_norm_sets(head, kind.projector_sets)
+            if len(kind.projector_batchnorm_names) > 1 and norms.hidden:
+                add_auxiliary_batchnorm(head, kind.projector_batchnorm_names)
             parts[part] = head
         elif part == "predictor":
             parts[part] = projector(in_dim=DIM, hidden_dim=16, out_dim=DIM, layers=2, norms=norms)

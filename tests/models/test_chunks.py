@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from vidcsl.models.batchnorm import ADVERSARIAL, add_auxiliary_batchnorm, batchnorm_in_use
 from vidcsl.models.encoder import in_chunks
-from vidcsl.models.norm_sets import ADVERSARIAL, norms_in_use, with_norm_sets
 from vidcsl.models.resnet3d import r2plus1d_18
 
 
@@ -124,15 +124,18 @@ def test_encoder_normalises_each_chunk_and_counts_it_once(clips):
         torch.testing.assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_the_set_of_norms_in_use_is_used_again(clips):
-    plain, chunked = with_norm_sets(encoder().train()), with_norm_sets(encoder(chunk=4).train())
+def test_recomputation_uses_the_same_batchnorm(clips):
+    plain, chunked = (
+        add_auxiliary_batchnorm(encoder().train()),
+        add_auxiliary_batchnorm(encoder(chunk=4).train()),
+    )
     for made in (plain, chunked):
         for name, parameter in made.named_parameters():
             if name.endswith(f"norms.{ADVERSARIAL}.weight"):
                 nn.init.constant_(parameter, 0.5)  # else both sets would compute the same
-    with norms_in_use(plain, ADVERSARIAL):
+    with batchnorm_in_use(plain, ADVERSARIAL):
         loss_of(torch.cat([plain(chunk) for chunk in clips.split(4)])).backward()
-    with norms_in_use(chunked, ADVERSARIAL):
+    with batchnorm_in_use(chunked, ADVERSARIAL):
         loss = loss_of(chunked(clips))
     loss.backward()  # the clean norms are in use by now
     for (name, one), other in zip(chunked.named_parameters(), plain.parameters(), strict=True):

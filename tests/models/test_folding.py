@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from vidcsl.distributed import DistributedContext
-from vidcsl.models.norm_sets import folded, norms_in_use, with_norm_sets
+from vidcsl.models.batchnorm import add_auxiliary_batchnorm, batchnorm_in_use, folded
 from vidcsl.models.resnet3d import r2plus1d_18, r2plus1d_34_mmaction2, r3d_18
 from vidcsl.models.s3d import s3d
 from vidcsl.models.slow import slow_r50
@@ -83,10 +83,10 @@ def test_answers_differ_by_rounding_and_all_is_as_before(make, left):
 
 def test_of_several_sets_the_one_in_use():
     encoder = r3d_18(clip_frames=4, frame_size=24, width=4, depth=1)
-    encoder = trained(with_norm_sets(encoder)).double()
+    encoder = trained(add_auxiliary_batchnorm(encoder)).double()
     clips = torch.rand(2, 3, 4, 24, 24).double()
     clean = answer(encoder, clips)
-    with norms_in_use(encoder, "adversarial"):
+    with batchnorm_in_use(encoder, "adversarial"):
         wanted = answer(encoder, clips)
         with folded(encoder):
             torch.testing.assert_close(answer(encoder, clips), wanted)

@@ -16,7 +16,7 @@ WORDS += ("EVALUATE.TRAIN_VIEWS", 1, "EVALUATE.TEST_VIEWS", 1, "ATTACK.RUNS", "[
 WORDS += ("CORRUPT.NAMES", "[P/gaussian_noise, C/contrast, P/jpeg]", "CORRUPT.EXAMPLES", 2)
 
 
-def test_it_flags_what_the_other_flags_and_writes_down_what_can_be_judged():
+def test_recording_flags_what_the_detector_flags_and_records_pairs_of_known_classes():
     ids, labels = torch.arange(4), torch.tensor([0, 0, 1, -1])
     samples = Samples(videos=ids, groups=ids, labels=labels, views=torch.zeros_like(ids))
     scores, negatives = torch.arange(16.0).view(4, 4), ~torch.eye(4, dtype=torch.bool)
@@ -33,7 +33,7 @@ def test_it_flags_what_the_other_flags_and_writes_down_what_can_be_judged():
     assert len(recording.found) == 6  # none of video 3, whose class nobody knows
 
 
-def test_the_surest_are_chosen_and_no_video_twice():
+def test_the_most_similar_pairs_are_chosen_and_no_video_twice():
     found = [
         FlaggedPair(0, 1, 0.9, True),
         FlaggedPair(1, 0, 0.9, True),
@@ -57,10 +57,11 @@ def finished(config, tmp_path_factory):
     return root
 
 
-def test_a_run_keeps_pairs_that_are_what_they_say(finished):
+def test_a_run_keeps_flagged_pairs_with_their_classes(finished):
     stored = np.load(finished / "run" / "artifacts" / "pairs.npz")
     count = len(stored["right"])
     assert count > 0
+    assert (stored["correct"] == stored["right"]).all()  # the older name
     assert stored["anchors"].shape == stored["candidates"].shape == (count, 3, 24, 24, 3)
     assert ((stored["classes"][:, 0] == stored["classes"][:, 1]) == stored["right"]).all()
     train = read_list(finished / "train.csv", root=finished)
@@ -69,7 +70,7 @@ def test_a_run_keeps_pairs_that_are_what_they_say(finished):
         assert [classes[video] for video in videos] == list(names)
 
 
-def test_a_run_keeps_films_of_the_corruptions_that_hurt_most(finished):
+def test_a_run_keeps_clips_of_the_corruptions_that_hurt_most(finished):
     results = results_of(finished / "run")["corruptions"]
     means = {f"{s}/{n}": np.mean(v) for s in ("P", "C") for n, v in results[s].items()}
     files = sorted((finished / "run" / "artifacts").glob("corruption_*.npz"))

@@ -79,7 +79,8 @@ def test_every_method_takes_a_step(tmp_path, teacher, name):
     sets = {
         key.split(".norms.")[1].split(".")[0] for key in method.state_dict() if ".norms." in key
     }
-    assert sets == (set(type(method).norm_sets) if len(type(method).norm_sets) > 1 else set())
+    names = type(method).batchnorm_names
+    assert sets == (set(names) if len(names) > 1 else set())
 
 
 @pytest.mark.parametrize(

@@ -1,156 +1,69 @@
-"""Pretraining through the command line, on a tiny rendered set: stops, starts, processes."""
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""The parts of a training run that a config describes."""
 
 import pytest
 import torch
 
-from tests.tiny_job import arguments, fails, final, losses, newest, results_of, stop_after, weights
-from vidcsl.cli import main
-from vidcsl.training.checkpoint import load_newest
+from vidcsl.config import load_config
+from vidcsl.errors import UserError
+from vidcsl.pipelines.training import (
+    build_precision,
+    build_schedule,
+    build_strategy,
+    check,
+    finetune_recipe,
+    output_dir,
+    robust_recipe,
+)
 
-ROOT = Path(__file__).parents[2]
-
-
-def test_everything_is_written(finished):
-    names = {path.name for path in finished.iterdir()}
-    assert {"config.yaml", "log.jsonl", "results.json", "report.html", "environment.json"} <= names
-    results = results_of(finished)
-    assert set(results["clean"]["retrieval"]) == {"R@1", "R@5", "R@10", "R@20"}
-    by_class = results["false_negatives"]["by_class"]
-    assert {shares["precision"] for shares in by_class.values()} - {None} == {1}
-    assert "<h3>Classes on the map</h3>" in (finished / "report.html").read_text()
-    for name in ("linear_top1", "linear_clip_top1", "knn_top1"):
-        assert 0 <= results["clean"][name] <= 1
-    curve = results["attacks"]["pgd_linf"]
-    clean = results["attack_settings"]["pgd_linf"]["clean"]
-    assert list(curve) == ["1/255", "8/255"]
-    assert clean >= curve["1/255"] >= curve["8/255"] >= 0
-    checks = results["attack_checks"]["pgd_linf"]["checks"]
-    assert {check["passed"] for check in checks} <= {True, False}
-    assert {"more steps never help the model", "the model gives logits"} <= {
-        check["name"] for check in checks
-    }
-    assert len(results["corruptions"]["P"]["gaussian_noise"]) == 5
-    assert len(results["corruptions"]["C"]["contrast"]) == 5
-    assert results["false_negatives"]["precision"] == 1  # clips of one source share their class
-    assert results["data"]["chance"] == 0.25
-    assert results["cost"]["peak_memory_mib"] > 0
-    environment = json.loads((finished / "environment.json").read_text())
-    assert environment["versions"]["torch"] == torch.__version__.split("+")[0]
+CPU = torch.device("cpu")
 
 
-def test_the_same_seed_gives_the_same_run_and_another_does_not(data, config, finished, tmp_path):
-    for seed, same in ((0, True), (1, False)):
-        out = tmp_path / str(seed)
-        words = ("SEED", seed, "DATA.WORKERS", 2, "DATA.TEST_LIST", "")
-        assert main(["train", *arguments(data, config, out, *words)]) == 0
-        assert (losses(out) == losses(finished)) is same
-
-
-def test_sigterm_saves_and_resume_continues_bit_for_bit(
-    data, config, finished, tmp_path, monkeypatch
-):
-    out, words = tmp_path / "run", arguments(data, config, tmp_path / "run")
-    stop_after(2, monkeypatch, words)
-    assert load_newest(out / "checkpoints")["position"] == {"epoch": 0, "step": 2}
-    assert main(["train", *words, "--resume"]) == 0
-    assert losses(out) == losses(finished)
-    first, second = weights(out), weights(finished)
-    assert all(torch.equal(first[name], second[name]) for name in second)
-    mine, theirs = (results_of(run) for run in (out, finished))
-    for section in ("clean", "attacks", "corruptions", "false_negatives", "geometry"):
-        assert mine[section] == theirs[section]
+def config(*words):
+    return load_config("demo", list(map(str, words)))
 
 
 @pytest.mark.parametrize(
-    ("name", "detector", "treatment", "judge", "voters"),
+    ("words", "message"),
     [
-        ("moco_v2", "glofnd", "weight", "online", 1),
-        ("simclr", "clusters", "eliminate", "momentum", 0),
-        ("byol", "none", "eliminate", "online", 0),
-        ("swav", "none", "eliminate", "online", 0),
+        (("LOG.TRACKERS", "[papertrail]"), "LOG.TRACKERS: 'papertrail' is not one of tensorboard"),
+        (("TRAIN.FUSED", "true", "TRAIN.OPTIMISER", "lars"), "lars has no fused form"),
+        (("ROBUST.PROTOCOLS", "[afl]"), "ROBUST.PROTOCOLS: unknown 'afl'; choose from"),
+        (("TRAIN.COMPILE", "reduce-overhead", "TRAIN.CHUNK", 2), "set it to default"),
     ],
 )
-def test_the_state_of_any_method_survives_a_stop(
-    data, config, tmp_path, monkeypatch, name, detector, treatment, judge, voters
-):
-    words = ["METHOD.NAME", name, "METHOD.QUEUE", 20, "FALSE_NEGATIVES.DETECTOR", detector]
-    words += ["FALSE_NEGATIVES.TREATMENT", treatment, "FALSE_NEGATIVES.JUDGE", judge]
-    words += ["FALSE_NEGATIVES.VOTERS", voters, "FALSE_NEGATIVES.START", 0.3]
-    words += ["FALSE_NEGATIVES.CLUSTERS", "[4, 2]", "FALSE_NEGATIVES.CEILING", 0.4]
-    words += ["FALSE_NEGATIVES.RAMP", 0]
-    words += ["METHOD.PROTOTYPES", 6, "DATA.TEST_LIST", ""]
-    runs = {run: arguments(data, config, tmp_path / run, *words) for run in ("whole", "stopped")}
-    assert main(["train", *runs["whole"]]) == 0
-    stop_after(4, monkeypatch, runs["stopped"])  # in the second epoch
-    assert main(["train", *runs["stopped"], "--resume"]) == 0
-    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
-    one, other = (weights(tmp_path / run) for run in runs)
-    assert all(torch.equal(one[key], other[key]) for key in one)
-    results = [results_of(tmp_path / run) for run in runs]
-    assert results[0]["false_negatives"] == results[1]["false_negatives"]
-    if detector != "none":
-        assert results[0]["false_negatives"]["removed"] > 0
-        assert set(results[0]["false_negatives"]["by_class"]) == {"sway", "bob", "rise", "blink"}
+def test_mistakes_are_found_before_training(words, message):
+    with pytest.raises(UserError, match=message):
+        check(config(*words))
 
 
-def test_two_processes_write_the_same_results_file(data, config, finished, tmp_path):
-    out = tmp_path / "run"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    port = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    command = [*torchrun, *port, str(ROOT / "tools/train_net.py"), *arguments(data, config, out)]
-    one_thread_each = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=one_thread_each
-    )
-    assert done.returncode == 0, done.stderr
-    together, alone = losses(out), losses(finished)
-    assert together.keys() == alone.keys()
-    assert together[1] == pytest.approx(alone[1], rel=1e-3)
-    mine, theirs = (results_of(run) for run in (out, finished))
-    assert mine.keys() == theirs.keys()
-    assert mine["attack_settings"]["pgd_linf"]["clips"] == mine["data"]["test_videos"]
-    assert mine["false_negatives"]["removed"] == theirs["false_negatives"]["removed"]
-
-    # The same weights judged by one process give the same numbers, to the last bit.
-    checkpoint = final(out)
-    alone = tmp_path / "alone"
-    words = arguments(data, config, alone, "ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]")
-    assert main(["evaluate", *words, "--checkpoint", str(checkpoint)]) == 0
-    single = results_of(alone)
-    assert single["clean"] == mine["clean"]
-    assert single["geometry"] == mine["geometry"]
+def test_the_rate_is_scaled_with_the_batch_and_warm_up_fits_a_short_run():
+    words = ("TRAIN.LR", 0.1, "TRAIN.LR_BATCH", 256, "TRAIN.BATCH", 64, "TRAIN.EPOCHS", 3)
+    schedule = build_schedule(config(*words, "TRAIN.WARMUP_EPOCHS", 10), steps_per_epoch=5)
+    assert schedule.peak_lr == pytest.approx(0.025)
+    assert (schedule.warmup_epochs, schedule.total_steps) == (3, 15)
 
 
-def test_an_earlier_run_starts_one_on_longer_clips_and_stays_itself(data, config, tmp_path, capsys):
-    few = ("METHOD.NAME", "moco_v2", "METHOD.QUEUE", 16, "TRAIN.EPOCHS", 1, "ATTACK.RUNS", "[]")
-    few += ("MODEL.NAME", "video_vit_s", "MODEL.POSITIONS", "learned", "MODEL.DEPTH", 1)
-    few += ("MODEL.WIDTH", 24, "MODEL.FRAME_SIZE", 32, "CORRUPT.NAMES", "[]")
-    first = arguments(data, config, tmp_path / "first", *few)
-    longer = ("DATA.FRAMES", 6, "TRAIN.WEIGHTS")
-    second = arguments(data, config, tmp_path / "second", *few, *longer)
-    assert main(["train", *first]) == 0
-    assert main(["train", *second, str(newest(tmp_path / "first"))]) == 0
-    said = "positions interpolated from 2 x 2 x 2 to 3 x 2 x 2"
-    assert capsys.readouterr().err.count(said) == 1
-    # An evaluation with other clips leaves its config in the folder; the training is still itself.
-    assert main(["evaluate", *first, "DATA.FRAMES", "6"]) == 0
-    assert said in capsys.readouterr().err
-    assert main(["train", *first, "--resume"]) == 0
-    assert "DATA.FRAMES changed" in fails(capsys, "train", *first, "DATA.FRAMES", "6", "--resume")
+def test_a_strategy_is_what_the_config_says():
+    strategy = build_strategy(config("TRAIN.PARALLEL", "fsdp", "TRAIN.RECOMPUTE", "true"))
+    assert (strategy.parallel, strategy.recompute, strategy.compiled) == ("fsdp", True, "")
+    assert build_strategy(config("TRAIN.COMPILE", "max-autotune")).compiled == "max-autotune"
 
 
-def test_methods_by_name(data, config, tmp_path):
-    for name in ("supervised", "supcon"):
-        out = tmp_path / name
-        words = ("METHOD.NAME", name, "FALSE_NEGATIVES.DETECTOR", "none", "TRAIN.EPOCHS", 1)
-        words += ("CORRUPT.NAMES", "[]")
-        assert main(["train", *arguments(data, config, out, *words)]) == 0
-        results = results_of(out)
-        assert ("own_head_top1" in results["clean"]) == (name == "supervised")
-        assert ("pgd_linf_own_head" in results["attacks"]) == (name == "supervised")
+def test_only_float16_has_a_loss_scale():
+    for name, scaled in {"float32": False, "bfloat16": False, "float16": True}.items():
+        assert build_precision(config("PRECISION", name), CPU).scaler.is_enabled() is scaled
+    assert not build_precision(config("PRECISION", "auto"), CPU).scaler.is_enabled()
+
+
+def test_recipes_have_the_published_rates():
+    cfg = config("ROBUST.BATCH", 64, "ROBUST.LR_FACTOR", 2.0, "FINETUNE.EPOCHS", 20)
+    assert robust_recipe(cfg, "alf").lr == pytest.approx(2 * 0.01 * 64 / 512)
+    assert robust_recipe(cfg, "aff").lr == pytest.approx(2 * 0.1 * 64 / 128)
+    recipe = finetune_recipe(cfg)
+    assert (recipe.lr, recipe.warmup_epochs) == (cfg.FINETUNE.LR, 2)
+
+
+def test_the_output_folder_follows_name_and_seed():
+    unset = config("OUTPUT_DIR", "", "NAME", "a", "SEED", 3)
+    assert str(output_dir(unset)) == "runs/a/seed3"
+    assert str(output_dir(config("OUTPUT_DIR", "elsewhere"))) == "elsewhere"

@@ -14,8 +14,8 @@ from vidcsl.errors import Diverged
 from vidcsl.methods.false_negatives.detector import Samples
 from vidcsl.methods.losses import at_least_float32
 from vidcsl.methods.metrics import Metric, describe_batch
+from vidcsl.models.batchnorm import CLEAN
 from vidcsl.models.encoder import Norms
-from vidcsl.models.norm_sets import CLEAN
 from vidcsl.registry import Option, Registry
 
 # Momentum as a function of its first value and the fraction of the training run that is done.
@@ -105,8 +105,8 @@ class Method(nn.Module):
     least_views: int = 2
     kept: tuple[str, ...] = ("encoder",)
     replays: int = 1
-    norm_sets: tuple[str, ...] = (CLEAN,)
-    projector_sets: tuple[str, ...] = (CLEAN,)
+    batchnorm_names: tuple[str, ...] = (CLEAN,)
+    projector_batchnorm_names: tuple[str, ...] = (CLEAN,)
 
     def __init__(
         self, encoder: nn.Module, *, distributed: DistributedContext | None = None

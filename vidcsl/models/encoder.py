@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vidcsl.errors import UserError
 from vidcsl.io import return_freed_memory
-from vidcsl.models.norm_sets import use_again
+from vidcsl.models.batchnorm import keep_batchnorm_in_use
 from vidcsl.registry import Option, Registry
 
 # ----------------------------------------------------------------------
@@ -88,7 +88,7 @@ def recomputed(function: Callable[..., Any], *inputs: Any, owner: nn.Module | No
 
 def _again(module: nn.Module | None, device: torch.device) -> AbstractContextManager[None]:
     """A block in which `module` computes once more what it computes next."""
-    norms = use_again(module) if module else nullcontext()
+    norms = keep_batchnorm_in_use(module) if module else nullcontext()
 
     @contextmanager
     def block() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What every part of an evaluation needs, and how runs and weights are opened."""
+"""The evaluation context, which every part of an evaluation takes, and how a model gets into it."""
 
 import os
 import sys
@@ -25,13 +25,13 @@ from vidcsl.evaluation.probes import LinearProbe, PooledTokens, fit_linear_probe
 from vidcsl.io import Bar, Log
 from vidcsl.methods import Method
 from vidcsl.methods.supervised import Supervised
+from vidcsl.models.batchnorm import use_batchnorm
 from vidcsl.models.encoder import Encoder
 from vidcsl.models.layouts import State
-from vidcsl.models.norm_sets import use_norms
 from vidcsl.models.pretrained import fitted
 from vidcsl.pipelines.data import build_crop, build_lists, build_test_loader
 from vidcsl.pipelines.method import build_method, require_labels
-from vidcsl.pipelines.model import build_encoder, load_weights_of, norm_sets
+from vidcsl.pipelines.model import batchnorm_names, build_encoder, load_weights_of
 from vidcsl.pipelines.training import check, output_dir
 from vidcsl.robustness.targets import Clips, cropped_clips
 from vidcsl.run_folder import RunFolder, digest
@@ -40,19 +40,13 @@ from vidcsl.state import load_parts, weights_digest
 from vidcsl.training.checkpoint import list_checkpoints, load_checkpoint, load_newest
 from vidcsl.training.monitor import peak_memory_mib
 
-# ----------------------------------------------------------------------
-# What every part of an evaluation needs: config, model, data, processes and the folder.
-
-# What changes an encoder but none of its weights' names and shapes.
-_SHAPELESS = ("NAME", "HEADS", "ATTENTION", "POSITIONS", "POOLING", "TEMPORAL")
-
 Pixels = Callable[..., Iterator[Clips]]
-"""`(batch, crop, *, seeds, videos) -> Clips`, see `vidcsl.robustness.clips`."""
+"""`(batch, crop, *, seeds, videos) -> Clips`, see `vidcsl.robustness.targets.INPUTS`."""
 
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """What every part of the evaluation needs."""
+    """A trained model with its config, training videos, processes and run folder."""
 
     cfg: CfgNode
     method: Method
@@ -61,19 +55,19 @@ class EvaluationContext:
     folder: RunFolder
 
     def store(self, sections: dict[str, Any]) -> None:
-        """Merge sections into the results, on disk."""
+        """Merge sections into results.json."""
         if self.distributed.is_main:
             self.folder.update_results(sections)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds of a stage, and the peak memory so far, to the results."""
+        """Add the seconds of the block, and the peak memory so far, to the results."""
         started = time.perf_counter()
         yield
-        self.spend(stage, time.perf_counter() - started)
+        self.store_cost(stage, time.perf_counter() - started)
 
-    def spend(self, stage: str, seconds: float) -> None:
-        """Add what a stage took, and the peak memory so far, to the results."""
+    def store_cost(self, stage: str, seconds: float) -> None:
+        """Add the seconds of a stage, and the peak memory so far, to the results."""
         if self.distributed.is_main:
             cost = self.folder.read_results().get("cost", {})
             cost.setdefault("seconds", {})[stage] = seconds
@@ -82,36 +76,48 @@ class EvaluationContext:
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A progress bar over this process's share of `total` videos; gives how to advance it."""
+        """A progress bar for this process's part of `total` videos; yields how to advance it."""
         bar = Bar(title, total=-(-total // self.distributed.size), shown=self.distributed.is_main)
         try:
             yield bar.advance
         finally:
             bar.close()
 
-    def features(self, videos: VideoList, *, clips: int, crops: int, tokens: int = 0) -> Features:
-        """Features of every view of every video, in the order of the list.
+    # Features and probes are stored in the run folder by the digest of all that they depend on.
 
-        They are kept in the run's folder, and found there again by the same weights.
+    def features(self, videos: VideoList, *, clips: int, crops: int, tokens: int = 0) -> Features:
+        """Features of every view of every video in the list, extracted once and then stored.
 
         Args:
             videos: the list.
-            clips, crops: how often each video is looked at.
-            tokens: where it is not 0, at most so many tokens of a clip in place of its features.
+            clips, crops: number of clips per video, and of crops per clip.
+            tokens: if not 0, at most this many tokens of each clip instead of its features.
         """
         kind = {"tokens": tokens} if tokens else {}
         key = self.settings(videos, self.weights, views=clips, crops=crops, **kind)
         path = self.folder.artifacts / f"features_{digest(key)}.npz"
         if self.distributed.broadcast(path.exists()):
             return Features.load(path)
+        encoder = self.method.encoder
         with self.timed(f"features of {Path(videos.source).name}"):
-            found = self._extract(videos, clips=clips, crops=crops, tokens=tokens)
+            found = extract_features(
+                PooledTokens(encoder, most=tokens) if tokens else encoder,  # type: ignore[arg-type]
+                self._batches(videos, range(len(videos)), views=clips),
+                crop=build_crop(self.cfg, crops=crops),
+                distributed=self.distributed,
+                title=f"features of {videos.source}",
+                total=-(-len(videos) // self.distributed.size),
+            )
         if self.distributed.is_main:
             found.save(path)
         return found
 
+    def gallery(self) -> Features:
+        """Features of the training videos."""
+        return self.features(self.train, clips=self.cfg.EVALUATE.TRAIN_VIEWS, crops=1)
+
     def linear_probe(self, gallery: Features, videos: VideoList | None = None) -> LinearProbe:
-        """The probe fitted on training videos' features, by default the run's, kept like these."""
+        """The linear probe on the features of `videos` (by default the run's), stored likewise."""
         videos = videos or self.train
         views = gallery.values.shape[1]
         key = self.settings(videos, self.weights, views=views, seed=self.cfg.SEED)
@@ -123,12 +129,8 @@ class EvaluationContext:
         self.distributed.barrier()
         return LinearProbe.load(path)
 
-    def gallery(self) -> Features:
-        """Features of the training videos."""
-        return self.features(self.train, clips=self.cfg.EVALUATE.TRAIN_VIEWS, crops=1)
-
     def heads(self) -> dict[str, nn.Linear]:
-        """The linear layers that name classes, by what is appended to an attack's name."""
+        """Linear classifiers on the encoder, by their suffix in the names of attacks."""
         heads = {}
         if self.cfg.EVALUATE.LINEAR:
             heads[""] = self.linear_probe(self.gallery()).as_layer()
@@ -137,29 +139,35 @@ class EvaluationContext:
         return {suffix: head.to(self.distributed.device) for suffix, head in heads.items()}
 
     def settings(self, videos: VideoList, weights: str, **more: Any) -> dict[str, Any]:
-        """What an answer about each of these videos depends on: weights, pixels, and `more`."""
-        root = self.cfg.DATA.ROOT
+        """All that a stored result on these videos depends on: weights, pixels, and `more`."""
+        root, encoder = self.cfg.DATA.ROOT, self.method.encoder
         listed = [(os.path.relpath(video.path, root), video.label) for video in videos.videos]
         data = ("FRAMES", "STRIDE", "FPS", "WINDOW", "SHORT_SIDE", "SHORT_VIDEO", "READER")
+        # These change what an encoder computes but no name or shape of its weights, so the digest
+        # of the weights does not show them. The same holds for the pixels' mean and deviation.
+        model = ("NAME", "HEADS", "ATTENTION", "POSITIONS", "POOLING", "TEMPORAL")
+        statistics = [getattr(encoder, name, torch.zeros(0)) for name in ("mean", "std")]
         return {
             "weights": weights,
             "videos": digest({"videos": listed}),
             "data": {key: self.cfg.DATA[key] for key in data},
             "frame_size": self.cfg.MODEL.FRAME_SIZE,
-            "model": {key: self.cfg.MODEL[key] for key in _SHAPELESS},
+            "model": {key: self.cfg.MODEL[key] for key in model},
             "sampling": self.cfg.EVALUATE.SAMPLING,
-            "normalisation": normalisation_of(self.method.encoder),
+            "normalisation": [
+                round(value, 6) for each in statistics for value in each.flatten().tolist()
+            ],
             **self.norms,
             **more,
         }
 
     @property
     def norms(self) -> dict[str, str]:
-        """`{"norms": NAME}` of the BatchNorms that are judged, where the encoder has several sets.
+        """`{"norms": EVALUATE.NORMS}` if the encoder has auxiliary BatchNorm, else nothing.
 
-        They all are in its weights, whose digest therefore does not tell.
+        The weights hold all sets of BatchNorms, so their digest does not show which one is used.
         """
-        several = len(norm_sets(self.cfg)) > 1
+        several = len(batchnorm_names(self.cfg)) > 1
         return {"norms": self.cfg.EVALUATE.NORMS} if several else {}
 
     @cached_property
@@ -167,126 +175,121 @@ class EvaluationContext:
         """The digest of the encoder's weights."""
         return weights_digest(self.method.encoder)
 
-    def _extract(self, videos: VideoList, *, clips: int, crops: int, tokens: int) -> Features:
-        encoder = self.method.encoder
-        return extract_features(
-            PooledTokens(encoder, most=tokens) if tokens else encoder,  # type: ignore[arg-type]
-            self._blocks(videos, range(len(videos)), views=clips),
-            crop=build_crop(self.cfg, crops=crops),
-            distributed=self.distributed,
-            title=f"features of {videos.source}",
-            total=-(-len(videos) // self.distributed.size),
-        )
-
     def clips(
         self,
         videos: VideoList,
         chosen: Sequence[int],
         *,
-        answered: Container[int] = (),
+        done: Container[int] = (),
         views: int = 1,
         crops: int = 1,
         pixels: Pixels = cropped_clips,
     ) -> Iterator[Clips]:
-        """This process's share of the chosen videos of the list; by default their central clips.
-
-        Videos come in blocks of EVALUATE.BATCH, the same ones whatever the number of processes and
-        however much is answered already: a clip is always computed beside the same others, so that
-        its answer is the same to the last bit. Blocks answered as a whole are not even decoded.
+        """This process's part of the chosen videos; by default their central clips.
 
         Args:
             videos: the list.
             chosen: indices in it.
-            answered: indices of those that need not be judged again.
-            views, crops: how often each video is looked at.
-            pixels: what is made of the decoded views.
+            done: indices of videos with results; a block of these alone is not even decoded.
+            views, crops: number of clips per video, and of crops per clip.
+            pixels: turns the decoded views into clips.
         """
         crop = build_crop(self.cfg, crops=crops)
-        for batch in self._blocks(videos, chosen, answered=answered, views=views):
+        for batch in self._batches(videos, chosen, done=done, views=views):
             indices = batch.indices.tolist()
             seeds = [seed_of(self.cfg.SEED, index) for index in indices]
             yield from pixels(batch.to(self.distributed.device), crop, seeds=seeds, videos=indices)
 
-    def _blocks(
+    def _batches(
         self,
         videos: VideoList,
         chosen: Sequence[int],
         *,
-        answered: Container[int] = (),
+        done: Container[int] = (),
         views: int,
     ) -> Iterator[Batch]:
-        """This process's share of the blocks of chosen videos; `indices` are those in the list."""
-        mine = self._share(chosen, answered)
+        """This process's batches of the chosen videos; their `indices` are those in the list."""
+        size, distributed = self.cfg.EVALUATE.BATCH, self.distributed
+        blocks = blocks_of_process(
+            chosen, size=size, done=done, rank=distributed.rank, processes=distributed.size
+        )
+        mine = [video for block in blocks for video in block]
         if not mine:
             return
-        alone = DistributedContext(rank=0, size=1, device=self.distributed.device)
+        # The blocks are this process's already: the loader must not divide them again.
+        alone = DistributedContext(rank=0, size=1, device=distributed.device)
         listed = replace(videos, videos=tuple(videos.videos[i] for i in mine))
-        loader = build_test_loader(
-            self.cfg, listed, alone, clips=views, batch=self.cfg.EVALUATE.BATCH
-        )
+        loader = build_test_loader(self.cfg, listed, alone, clips=views, batch=size)
         place = torch.tensor(mine)
         for batch in loader.epoch(0):
             yield replace(batch, indices=place[batch.indices])
 
-    def _share(self, chosen: Sequence[int], answered: Container[int]) -> list[int]:
-        size = self.cfg.EVALUATE.BATCH
-        blocks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        open_ = [block for block in blocks if any(video not in answered for video in block)]
-        # Only the last block may be short, and it is last in its share: batches are blocks.
-        return [
-            video
-            for block in open_[self.distributed.rank :: self.distributed.size]
-            for video in block
-        ]
+
+def blocks_of_process(
+    chosen: Sequence[int], *, size: int, done: Container[int], rank: int, processes: int
+) -> list[Sequence[int]]:
+    """The blocks of `size` videos that this process computes, without those that are done.
+
+    Blocks are the same for any number of processes and however much is done: a clip is always in a
+    batch with the same others. Sums over other batches would be rounded in another way, and results
+    would differ in the last bit.
+    """
+    blocks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+    left = [block for block in blocks if any(video not in done for video in block)]
+    # Only the last block may be short, and it is the last of its process, so batches are blocks.
+    return left[rank::processes]
 
 
 def model_name(context: EvaluationContext, head: str) -> str:
-    """How a run's model is called beside others; `head` is what its attacks have appended."""
+    """The name of a run's model in tables of several models; `head` is its attacks' suffix."""
     norms = "".join(f" {name} norms" for name in context.norms.values())
     return f"{context.cfg.NAME}{head} seed{context.cfg.SEED}{norms}"
 
 
-def normalisation_of(encoder: nn.Module) -> list[float]:
-    """Mean and standard deviation within it, which are no weights; empty where it has none."""
-    statistics = [getattr(encoder, name, torch.zeros(0)) for name in ("mean", "std")]
-    return [round(value, 6) for each in statistics for value in each.flatten().tolist()]
-
-
 def subset(videos: Sized, most: int) -> list[int]:
-    """Indices of at most `most` videos, evenly chosen from the list; 0: all."""
+    """Indices of at most `most` videos, evenly spread over the list; 0: all."""
     if not 0 < most < len(videos):
         return list(range(len(videos)))
     return np.linspace(0, len(videos) - 1, most).round().astype(int).tolist()
 
 
 # ----------------------------------------------------------------------
-# The model that is judged: a checkpoint of ours, or foreign weights, ready as a job.
+# Loading: a checkpoint of a run, or foreign weights.
 
 
-def open_context(
+def load_context(
     cfg: CfgNode,
     distributed: DistributedContext,
     *,
     checkpoint: Path | None = None,
     foreign: bool = False,
 ) -> tuple[EvaluationContext, VideoList | None]:
-    """The job of a trained model, and the test videos, if there is a list of them.
+    """Load a trained model for evaluation, and the test videos, if DATA.TEST_LIST is set.
+
+    The weights are the first that there are of: `checkpoint`; the newest checkpoint in the run
+    folder; TRAIN.WEIGHTS of a config that trains nothing (the checkpoint that an earlier evaluation
+    in this folder used); MODEL.WEIGHTS.
 
     Args:
         cfg: the config.
-        world: the processes.
-        checkpoint: its weights; where none is named the newest of the run, in a folder without any
-            those that it was judged with before (TRAIN.WEIGHTS of a config that trains nothing),
-            and else MODEL.WEIGHTS.
-        foreign: MODEL.WEIGHTS in any case.
+        distributed: the processes.
+        checkpoint: a checkpoint file.
+        foreign: load MODEL.WEIGHTS in any case.
 
     Raises:
         UserError: there are no weights, or they do not fit.
     """
     check(cfg)
     folder = RunFolder(output_dir(cfg))
-    document, source = (None, "") if foreign else _document(cfg, folder, checkpoint)
-    if document is None and not cfg.MODEL.WEIGHTS:
+    state: dict[str, Any] | None = None
+    source = ""
+    if not foreign and checkpoint:
+        state, source = load_checkpoint(checkpoint), str(checkpoint)
+    elif not foreign:
+        state, source = load_newest(folder.checkpoints), newest_checkpoint(folder)
+        if state is None and cfg.TRAIN.WEIGHTS and not cfg.TRAIN.ENABLED:
+            state, source = load_checkpoint(Path(cfg.TRAIN.WEIGHTS)), cfg.TRAIN.WEIGHTS
+    if state is None and not cfg.MODEL.WEIGHTS:
         raise UserError(
             f"no checkpoint in {folder.checkpoints}: train first, or give --checkpoint or --weights"
         )
@@ -294,44 +297,44 @@ def open_context(
     if distributed.is_main:
         folder.create()
     distributed.barrier()
-    if document is None:
+    if state is None:
         method = Method(build_encoder(cfg).to(distributed.device))
         notes = load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
     else:
         method = build_method(cfg, train, distributed)
-        notes = load_kept(method, document["method"], source=source)
-    tell(notes, folder, distributed)
-    return make_context(cfg, method, train, distributed, folder), test
+        notes = load_for_evaluation(method, state["method"], source=source)
+    log_notes(notes, folder, distributed)
+    return evaluation_context(cfg, method, train, distributed, folder), test
 
 
-def make_context(
+def evaluation_context(
     cfg: CfgNode,
     method: Method,
     train: VideoList,
     distributed: DistributedContext,
     folder: RunFolder,
 ) -> EvaluationContext:
-    """The job of a loaded model: in eval mode, with the BatchNorms that EVALUATE.NORMS names."""
-    use_norms(method.encoder, cfg.EVALUATE.NORMS)
+    """The context of a loaded model, in eval mode and with the BatchNorms of EVALUATE.NORMS."""
+    use_batchnorm(method.encoder, cfg.EVALUATE.NORMS)
     return EvaluationContext(cfg, method.eval(), train, distributed, folder)
 
 
-def required(test: VideoList | None) -> VideoList:
-    """The test videos, labelled, of a job that is nothing without them."""
+def require_test_videos(test: VideoList | None) -> VideoList:
+    """The test videos, all labelled; a UserError if there are none."""
     if test is None:
-        raise UserError("DATA.TEST_LIST is not set: there are no clips to judge")
-    require_labelled(test)
+        raise UserError("DATA.TEST_LIST is not set: there are no clips to evaluate")
+    require_test_labels(test)
     return test
 
 
-def require_labelled(test: VideoList) -> None:
-    """Raise a UserError where a video that is to be judged has no label."""
+def require_test_labels(test: VideoList) -> None:
+    """Raise a UserError if a test video has no label."""
     advice = ": fill their class, or leave DATA.TEST_LIST empty to pretrain alone"
     require_labels(test, "evaluation", advice=advice)
 
 
-def tell(notes: Sequence[str], folder: RunFolder, distributed: DistributedContext) -> None:
-    """Say, and log, what was changed of weights so that they fit."""
+def log_notes(notes: Sequence[str], folder: RunFolder, distributed: DistributedContext) -> None:
+    """Print and log how weights were changed to fit."""
     if distributed.is_main and notes:
         log = Log(folder.log)
         for note in notes:
@@ -340,36 +343,31 @@ def tell(notes: Sequence[str], folder: RunFolder, distributed: DistributedContex
         log.close()
 
 
-def newest_of(folder: RunFolder) -> str:
-    """Where a run's newest weights come from, in words."""
+def newest_checkpoint(folder: RunFolder) -> str:
+    """The newest checkpoint of a run, in words, for messages and tables."""
     return f"the newest of {folder.checkpoints}"
 
 
-def judged_alone(cfg: CfgNode, folder: RunFolder, checkpoint: Path | None) -> CfgNode:
-    """The config that names the checkpoint, where the folder holds none of its own."""
+def with_checkpoint(cfg: CfgNode, folder: RunFolder, checkpoint: Path | None) -> CfgNode:
+    """The config to store: it names the evaluated checkpoint if the folder has none of its own.
+
+    Later commands on this folder (`vidcsl transfer`, say) then load the same weights.
+    """
     if checkpoint is None or list_checkpoints(folder.checkpoints):
         return cfg
     weights = str(checkpoint.resolve())
     return overridden(cfg, {"TRAIN.ENABLED": False, "TRAIN.WEIGHTS": weights})
 
 
-def _document(
-    cfg: CfgNode, folder: RunFolder, checkpoint: Path | None
-) -> tuple[dict[str, Any] | None, str]:
-    if checkpoint:
-        return load_checkpoint(checkpoint), str(checkpoint)
-    newest = load_newest(folder.checkpoints)
-    if newest is None and cfg.TRAIN.WEIGHTS and not cfg.TRAIN.ENABLED:
-        return load_checkpoint(Path(cfg.TRAIN.WEIGHTS)), cfg.TRAIN.WEIGHTS
-    return newest, newest_of(folder)
-
-
 def fitted_weights(method: Method, weights: Mapping[str, Tensor]) -> tuple[State, list[str]]:
-    """A method's weights for clips of another length or size; sentences on what was changed.
+    """Adapt a method's weights to clips of another length or size.
 
     Args:
-        method: for whose encoders the weights are made to fit, a momentum encoder too.
-        weights: of a method, by our names.
+        method: the weights are made to fit its encoders, a momentum encoder too.
+        weights: a method's state dict.
+
+    Returns:
+        The state dict, and a note for each kind of change.
     """
     found, notes = dict(weights), []
     for name, module in method.named_modules():
@@ -384,11 +382,11 @@ def fitted_weights(method: Method, weights: Mapping[str, Tensor]) -> tuple[State
     return found, list(dict.fromkeys(notes))
 
 
-def load_kept(method: Method, weights: Mapping[str, Tensor], *, source: str) -> list[str]:
-    """Load what evaluation needs of a method's weights; sentences on what was changed to fit.
+def load_for_evaluation(method: Method, weights: Mapping[str, Tensor], *, source: str) -> list[str]:
+    """Load the parts that evaluation needs (`Method.kept`); notes on changes made to fit.
 
     Raises:
-        UserError: they are of another architecture; `source` says whose.
+        UserError: the weights belong to another architecture; the message names `source`.
     """
     found, notes = fitted_weights(method, weights)
     load_parts(method, found, parts=method.kept, source=source)

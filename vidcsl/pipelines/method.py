@@ -18,8 +18,8 @@ from vidcsl.methods.losses import LOSSES, RINCE_LIMIT, RowLoss
 from vidcsl.methods.method import MomentumEncoder
 from vidcsl.methods.moco import KeyQueue, check_queue
 from vidcsl.models import Encoder
+from vidcsl.models.batchnorm import add_auxiliary_batchnorm, has_batchnorm, idle_parameters
 from vidcsl.models.encoder import projector
-from vidcsl.models.norm_sets import has_norms, idle_parameters, with_norm_sets
 from vidcsl.models.pretrained import parse_weights
 from vidcsl.pipelines.model import build_encoder, load_weights_of
 from vidcsl.robustness.attacks.autoattack import AutoAttack
@@ -66,7 +66,7 @@ def build_method(cfg: CfgNode, videos: VideoList, distributed: DistributedContex
             distributed=distributed,
             **given,
         )
-    if len(method.norm_sets) == 1:
+    if len(method.batchnorm_names) == 1:
         for parameter in idle_parameters(encoder):  # DDP waits for the gradient of every other
             parameter.requires_grad_(False)
     return method.to(distributed.device)
@@ -91,8 +91,8 @@ def build_parts(cfg: CfgNode, encoder: Encoder, *, dim: int) -> dict[str, Any]:
                 layers=options.PROJECTOR_LAYERS,
                 norms=kind.head_norms,
             )
-            if len(kind.projector_sets) > 1 and has_norms(head):
-                with_norm_sets(head, kind.projector_sets)
+            if len(kind.projector_batchnorm_names) > 1 and has_batchnorm(head):
+                add_auxiliary_batchnorm(head, kind.projector_batchnorm_names)
             built[part] = head
         elif part == "predictor":
             built[part] = projector(

@@ -9,7 +9,7 @@ from vidcsl.config import load_config, value_of
 from vidcsl.errors import UserError
 from vidcsl.methods import METHODS
 from vidcsl.models import ENCODERS, Encoder
-from vidcsl.models.norm_sets import ADVERSARIAL, CLEAN, has_norms, with_norm_sets
+from vidcsl.models.batchnorm import ADVERSARIAL, CLEAN, add_auxiliary_batchnorm, has_batchnorm
 from vidcsl.models.pretrained import load_pretrained, parse_weights
 from vidcsl.registry import arguments_of
 from vidcsl.seeding import seed_of
@@ -39,23 +39,23 @@ def build_encoder(cfg: CfgNode) -> Encoder:
     if cfg.MODEL.NORMALISE != "auto":
         pixels = cfg.MODEL.NORMALISE
     encoder.normalise_by(pixels, bgr=is_bgr(cfg))
-    sets = norm_sets(cfg)
+    sets = batchnorm_names(cfg)
     # A method's own sets are no matter to encoders without BatchNorm, such as video ViTs: these
     # see clean and perturbed clips with the same weights.
-    if len(sets) > 1 and (cfg.MODEL.DUAL_NORM or has_norms(encoder)):
-        with_norm_sets(encoder, sets)
+    if len(sets) > 1 and (cfg.MODEL.DUAL_NORM or has_batchnorm(encoder)):
+        add_auxiliary_batchnorm(encoder, sets)
     return encoder
 
 
-def norm_sets(cfg: CfgNode) -> tuple[str, ...]:
+def batchnorm_names(cfg: CfgNode) -> tuple[str, ...]:
     """The names of the encoder's sets of BatchNorms; one name: it has each BatchNorm once."""
-    wanted = METHODS[cfg.METHOD.NAME].norm_sets
+    wanted = METHODS[cfg.METHOD.NAME].batchnorm_names
     return (CLEAN, ADVERSARIAL) if cfg.MODEL.DUAL_NORM and len(wanted) == 1 else wanted
 
 
-def check_norms(cfg: CfgNode) -> None:
+def check_batchnorm_name(cfg: CfgNode) -> None:
     """Raise UserError where the BatchNorms that are to be judged are none of the encoder's."""
-    name, sets = cfg.EVALUATE.NORMS, norm_sets(cfg)
+    name, sets = cfg.EVALUATE.NORMS, batchnorm_names(cfg)
     if name not in sets:
         has = f"has the sets {', '.join(sets)}" if len(sets) > 1 else "has each BatchNorm once"
         raise UserError(

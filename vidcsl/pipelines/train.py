@@ -16,15 +16,15 @@ from vidcsl.io import log_message
 from vidcsl.methods import Method
 from vidcsl.methods.false_negatives import TeacherNeighbours
 from vidcsl.pipelines.context import (
+    evaluation_context,
     fitted_weights,
-    judged_alone,
-    load_kept,
-    make_context,
-    newest_of,
-    open_context,
-    require_labelled,
-    required,
-    tell,
+    load_context,
+    load_for_evaluation,
+    log_notes,
+    newest_checkpoint,
+    require_test_labels,
+    require_test_videos,
+    with_checkpoint,
 )
 from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_loader
 from vidcsl.pipelines.evaluate import evaluate
@@ -72,7 +72,7 @@ def train_and_evaluate(
         # Lists of videos. What evaluation would refuse is refused before hours of training.
         train, test = build_lists(cfg, distributed)
         if test is not None:
-            require_labelled(test)
+            require_test_labels(test)
             check_classes(cfg, len(train.classes))
 
         # The method: trained here, or only loaded.
@@ -82,8 +82,10 @@ def train_and_evaluate(
         else:
             method = build_method(cfg, train, distributed)
             if checkpoint:
-                notes = load_kept(method, checkpoint["method"], source=newest_of(folder))
-                tell(notes, folder, distributed)
+                notes = load_for_evaluation(
+                    method, checkpoint["method"], source=newest_checkpoint(folder)
+                )
+                log_notes(notes, folder, distributed)
             elif cfg.TRAIN.WEIGHTS or cfg.MODEL.WEIGHTS:
                 load_initial_weights(cfg, method, distributed, folder)
             else:
@@ -93,7 +95,7 @@ def train_and_evaluate(
                 )
 
         # Probes, attacks, corruptions, results.json and report.html.
-        evaluate(make_context(cfg, method, train, distributed, folder), test)
+        evaluate(evaluation_context(cfg, method, train, distributed, folder), test)
     return folder
 
 
@@ -104,12 +106,12 @@ def evaluate_model(
     checkpoint: Path | None = None,
     foreign: bool = False,
 ) -> RunFolder:
-    """`vidcsl evaluate`: evaluate a trained model; which one, see `open_context`."""
-    context, test = open_context(cfg, distributed, checkpoint=checkpoint, foreign=foreign)
+    """`vidcsl evaluate`: evaluate a trained model; which one, see `load_context`."""
+    context, test = load_context(cfg, distributed, checkpoint=checkpoint, foreign=foreign)
     if test is not None or not cfg.EVALUATE.TRANSFER:
-        required(test)
+        require_test_videos(test)
     if distributed.is_main:
-        context.folder.write_config(dump_config(judged_alone(cfg, context.folder, checkpoint)))
+        context.folder.write_config(dump_config(with_checkpoint(cfg, context.folder, checkpoint)))
         context.folder.write_environment(distributed.device)
     distributed.barrier()
     evaluate(context, test)
@@ -156,7 +158,9 @@ def open_folder(
     checkpoint = load_newest(folder.checkpoints)
     if checkpoint and cfg.TRAIN.ENABLED:
         # The checkpoint's own config: an evaluation may have written another to the folder since.
-        before = parse_config(checkpoint["config"], where=f"the config in {newest_of(folder)}")
+        before = parse_config(
+            checkpoint["config"], where=f"the config in {newest_checkpoint(folder)}"
+        )
         changed = [key for key in differing_keys(cfg, before, sections=TRAINING) if key not in FREE]
         if changed:
             raise UserError(
@@ -179,11 +183,11 @@ def load_initial_weights(
     if cfg.TRAIN.WEIGHTS:
         weights, notes = fitted_weights(method, load_checkpoint(Path(cfg.TRAIN.WEIGHTS))["method"])
         load_weights(method, weights, source=cfg.TRAIN.WEIGHTS)
-        tell([f"{cfg.TRAIN.WEIGHTS}: {note}" for note in notes], folder, distributed)
+        log_notes([f"{cfg.TRAIN.WEIGHTS}: {note}" for note in notes], folder, distributed)
     if cfg.MODEL.WEIGHTS:
         notes = load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
         method.encoder_replaced()
-        tell(notes, folder, distributed)
+        log_notes(notes, folder, distributed)
 
 
 # ----------------------------------------------------------------------

@@ -18,10 +18,10 @@ from vidcsl.methods import Method
 from vidcsl.methods.adversarial.classifier import AdversarialClassifier, Trades
 from vidcsl.methods.supervised import Supervised
 from vidcsl.models import Encoder
-from vidcsl.models.norm_sets import idle_parameters
+from vidcsl.models.batchnorm import idle_parameters
 from vidcsl.pipelines.data import build_augmentation, build_corruptions, build_crop, check_lists
 from vidcsl.pipelines.method import build_inner_attack, check_method
-from vidcsl.pipelines.model import check_norms
+from vidcsl.pipelines.model import check_batchnorm_name
 from vidcsl.pipelines.targets import attack_specs, check_targets
 from vidcsl.run_folder import RunFolder
 from vidcsl.seeding import seed_of
@@ -55,7 +55,7 @@ def check(cfg: CfgNode) -> None:
         raise UserError(
             f"TRAIN.FUSED: {cfg.TRAIN.OPTIMISER} has no fused form, only {' and '.join(FUSED)}"
         )
-    check_norms(cfg)
+    check_batchnorm_name(cfg)
     check_lists(cfg)
     build_augmentation(cfg)
     build_crop(cfg, crops=cfg.EVALUATE.CROPS)

@@ -17,7 +17,7 @@ from tests.methods.made import (
     make_method,
 )
 from vidcsl.methods.adversarial.advcl import high_frequencies
-from vidcsl.models.norm_sets import norms_in_use
+from vidcsl.models.batchnorm import batchnorm_in_use
 
 DETECTORS = ("none", "labels", "adaptive")
 ADVERSARIAL_CONTRASTIVE = [name for name in CONTRASTIVE if name in ATTACKING]
@@ -37,7 +37,7 @@ class Darker:
 
 def embedded(method, clips, *, norms="clean"):
     twin = copy.deepcopy(method)
-    with norms_in_use(twin, norms):
+    with batchnorm_in_use(twin, norms):
         outputs = nn.Sequential(twin.encoder, twin.projector)(clips.flatten(0, 1))
     return F.normalize(outputs, dim=1).unflatten(0, clips.shape[:2])
 

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from vidcsl.robustness.attacks import GOALS, Problem
+from vidcsl.robustness.threats import Threat
+
 CLASSES = 4
 
 
@@ -56,3 +59,20 @@ def predict(model: nn.Module, clips: Tensor) -> Tensor:
 def random_clips(count: int = 6, shape: tuple[int, ...] = (3, 4, 6, 6)) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.rand(count, *shape, dtype=torch.float64, generator=generator)
+
+
+def problem_of(threat: Threat) -> Problem:
+    """Six clips that are classified correctly, under cross-entropy."""
+    model, clips = sharp(), random_clips()
+    labels = predict(model, clips)
+    with torch.no_grad():
+        return Problem.of(model, threat, GOALS["cross_entropy"], clips, labels, seeds=range(6))
+
+
+def numbers(goals: list[float]) -> Tensor:
+    return torch.tensor(goals, dtype=torch.float64)
+
+
+def direction(model: nn.Module, label: Tensor) -> Tensor:
+    """The gradient of the two-class margin."""
+    return (model.head.weight[1 - label] - model.head.weight[label]).detach()

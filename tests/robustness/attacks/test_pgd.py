@@ -10,13 +10,15 @@ from tests.robustness.attacks.models import (
     CLASSES,
     Linear,
     TinyNet,
+    numbers,
     predict,
+    problem_of,
     random_clips,
     seeded,
     sharp,
 )
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks import PGD, SOLVERS, RandomNoise, attack
+from vidcsl.robustness.attacks import PGD, SOLVERS, MomentumPGD, RandomNoise, attack
 from vidcsl.robustness.attacks.goals import cross_entropy
 from vidcsl.robustness.attacks.pgd import default_step_size
 from vidcsl.robustness.threats import L2, BudgetExceeded, Linf
@@ -386,3 +388,27 @@ def test_wrong_inputs_say_so(model, clips, labels, change, message):
     positional = [given.pop(key) for key in ("model", "clips", "labels")]
     with pytest.raises(UserError, match=message):
         attack(*positional, **given)
+
+
+def test_mifgsm_divides_by_the_mean_over_all_of_a_clip():
+    problem, solver = problem_of(Linf(0.05)), MomentumPGD(steps=10)
+    delta = problem.zero()
+    state = solver.begin(problem, delta)
+    gradients = torch.randn(2, *delta.shape, dtype=torch.float64)
+    gradients[0] *= 100  # only by the normalisation do both count alike
+    momentum = torch.zeros_like(delta)
+    for gradient in gradients:
+        solver.advance(problem, 0, delta, numbers([0.0] * 6), gradient, state)
+        for row in range(6):
+            momentum[row] = momentum[row] + gradient[row] / gradient[row].abs().mean()
+    torch.testing.assert_close(state["momentum"], momentum)
+    assert solver.size_of_step(0.05) == pytest.approx(0.005)
+
+
+def test_mifgsm_forgets_by_its_decay():
+    problem, solver = problem_of(Linf(0.05)), MomentumPGD(steps=10, decay=0.5)
+    delta = problem.zero()
+    state, gradient = solver.begin(problem, delta), torch.full_like(delta, -3.0)
+    for wanted in (-1.0, -1.5, -1.75):
+        solver.advance(problem, 0, delta, numbers([0.0] * 6), gradient, state)
+        torch.testing.assert_close(state["momentum"], torch.full_like(delta, wanted))

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from tests.robustness.attacks.models import CLASSES, Linear, predict, random_clips, seeded, sharp
+from tests.robustness.attacks.models import (
+    CLASSES,
+    Linear,
+    direction,
+    predict,
+    random_clips,
+    seeded,
+    sharp,
+)
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks import SOLVERS, attack
 from vidcsl.robustness.attacks.goals import Targeted, cross_entropy, margin, targeted_cross_entropy
@@ -160,49 +168,6 @@ def test_adam_reaches_the_flicker_optimum_on_a_linear_model():
     torch.testing.assert_close(found - clips, expected.expand_as(clips), rtol=1e-6, atol=1e-9)
 
 
-def direction(model: nn.Module, label: torch.Tensor) -> torch.Tensor:
-    """The gradient of the two-class margin."""
-    return (model.head.weight[1 - label] - model.head.weight[label]).detach()
-
-
-def distance(kind: type, weights: torch.Tensor, clip: torch.Tensor, gain: float) -> float:
-    """The least budget with which a linear margin rises by `gain` within the box."""
-    room = torch.where(weights > 0, 1 - clip, clip)
-    if kind is L1:  # the pixels with the largest weights go all the way, one after the other
-        spent = 0.0
-        for pixel in weights.abs().argsort(descending=True):
-            whole = float(weights[pixel].abs() * room[pixel])
-            if whole >= gain:
-                return spent + gain / float(weights[pixel].abs())
-            gain, spent = gain - whole, spent + float(room[pixel])
-    along = weights.abs() if kind is L2 else torch.ones_like(room)
-    low, high = 0.0, 1e4
-    for _ in range(200):
-        middle = (low + high) / 2
-        size = torch.minimum(middle * along, room)
-        low, high = (low, middle) if (size * weights.abs()).sum() >= gain else (middle, high)
-    size = torch.minimum(high * along, room)
-    return float(size.norm() if kind is L2 else size.max())
-
-
-@pytest.mark.parametrize("kind", [Linf, L2, L1])
-def test_fab_finds_the_nearest_point_across_a_plane(kind):
-    """A budget just above the distance suffices, one just below does not."""
-    model, clips = seeded(Linear, 54, 2), random_clips(5, (3, 2, 3, 3))
-    labels = predict(model, clips)
-    with torch.no_grad():
-        gains = -margin(model(clips), labels)
-    for row in range(5):
-        one = slice(row, row + 1)
-        weights = direction(model, labels[row])
-        least = distance(kind, weights, clips[row].flatten(), float(gains[row]))
-        for factor, expected in ((1.02, True), (0.98, False)):
-            options = {"goal": "margin", "solver": SOLVERS["fab"](steps=30)}
-            threat = kind(least * factor)
-            found = attack(model, clips[one], labels[one], threat=threat, **options)
-            assert bool(predict(model, found) != labels[one]) == expected, (row, factor)
-
-
 def test_stopping_early_changes_no_accuracy():
     model, clips = sharp(), random_clips()
     labels = predict(model, clips)
@@ -236,39 +201,6 @@ def test_a_start_from_other_clips_is_used():
     torch.testing.assert_close(seen[1], small)
     with pytest.raises(UserError, match="cannot start"):
         attack(model, clips, labels, threat=Flicker(0.02), solver=solver, start=small)
-
-
-def test_autoattack_is_no_weaker_than_its_parts():
-    model, clips = sharp(), random_clips()
-    labels = predict(model, clips)
-    parts = [
-        predict(model, attacked(model, Linf(0.012), name)) != labels
-        for name in ("apgd", "fab", "square")
-    ]
-    made = SOLVERS["autoattack"](steps=10, queries=20)
-    found = attack(model, clips, labels, threat=Linf(0.012), solver=made)
-    fooled = predict(model, found) != labels
-    assert 0 < fooled.sum() < 6  # or nothing is tested
-    assert (fooled | ~torch.stack(parts).any(dim=0)).all()
-
-
-def test_autoattack_of_few_classes():
-    for classes in (2, 3):
-        model, clips = seeded(Linear, 54, classes), random_clips(2, (3, 2, 3, 3))
-        labels = predict(model, clips)
-        made = SOLVERS["autoattack"](steps=5, queries=5)
-        found = attack(model, clips, labels, threat=Linf(0.5), solver=made)
-        assert (predict(model, found) != labels).all()
-
-
-def test_autoattack_chooses_its_goals():
-    model, clips = seeded(Linear, 54, 3), random_clips(2, (3, 2, 3, 3))
-    labels = predict(model, clips)
-    options = {"threat": Linf(1e-4), "solver": SOLVERS["autoattack"](steps=2, queries=2)}
-    with pytest.raises(UserError, match="brings its own goals"):
-        attack(model, clips, labels, goal="dlr", **options)
-    with pytest.raises(UserError, match="positive where reached"):
-        attack(model, clips, labels, threat=Linf(0.1), solver=SOLVERS["fab"]())
 
 
 @pytest.mark.parametrize("solver", ["pgd", "apgd", "fab", "square", "autoattack"])

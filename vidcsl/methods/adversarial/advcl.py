@@ -15,7 +15,7 @@ from vidcsl.methods.false_negatives import Clusters, Observation
 from vidcsl.methods.losses import at_least_float32
 from vidcsl.methods.method import METHODS, ClipBatch
 from vidcsl.methods.metrics import Metric
-from vidcsl.models.norm_sets import ADVERSARIAL, CLEAN, norms_in_use
+from vidcsl.models.batchnorm import ADVERSARIAL, CLEAN, batchnorm_in_use
 from vidcsl.registry import Option
 
 PSEUDO = "pseudo"  # the BatchNorms of clips that were perturbed against their pseudo-labels
@@ -47,8 +47,8 @@ class AdvCL(AdversarialContrast):
     """
 
     needs = ("hierarchy",)
-    norm_sets = (CLEAN, ADVERSARIAL, PSEUDO)
-    projector_sets = (CLEAN, ADVERSARIAL)
+    batchnorm_names = (CLEAN, ADVERSARIAL, PSEUDO)
+    projector_batchnorm_names = (CLEAN, ADVERSARIAL)
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class AdvCL(AdversarialContrast):
         found = StepPairs(self, contrast, batch)
         found.find_all()
         pairs = found.among([*range(views), 0, 0])
-        with norms_in_use(self, ADVERSARIAL):
+        with batchnorm_in_use(self, ADVERSARIAL):
             fixed = shown.detach()
             perturbed = self.perturbed(
                 clips[:, :1],
@@ -118,7 +118,7 @@ class AdvCL(AdversarialContrast):
             ]
             return torch.stack(each).mean(dim=0)
 
-        with norms_in_use(self.encoder, PSEUDO):
+        with batchnorm_in_use(self.encoder, PSEUDO):
             if bool((labels >= 0).any()):
                 seeds = attack_seeds(batch, views=1, seed=self.seed, purpose="pseudo-labels")
                 clips = self.attack(network, clips, of_clips, seeds=seeds, progress=batch.progress)

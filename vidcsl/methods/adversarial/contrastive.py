@@ -12,7 +12,7 @@ from vidcsl.methods.contrastive import SimCLR, StepPairs
 from vidcsl.methods.losses import Pairs, at_least_float32
 from vidcsl.methods.method import METHODS, ClipBatch
 from vidcsl.methods.metrics import Metric
-from vidcsl.models.norm_sets import ADVERSARIAL, CLEAN, norms_in_use
+from vidcsl.models.batchnorm import ADVERSARIAL, CLEAN, batchnorm_in_use
 
 
 class AdversarialContrast(Attacking, SimCLR):
@@ -115,7 +115,7 @@ class ACL(AdversarialContrast):
     and with false negatives removed, it is ours.
     """
 
-    norm_sets = projector_sets = (CLEAN, ADVERSARIAL)
+    batchnorm_names = projector_batchnorm_names = (CLEAN, ADVERSARIAL)
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """Both losses, weighted; what else is reported is of the clean views."""
@@ -126,7 +126,7 @@ class ACL(AdversarialContrast):
         found = StepPairs(self, contrast, batch)
         found.find_all()
         pairs = found.among([*range(views)])
-        with norms_in_use(self, ADVERSARIAL):
+        with batchnorm_in_use(self, ADVERSARIAL):
             clips = self.perturbed(
                 batch.clips[:, :views], lambda moved: self.row_losses(moved, pairs)[0].sum(1), batch
             )

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
-from vidcsl.models.norm_sets import folded
+from vidcsl.models.batchnorm import folded
 from vidcsl.robustness.attacks import attack
 from vidcsl.robustness.attacks.problem import Solver, frozen
 from vidcsl.robustness.threats import Linf, Threat

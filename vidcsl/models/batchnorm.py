@@ -1,4 +1,9 @@
-"""Several sets of BatchNorms in one network, and BatchNorms folded into convolutions."""
+"""Auxiliary BatchNorms for adversarial clips, and BatchNorms folded into convolutions.
+
+Clean and adversarial clips have different statistics, so each BatchNorm is held once for each:
+Xie et al., "Adversarial Examples Improve Image Recognition" (AdvProp), CVPR 2020; in contrastive
+pretraining Jiang et al., "Robust Pre-Training by Adversarial Contrastive Learning", NeurIPS 2020.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,18 +19,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vidcsl.errors import UserError
 
-# ----------------------------------------------------------------------
-# Several sets of BatchNorms in one network: clean and adversarial clips have other statistics.
-#
-# Xie et al., "Adversarial Examples Improve Image Recognition", CVPR 2020; in contrastive
-# pretraining Jiang et al., "Robust Pre-Training by Adversarial Contrastive Learning", NeurIPS
-# 2020.
-
 CLEAN, ADVERSARIAL = "clean", "adversarial"
 
 
-class NormSet(nn.Module):
-    """BatchNorms of one place, by name, of which one is in use."""
+class AuxiliaryBatchNorm(nn.Module):
+    """Several BatchNorms in one place, by name, of which one is in use."""
 
     def __init__(self, norm: _BatchNorm, names: Sequence[str]) -> None:
         super().__init__()
@@ -38,70 +36,77 @@ class NormSet(nn.Module):
         return normalised
 
 
-def has_norms(module: nn.Module) -> bool:
-    """Whether there is a BatchNorm in it."""
+def has_batchnorm(module: nn.Module) -> bool:
+    """Whether the module contains a BatchNorm."""
     return any(isinstance(each, _BatchNorm) for each in module.modules())
 
 
-def with_norm_sets(module: nn.Module, names: Sequence[str] = (CLEAN, ADVERSARIAL)) -> nn.Module:
-    """`module` with every BatchNorm copied once for each name, in place; the first is in use.
+def add_auxiliary_batchnorm(
+    module: nn.Module, names: Sequence[str] = (CLEAN, ADVERSARIAL)
+) -> nn.Module:
+    """Copy every BatchNorm of `module` once for each name, in place; the first name is in use.
 
     Raises:
-        UserError: there is no BatchNorm in it.
+        UserError: the module contains no BatchNorm.
     """
-    if not has_norms(module):
+    if not has_batchnorm(module):
         raise UserError(
-            f"{type(module).__name__} has no BatchNorm to be doubled; set MODEL.DUAL_NORM to false"
+            f"{type(module).__name__} has no BatchNorm to copy; set MODEL.DUAL_NORM to false"
         )
-    _replace(module, names)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, AuxiliaryBatchNorm(child, names))
     return module
 
 
-def use_norms(module: nn.Module, name: str) -> None:
-    """From now on the BatchNorms of this name are in use; without any sets, nothing changes.
+def use_batchnorm(module: nn.Module, name: str) -> None:
+    """Use the BatchNorms of this name from now on; without auxiliary ones, nothing changes.
 
     Raises:
-        UserError: there is no set of this name.
+        UserError: the module has auxiliary BatchNorms, but none of this name.
     """
     for each in _named(module, name):
         each.active = name
 
 
 @contextmanager
-def norms_in_use(module: nn.Module, name: str) -> Iterator[None]:
-    """As `use_norms`, within the block only."""
+def batchnorm_in_use(module: nn.Module, name: str) -> Iterator[None]:
+    """As `use_batchnorm`, within the block only."""
     with _activated(dict.fromkeys(_named(module, name), name)):
         yield
 
 
+def keep_batchnorm_in_use(module: nn.Module) -> AbstractContextManager[None]:
+    """A block in which the BatchNorms are in use that are in use now, at its creation."""
+    return _activated({each: each.active for each in _auxiliary(module)})
+
+
 def idle_parameters(module: nn.Module) -> list[nn.Parameter]:
     """The parameters of BatchNorms that are not in use."""
-    idle = (
-        norm for each in _sets(module) for name, norm in each.norms.items() if name != each.active
-    )
-    return [parameter for norm in idle for parameter in norm.parameters()]
+    return [
+        parameter
+        for each in _auxiliary(module)
+        for name, norm in each.norms.items()
+        if name != each.active
+        for parameter in norm.parameters()
+    ]
 
 
-def use_again(module: nn.Module) -> AbstractContextManager[None]:
-    """A block in which the BatchNorms are in use that are in use now."""
-    return _activated({each: each.active for each in _sets(module)})
+def _auxiliary(module: nn.Module) -> list[AuxiliaryBatchNorm]:
+    return [each for each in module.modules() if isinstance(each, AuxiliaryBatchNorm)]
 
 
-def _sets(module: nn.Module) -> list[NormSet]:
-    return [each for each in module.modules() if isinstance(each, NormSet)]
-
-
-def _named(module: nn.Module, name: str) -> list[NormSet]:
-    """The sets of a module, each of which has a BatchNorm of this name."""
-    sets = _sets(module)
-    unknown = [each for each in sets if name not in each.norms]
-    if unknown:
-        raise UserError(f"no BatchNorms are named {name!r}: {', '.join(unknown[0].norms)}")
-    return sets
+def _named(module: nn.Module, name: str) -> list[AuxiliaryBatchNorm]:
+    found = _auxiliary(module)
+    for each in found:
+        if name not in each.norms:
+            raise UserError(f"no BatchNorm is named {name!r}; choose from {', '.join(each.norms)}")
+    return found
 
 
 @contextmanager
-def _activated(names: Mapping[NormSet, str]) -> Iterator[None]:
+def _activated(names: Mapping[AuxiliaryBatchNorm, str]) -> Iterator[None]:
     before = {each: each.active for each in names}
     for each, name in names.items():
         each.active = name
@@ -110,14 +115,6 @@ def _activated(names: Mapping[NormSet, str]) -> Iterator[None]:
     finally:
         for each, name in before.items():
             each.active = name
-
-
-def _replace(module: nn.Module, names: Sequence[str]) -> None:
-    for child_name, child in module.named_children():
-        if isinstance(child, _BatchNorm):
-            setattr(module, child_name, NormSet(child, names))
-        else:
-            _replace(child, names)
 
 
 # ----------------------------------------------------------------------
@@ -180,7 +177,7 @@ def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
 
 
 def _in_use(module: nn.Module | None) -> nn.Module | None:
-    return module.norms[module.active] if isinstance(module, NormSet) else module
+    return module.norms[module.active] if isinstance(module, AuxiliaryBatchNorm) else module
 
 
 def _is_constant(norm: nn.Module | None) -> TypeGuard[_BatchNorm]:
