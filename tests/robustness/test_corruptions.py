@@ -171,6 +171,7 @@ def test_every_row_has_five_severities_and_suite_p_is_whole():
         ("jpeg", 6, "severity of P/jpeg is 6; it must be one of 0 to 5"),
         ("jpeg", -1, "one of 0 to 5"),
         ("jpeg", 2.5, "one of 0 to 5"),
+        ("jpeg", "3", "one of 0 to 5"),
     ],
 )
 def test_user_errors_say_what_to_do(name, severity, message):
@@ -180,12 +181,62 @@ def test_user_errors_say_what_to_do(name, severity, message):
     assert "\n" not in str(caught.value)
 
 
-def test_wrong_shapes_and_seed_counts_are_refused():
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda clips: clips.double(), "need float32 clips [N, 3, T, H, W], not torch.float64"),
+        (lambda clips: clips.transpose(1, 2), "need float32 clips [N, 3, T, H, W]"),
+        (lambda clips: clips[0], "need float32 clips [N, 3, T, H, W]"),
+        (lambda clips: clips.numpy(), "need a tensor of clips, not ndarray"),
+        (lambda clips: clips * 255, "need clips in [0, 1]"),
+        (lambda clips: (clips - 0.45) / 0.225, "need clips in [0, 1]"),
+        (lambda clips: clips * torch.nan, "need clips in [0, 1], not nan to nan"),
+    ],
+)
+@pytest.mark.parametrize("severity", [0, 1])
+def test_clips_of_another_shape_type_or_range_are_refused_in_one_line(change, message, severity):
+    clips = change(moving_clips(count=2))
+    with pytest.raises(UserError) as caught:
+        corrupt(clips, "contrast", severity=severity, seeds=[0, 1])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_clips_that_leave_the_range_by_a_rounding_error_are_accepted():
+    clips = moving_clips(count=1).clamp_(0, 1)
+    clips[0, 0, 0, 0, 0] = 1 + 1e-6
+    assert corrupt(clips, "C/contrast", severity=1).max() <= 1
+
+
+def test_a_wrong_number_of_seeds_is_refused():
+    with pytest.raises(UserError, match="2 clips need as many seeds, not 1"):
+        corrupt(moving_clips(count=2), "jpeg", severity=1, seeds=[0])
+
+
+def test_seeds_default_to_the_position_in_the_batch():
     clips = moving_clips(count=2)
-    with pytest.raises(ValueError, match="2 clips need as many seeds, not 1"):
-        corrupt(clips, "jpeg", severity=1, seeds=[0])
-    with pytest.raises(ValueError, match="float32"):
-        corrupt(clips.transpose(1, 2), "jpeg", severity=1, seeds=[0, 1])
+    expected = corrupt(clips, "P/gaussian_noise", severity=1, seeds=[0, 1])
+    assert torch.equal(corrupt(clips, "P/gaussian_noise", severity=1), expected)
+
+
+@pytest.mark.parametrize("severity", [3.0, np.int64(3), np.float32(3)])
+def test_a_whole_number_of_any_type_is_a_severity(severity):
+    clips = moving_clips(count=1)
+    expected = corrupt(clips, "P/gaussian_noise", severity=3)
+    assert torch.equal(corrupt(clips, "P/gaussian_noise", severity=severity), expected)
+
+
+@pytest.mark.parametrize("name", names())
+def test_another_default_dtype_changes_nothing(name):
+    clips = moving_clips(count=1, length=6)
+    expected = corrupt(clips, name, severity=4)
+    try:
+        torch.set_default_dtype(torch.float64)
+        changed = corrupt(clips, name, severity=4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert changed.dtype == torch.float32
+    assert torch.equal(changed, expected)
 
 
 def test_a_missing_codec_is_named():

@@ -1,4 +1,9 @@
-"""Corruptions of clips that real cameras, codecs and networks cause, at five severities."""
+"""Corruptions that real cameras, codecs and networks cause, at five severities.
+
+`suites.py` names them and holds their strengths; every other file holds the functions of one kind:
+`photometric.py` (noise, exposure, colour), `blur.py`, `weather.py`, `camera.py`, `temporal.py`,
+`codec.py` (compression and damaged streams). `draws.py` draws their random numbers.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,13 +30,16 @@ __all__ = [
 ]
 
 
+ROUNDING = 1e-3
+
+
 def names(suite: str | None = None) -> list[str]:
     """The corruptions as "suite/name", of one suite or of all."""
     return [f"{key}/{name}" for key in SUITES for name in SUITES[key] if suite in (None, key)]
 
 
 def scored_names(suite: str) -> list[str]:
-    """Those that the suite's scores are taken over."""
+    """The corruptions that count in the suite's scores."""
     return [f"{suite}/{name}" for name, row in SUITES[suite].items() if row.scored]
 
 
@@ -55,7 +63,9 @@ def find(name: str) -> tuple[str, Corruption]:
     return known[name], SUITES[suite][bare]
 
 
-def corrupt(clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor) -> Tensor:
+def corrupt(
+    clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor | None = None
+) -> Tensor:
     """Corrupt each clip, the same way for every model, batch, worker, rank and device.
 
     What happens to clip i depends on its pixels, `name`, `severity` and `seeds[i]` alone. All
@@ -66,22 +76,24 @@ def corrupt(clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | T
         clips: float32 `[N, 3, T, H, W]` in [0, 1].
         name: see `find`.
         severity: 1 (mild) to 5 (strong); 0 returns `clips`.
-        seeds: N whole numbers, one a video.
+        seeds: `[N]` integers, one per clip (its index in the data set, say). By default the
+            position in the batch.
 
     Returns:
         Clips of the same shape, type, device and range.
 
     Raises:
-        UserError: unknown name, severity outside 0..5, or a codec that PyAV lacks.
+        UserError: unknown name, severity outside 0..5, clips or seeds that do not fit, or a codec
+            that PyAV lacks.
     """
     return corrupt_and_count(clips, name, severity=severity, seeds=seeds)[0]
 
 
 @torch.no_grad()
 def corrupt_and_count(
-    clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor
+    clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """As `corrupt`, and in how many frames of each clip nothing could be recovered.
+    """As `corrupt`, with the number of frames in each clip that could not be recovered.
 
     Only damage to a coded stream makes such frames; the last good one is shown in their place.
 
@@ -91,32 +103,47 @@ def corrupt_and_count(
     full_name, corruption = find(name)
     if severity not in (0, *SEVERITIES):
         raise UserError(f"severity of {full_name} is {severity!r}; it must be one of 0 to 5")
-    if clips.ndim != 5 or clips.shape[1] != 3 or clips.dtype != torch.float32:
-        raise ValueError(f"clips must be float32 [N, 3, T, H, W], not {clips.dtype} {clips.shape}")
+    _check_clips(clips)
+    seeds = range(len(clips)) if seeds is None else [int(seed) for seed in seeds]
     if len(seeds) != len(clips):
-        raise ValueError(f"{len(clips)} clips need as many seeds, not {len(seeds)}")
+        raise UserError(f"{len(clips)} clips need as many seeds, not {len(seeds)}")
     if severity == 0 or len(clips) == 0:
         return clips, torch.zeros(len(clips), dtype=torch.int64)
-    generators = [numpy_generator(int(seed), full_name) for seed in seeds]
-    dense = clips.contiguous()  # what the functions below rely on
-    corrupted = corruption.function(dense, generators=generators, **corruption.at(severity))
+    generators = [numpy_generator(seed, full_name) for seed in seeds]
+    dense = clips.contiguous()  # the corruptions read memory in this order
+    # A severity may come from a table of floats: 3.0 is as good as 3.
+    parameters = corruption.at(int(severity))
+    corrupted = corruption.function(dense, generators=generators, **parameters)
     if not isinstance(corrupted, Recovered):
         corrupted = Recovered(corrupted, torch.zeros(len(clips), dtype=torch.int64))
     return corrupted.clips.clamp_(0, 1), corrupted.repeated
 
 
-# ----------------------------------------------------------------------
-# Corruptions as augmentation of training clips.
+def _check_clips(clips: Tensor) -> None:
+    if not isinstance(clips, Tensor):
+        raise UserError(f"corruptions need a tensor of clips, not {type(clips).__name__}")
+    if clips.ndim != 5 or clips.shape[1] != 3 or clips.dtype != torch.float32:
+        found = f"{clips.dtype} {list(clips.shape)}"
+        raise UserError(f"corruptions need float32 clips [N, 3, T, H, W], not {found}")
+    if clips.numel() == 0:
+        return
+    low, high = clips.min().item(), clips.max().item()
+    # Resizing may leave [0, 1] by a rounding error. NaN fails both comparisons.
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise UserError(
+            f"corruptions need clips in [0, 1], not {low:g} to {high:g}: corrupt pixels, then "
+            "normalise"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomCorruption:
-    """Each clip is, with some probability, corrupted in one way; all is drawn by its seed.
+    """Augmentation: corrupts each clip in one way with some probability, drawn by its seed.
 
     Args:
         names: full names of the corruptions, equally likely.
         severities: from 1 to 5, equally likely.
-        probability: of a clip being corrupted at all.
+        probability: chance that a clip is corrupted at all.
     """
 
     names: Sequence[str]
@@ -125,14 +152,13 @@ class RandomCorruption:
 
     def __call__(self, clips: Tensor, seeds: Sequence[int]) -> Tensor:
         """Clips `[N, 3, T, S, S]` in [0, 1] and N seeds to new clips."""
-        pairs = zip(clips.split(1), seeds, strict=True)
-        return torch.cat([self._corrupt(clip, seed) for clip, seed in pairs])
-
-    def _corrupt(self, clip: Tensor, seed: int) -> Tensor:
-        draws = numpy_generator(seed, "corruption")
-        if draws.random() >= self.probability:
-            return clip
-        name = self.names[int(draws.integers(len(self.names)))]
-        severity = self.severities[int(draws.integers(len(self.severities)))]
-        own = seed_of(seed, "corruption")
-        return corrupt(clip, name, severity=severity, seeds=[own])
+        changed = []
+        for clip, seed in zip(clips.split(1), seeds, strict=True):
+            draws = numpy_generator(seed, "corruption")
+            if draws.random() < self.probability:
+                name = self.names[int(draws.integers(len(self.names)))]
+                severity = self.severities[int(draws.integers(len(self.severities)))]
+                own = seed_of(seed, "corruption")
+                clip = corrupt(clip, name, severity=severity, seeds=[own])
+            changed.append(clip)
+        return torch.cat(changed)

@@ -1,7 +1,7 @@
 """Blur of the optics (defocus), of the camera's movement (motion, zoom) and over time."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vidcsl.robustness.corruptions.draws import Generators, uniform
 
-_PLANES = 6
 SMALLEST_TAP = 1e-9  # a smaller weight changes nothing in 32 bits
 
 
@@ -27,7 +26,14 @@ def defocus_blur(
     halves = [math.isqrt(radius**2 - y**2) for y in range(-radius, radius + 1)]
     margin = radius + len(taps) // 2
     blurred = torch.zeros_like(clips)
-    for planes, out in _pieces(clips, blurred):
+    # A few planes at a time on a CPU, so that the running sums stay in its cache.
+    planes_at_once = 6 if clips.device.type == "cpu" else clips[:, :, :, 0, 0].numel()
+    pairs = zip(
+        clips.flatten(0, 2).split(planes_at_once),
+        blurred.flatten(0, 2).split(planes_at_once),
+        strict=True,
+    )
+    for planes, out in pairs:
         smooth = _weighted(_mirrored(planes, margin=margin), taps, dim=-2)
         sums = F.pad(_weighted(smooth, taps, dim=-1), (1, 0)).cumsum(-1)
         for half in set(halves):
@@ -47,16 +53,17 @@ def motion_blur(clips: Tensor, *, generators: Generators, radius: int, sigma: fl
     angles = 90 * uniform(clips.shape[2], generators=generators) - 45
     height, width = clips.shape[-2:]
     reach = 2 * radius
-    weights = torch.exp(-(torch.arange(reach + 1) ** 2) / (2 * sigma**2))
-    shares = (weights / weights.sum()).tolist()
+    distances = torch.arange(reach + 1, dtype=torch.float32)
+    weights = torch.exp(-(distances**2) / (2 * sigma**2))
+    taps = (weights / weights.sum()).tolist()
     blurred = torch.zeros_like(clips)
     for clip, out, clip_angles in zip(clips, blurred, angles, strict=True):
         for t, offsets in enumerate(line_offsets(clip_angles, reach=reach).tolist()):
             padded = F.pad(clip[:, t], (0, reach, reach, reach), mode="replicate")
             frame = out[:, t]
-            for (down, right), share in zip(offsets, shares, strict=True):
+            for (down, right), tap in zip(offsets, taps, strict=True):
                 window = padded[:, reach + down :, right:][:, :height, :width]
-                frame.add_(window, alpha=share)
+                frame.add_(window, alpha=tap)
     return blurred
 
 
@@ -70,9 +77,15 @@ def zoom_blur(clips: Tensor, *, generators: Generators, stop: float, step: float
     # vector and three times as fast.
     planes = clips.flatten(1, 2).contiguous(memory_format=torch.channels_last)
     factors = [1 + step * i for i in range(math.ceil((stop - 1) / step))]
+    height, width = planes.shape[-2:]
     total = planes.clone()
     for factor in factors:
-        total += _magnify(planes, factor)
+        crop = _centre(planes, math.ceil(height / factor), math.ceil(width / factor))
+        # Rounding must not make the magnified centre smaller than the frame.
+        size = [max(height, round(crop.shape[-2] * factor))]
+        size += [max(width, round(crop.shape[-1] * factor))]
+        magnified = F.interpolate(crop, size=size, mode="bilinear", align_corners=True)
+        total += _centre(magnified, height, width)
     return total.div_(len(factors) + 1).contiguous().view(clips.shape)
 
 
@@ -114,13 +127,6 @@ def reflect(index: Tensor, *, size: int) -> Tensor:
     return (size - 1) - ((index % period) - (size - 1)).abs()
 
 
-def _pieces(clips: Tensor, out: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Matching planes `[P, H, W]`: on a GPU all at once, on a CPU as many as its cache holds."""
-    planes = clips.flatten(0, 2)
-    count = _PLANES if clips.device.type == "cpu" else len(planes)
-    yield from zip(planes.split(count), out.flatten(0, 2).split(count), strict=True)
-
-
 def _mirrored(planes: Tensor, *, margin: int) -> Tensor:
     """Planes `[P, H, W]` with `margin` more pixels on each side."""
     if margin < min(planes.shape[-2:]):
@@ -142,15 +148,6 @@ def _weighted(padded: Tensor, taps: Sequence[float], *, dim: int) -> Tensor:
             total.add_(padded.narrow(dim, reach - step, size), alpha=taps[reach - step])
             total.add_(padded.narrow(dim, reach + step, size), alpha=taps[reach + step])
     return total
-
-
-def _magnify(frames: Tensor, factor: float) -> Tensor:
-    """The centre of the frames, enlarged by `factor` to at least their size, then trimmed."""
-    height, width = frames.shape[-2:]
-    crop = _centre(frames, math.ceil(height / factor), math.ceil(width / factor))
-    size = [max(height, round(crop.shape[-2] * factor)), max(width, round(crop.shape[-1] * factor))]
-    enlarged = F.interpolate(crop, size=size, mode="bilinear", align_corners=True)
-    return _centre(enlarged, height, width)
 
 
 def _centre(frames: Tensor, height: int, width: int) -> Tensor:

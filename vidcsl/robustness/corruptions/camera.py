@@ -1,6 +1,6 @@
-"""A camera that is tilted or shakes, or has something before its lens.
+"""A camera that is tilted, shakes, or is partly covered.
 
-What lies outside the frame is black after a rotation, and the repeated edge after a shift.
+Pixels from outside the frame are black after a rotation, and repeat the edge after a shift.
 """
 
 import torch
@@ -15,10 +15,11 @@ _SHAKE_FRAMES = 2
 def static_rotation(clips: Tensor, *, generators: Generators, degrees: float) -> Tensor:
     """Rotate the whole clip counter-clockwise by `degrees`."""
     del generators
-    # One turn for all frames: they pass as channels of one image.
+    # All frames turn alike, so they pass as the channels of one image: one grid in place of T.
     images = clips.flatten(1, 2)
     still = torch.zeros(len(images), 2)
-    turned = _moved(images, torch.full((len(images),), float(degrees)), still, outside="zeros")
+    angles = torch.full((len(images),), float(degrees))
+    turned = _moved(images, angles, still, outside="zeros")
     return turned.view(clips.shape)
 
 
@@ -50,13 +51,14 @@ def camera_shake(clips: Tensor, *, generators: Generators, shift: float, degrees
     """A hand-held camera: shifts and rolls along a smooth random path.
 
     Args:
-        shift: standard deviation across and down, share of the frame.
+        shift: standard deviation across and down, as a ratio of the frame.
         degrees: standard deviation of the roll.
 
     The path is normal noise smoothed over time by a Gaussian with a deviation of two frames.
     """
     reach = 3 * _SHAKE_FRAMES
-    taps = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * _SHAKE_FRAMES**2))
+    distances = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    taps = torch.exp(-(distances**2) / (2 * _SHAKE_FRAMES**2))
     taps /= taps.square().sum().sqrt()  # keeps the variance
     noise = normal(clips.shape[2] + 2 * reach, 3, generators=generators)
     path = (noise.unfold(1, 2 * reach + 1, 1) * taps).sum(-1)  # [N, T, 3]
@@ -67,13 +69,13 @@ def camera_shake(clips: Tensor, *, generators: Generators, shift: float, degrees
 
 
 def occlusion(clips: Tensor, *, generators: Generators, share: float) -> Tensor:
-    """Something of one colour hides `share` of the picture and moves through it on a line.
+    """A rectangle of one colour covers `share` of the frame and moves through it on a line.
 
-    A rectangle with the frame's proportions; where it starts, where it ends and its colour are
-    drawn, and it stays inside the frame.
+    It has the frame's proportions and stays inside the frame. Its start, its end and its colour are
+    random.
     """
     draws = uniform(7, generators=generators)
-    progress = torch.linspace(0, 1, clips.shape[2])[:, None]
+    progress = torch.linspace(0, 1, clips.shape[2], dtype=torch.float32)[:, None]
     place = torch.lerp(draws[:, None, :2], draws[:, None, 2:4], progress)  # [N, T, 2]
     sides = [_hidden(n, share**0.5, place[..., i]) for i, n in enumerate(clips.shape[-2:])]
     hidden = (sides[0][..., :, None] & sides[1][..., None, :])[:, None].to(clips.device)

@@ -79,9 +79,9 @@ def each_clip(
     frames = to_bytes(clips).permute(0, 2, 3, 4, 1).cpu().contiguous().numpy()
     with ThreadPoolExecutor(min(len(clips), _cores())) as threads:
         changed, counts = zip(*threads.map(change, frames, *arguments), strict=True)
-    coded = torch.empty(clips.shape)
+    coded = torch.empty(clips.shape, dtype=torch.float32)
     for clip, new in zip(coded, changed, strict=True):
-        torch.mul(torch.from_numpy(new).permute(3, 0, 1, 2), 1 / 255, out=clip)
+        clip.copy_(torch.from_numpy(new).permute(3, 0, 1, 2)).mul_(1 / 255)
     return coded.to(clips.device), torch.tensor(counts)
 
 
@@ -203,14 +203,14 @@ X264 = {"preset": "medium", "x264-params": "asm=SSE4.2"}
 X265 = {"preset": "medium", "x265-params": "log-level=none:pools=none:frame-threads=1"}
 # FFmpeg's default, which most stored video went through.
 SOURCE_QUALITY = {**X264, "crf": "23"}
-_WHOLE = torch.tensor(2.0**23)
+_WHOLE = torch.tensor(2.0**23, dtype=torch.float32)
 _LOWEST_RATE = 1000  # bits per second; the encoders' own limit
 
 
 def jpeg(clips: Tensor, *, generators: Generators, quality: int) -> Tensor:
     """JPEG, frame by frame."""
     del generators
-    coded = torch.empty(clips.shape)
+    coded = torch.empty(clips.shape, dtype=torch.float32)
     for clip, out in zip(clips.cpu(), coded, strict=True):
         for frame, decoded in zip(clip.unbind(1), out.unbind(1), strict=True):
             file = io.BytesIO()

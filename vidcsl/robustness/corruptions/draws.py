@@ -1,4 +1,8 @@
-"""Random numbers of corruptions, one generator a video, and layouts of clips."""
+"""Random numbers for corruptions, with one generator per video, and the layouts of clips.
+
+Tensors name their dtype here and in the corruptions: a program that sets another default dtype
+must get the same pixels.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
@@ -10,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # ----------------------------------------------------------------------
-# The same pixels in the layouts that image operators and codecs want.
+# Layouts that image operators and codecs take.
 
 
 def to_frames(clips: Tensor) -> Tensor:
@@ -29,10 +33,10 @@ def to_bytes(clips: Tensor) -> Tensor:
 
 
 # ----------------------------------------------------------------------
-# Random numbers for a batch: one generator a clip, drawn on the CPU whatever the device.
+# Random numbers for a batch: one generator per clip, drawn on the CPU whatever the device.
 #
-# Everything is made from the raw bits of the generators, whose streams NumPy keeps the same in all
-# versions.
+# Everything is computed from the generators' raw bits, the only stream that NumPy promises to keep
+# the same in all versions.
 
 Generators = Sequence[np.random.Generator]
 
@@ -63,7 +67,7 @@ def normal_like(clips: Tensor, *, generators: Generators) -> Tensor:
 
 def pick_like(clips: Tensor, table: NDArray[np.float32], *, generators: Generators) -> Tensor:
     """For each value of the clips one of the table's 65,536, all equally likely."""
-    picked = torch.empty(clips.shape)
+    picked = torch.empty(clips.shape, dtype=torch.float32)
     for row, generator in zip(picked.numpy(), generators, strict=True):
         bits = random_bits(row.shape, generator=generator, kind=np.uint16)
         np.take(table, bits, out=row, mode="wrap")
@@ -82,7 +86,8 @@ def uniform(*shape: int, generators: Generators) -> Tensor:
 
 def normal(*shape: int, generators: Generators) -> Tensor:
     """Standard normal numbers, `[N, *shape]`, left on the CPU; see `normal_like`."""
-    return normal_like(torch.empty(len(generators), *shape), generators=generators)
+    like = torch.empty(len(generators), *shape, dtype=torch.float32)
+    return normal_like(like, generators=generators)
 
 
 def random_bits(shape: Sequence[int], *, generator: np.random.Generator, kind: type) -> NDArray:
@@ -128,7 +133,7 @@ def poisson_counts(levels: Tensor, means: Sequence[float], *, generators: Genera
         float32 counts of the shape of `levels`.
     """
     table, lowest = _alias_table(tuple(means))
-    counts = torch.empty(levels.shape)
+    counts = torch.empty(levels.shape, dtype=torch.float32)
     for row, out, generator in zip(levels, counts, generators, strict=True):
         bits = torch.from_numpy(
             random_bits((row.numel(),), generator=generator, kind=np.uint32).view(np.int32)
@@ -165,7 +170,7 @@ def _probabilities(mean: float, lowest: int) -> np.ndarray:
 
 
 def _alias_row(probabilities: np.ndarray) -> np.ndarray:
-    """Each column holds its own count up to a threshold and one other above it."""
+    """A row of the alias table: each column is its own count up to a threshold, then another."""
     heights = probabilities * len(probabilities)
     thresholds, aliases = np.ones(len(heights)), np.arange(len(heights))
     short = [i for i, height in enumerate(heights) if height < 1]

@@ -1,4 +1,4 @@
-"""The suites of corruptions, their strengths, and their table in the docs."""
+"""The suites of corruptions and their strengths, as tables."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from vidcsl.robustness.corruptions import codec as stream
 from vidcsl.robustness.corruptions import photometric as noise
 
 # ----------------------------------------------------------------------
-# The published corruptions and their parameters, as data, and those of our own.
+# The published corruptions and their parameters, and this project's own, as data.
 #
 # Suite P: UCF101-P, HMDB51-P, Kinetics400-P (Schiappa et al., CVPR 2023, arXiv:2207.01398).
 # Suite C: Mini Kinetics-C and Mini SSv2-C (Yi et al., NeurIPS 2021, arXiv:2110.06513).
@@ -26,14 +26,14 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Corruption:
-    """A function, and for each of its parameters the values at severities 1 to 5.
+    """A function, and the values of its parameters at severities 1 to 5.
 
     Args:
-        category: of the published scores.
+        category: as in the published scores: noise, blur, digital, ...
         function: `(contiguous clips, generators=..., **parameters) -> new clips`.
         parameters: five values each.
-        scored: whether the suite's scores count it.
-        note: what differs from the published code, or must be known to read its figures.
+        scored: whether it counts in the suite's scores.
+        note: differences from the published code, and what a reader of its figures must know.
     """
 
     category: str
@@ -275,7 +275,7 @@ _SUITE_V = {
 
 SUITES: dict[str, dict[str, Corruption]] = {"P": _SUITE_P, "C": _SUITE_C, "V": _SUITE_V}
 
-# How many corruptions each suite's scores are taken over.
+# How many corruptions count in each suite's scores.
 SCORED = {suite: sum(row.scored for row in rows.values()) for suite, rows in SUITES.items()}
 
 
@@ -285,22 +285,14 @@ def strength(corruption: Corruption, severity: int) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in values)
 
 
-# ----------------------------------------------------------------------
-# The suites as Markdown tables, as docs/corruptions.md holds them.
-
-
 def markdown(suite: str) -> str:
-    """One row a corruption: name, category, the values at severities 1 to 5, and the note."""
-    header = ["name", "category", "severities 1 to 5", "note"]
-    rows = [_row(name, corruption) for name, corruption in SUITES[suite].items()]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _row(name: str, corruption: Corruption) -> list[str]:
-    values = "; ".join(
-        f"{parameter.replace('_', ' ')} {' '.join(f'{value:g}' for value in row)}"
-        for parameter, row in corruption.parameters.items()
-    )
-    mark = name if corruption.scored else f"{name} (not scored)"
-    return [mark, corruption.category, values, corruption.note]
+    """A suite as the Markdown table of docs/corruptions.md, with one row per corruption."""
+    rows = [["name", "category", "severities 1 to 5", "note"], ["---"] * 4]
+    for name, corruption in SUITES[suite].items():
+        values = "; ".join(
+            f"{parameter.replace('_', ' ')} {' '.join(f'{value:g}' for value in row)}"
+            for parameter, row in corruption.parameters.items()
+        )
+        mark = name if corruption.scored else f"{name} (not scored)"
+        rows.append([mark, corruption.category, values, corruption.note])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)

@@ -64,12 +64,12 @@ def plasma_fractal(size: int, *, decay: float, generator: np.random.Generator) -
         decay: its square is by how much the random step shrinks each time the grid is halved.
         generator: draws the random steps.
     """
-    cloud = torch.zeros(size, size)
+    cloud = torch.zeros(size, size, dtype=torch.float32)
     step, wobble = size, 1.0
 
     def around(corners: Tensor) -> Tensor:
         bits = random_bits(corners.shape, generator=generator, kind=np.uint32)
-        noise = torch.from_numpy(bits.view(np.int32)) * 2.0**-31
+        noise = torch.from_numpy(bits.view(np.int32)).float() * 2.0**-31
         return corners / 4 + wobble * noise
 
     while step > 1:
@@ -114,7 +114,8 @@ def _streaks(clips: Tensor, *, generators: Generators, area_per_drop: int, lengt
     # What falls outside goes to one spare cell at the end, which is cut off again.
     inside = (rows < height) & (columns >= 0)
     cells = torch.where(inside, rows * width + columns, height * width).flatten(2)
-    mask = torch.zeros(count, frames, height * width + 1).scatter_(2, cells, 1.0)[..., :-1]
+    mask = torch.zeros(count, frames, height * width + 1, dtype=torch.float32)
+    mask = mask.scatter_(2, cells, 1.0)[..., :-1]
     return mask.view(count, 1, frames, height, width).to(clips.device)
 
 
@@ -123,7 +124,7 @@ def _flakes(clips: Tensor, generators: Generators, area_per_flake: int, radius: 
     length, (height, width) = clips.shape[2], clips.shape[-2:]
     draws = uniform(max(1, height * width // area_per_flake), 6, generators=generators)
     top, left, size, speed, phase, sway = draws[:, None].unbind(-1)  # [N, 1, flakes]
-    times = torch.arange(length)[:, None]
+    times = torch.arange(length, dtype=torch.float32)[:, None]
     radii = radius * (1 + size) / 2
     rows = (top * height + times * radii * (1 + speed)) % height  # [N, T, flakes]
     swing = torch.sin(2 * torch.pi * (phase + times / 16))
@@ -135,6 +136,6 @@ def _flakes(clips: Tensor, generators: Generators, area_per_flake: int, radius: 
     distance = torch.hypot(y - rows[..., None, None], x - columns[..., None, None])
     cover = (radii[..., None, None] + 0.5 - distance).clamp(0, 1)
     cells = (y % height) * width + x % width
-    canvas = torch.zeros(len(draws), length, height * width)
+    canvas = torch.zeros(len(draws), length, height * width, dtype=torch.float32)
     canvas.scatter_reduce_(2, cells.long().flatten(2), cover.flatten(2), "amax")
     return canvas.view(-1, 1, length, height, width)
