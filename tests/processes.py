@@ -19,9 +19,9 @@ PROCESSES.set_forkserver_preload(["torch", "torchvision", "sklearn.cluster", "vi
 
 
 def run_in_processes(function: Callable[..., Any], size: int, *arguments: Any) -> list[Any]:
-    """`function(world, *arguments)` in `size` processes; their results in rank order."""
+    """`function(distributed, *arguments)` in `size` processes; their results in rank order."""
     queue = PROCESSES.Queue()
-    processes = start_world(function, size, *arguments, results=queue)
+    processes = start_processes(function, size, *arguments, results=queue)
     try:
         results = dict(pickle.loads(queue.get(timeout=120)) for _ in processes)
     finally:
@@ -34,10 +34,10 @@ def run_in_processes(function: Callable[..., Any], size: int, *arguments: Any) -
     return [results[rank] for rank in range(size)]
 
 
-def start_world(
+def start_processes(
     function: Callable[..., Any], size: int, *arguments: Any, results: Any = None
 ) -> list[Any]:
-    """The processes, started; the queue `results` gets (rank, result), pickled, of each."""
+    """Start the processes; each puts (rank, result), pickled, into the queue `results`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

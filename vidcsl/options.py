@@ -63,8 +63,8 @@ DATA: dict[str, Option] = {
     **READERS.options(),
     "DATA.CACHE": Option(
         "",
-        "folder that keeps decoded frames, for small sets, from which crops are then cut whatever "
-        "AUGMENT.CROP_BY; empty: none",
+        "folder that keeps decoded frames, for small data sets; crops are then cut from these "
+        "frames, whatever AUGMENT.CROP_BY is; empty: no cache",
     ),
     "DATA.FRAMES": Option(16, "frames of a clip", minimum=1),
     "DATA.STRIDE": Option(2, "step between the frames of a clip, in frames of the file", minimum=1),
@@ -73,20 +73,20 @@ DATA: dict[str, Option] = {
     "DATA.CLIPS": Option(2, "training clips (views) of each video", minimum=1),
     **TRAIN_SAMPLING.options(),
     "DATA.FPS": Option(
-        0.0, "take every file as if it ran at this rate, frames per second; 0: its own", minimum=0
+        0.0, "frames per second that DATA.STRIDE refers to; 0: each file's own rate", minimum=0
     ),
     "DATA.WINDOW": Option(
-        0, "dense clips: spread over so many frames in a row, in place of DATA.STRIDE", minimum=0
+        0, "frames in a row that a clip is spread over, instead of DATA.STRIDE; 0: off", minimum=0
     ),
     "DATA.WORKERS": Option(2, "decoding processes of each training process", minimum=0),
     "DATA.DAMAGED_LIMIT": Option(
         0.01,
-        "share of the training list that may be unreadable (and replaced) before the run stops",
+        "fraction of the training list that may be unreadable (and replaced) before the run stops",
         minimum=0,
         maximum=1,
     ),
     "DATA.ALLOW_DAMAGED_TEST": Option(
-        False, "leave unreadable videos out of evaluation, and name them, instead of stopping"
+        False, "leave unreadable videos out of evaluation and report them, instead of stopping"
     ),
     "DATA.TIMEOUT": Option(
         60.0, "seconds after which a video counts as unreadable; 0: never", minimum=0
@@ -97,7 +97,7 @@ DATA: dict[str, Option] = {
     "SYNTHETIC.CLIPS": Option(3, "clips cut from each source (a known group)", minimum=1),
     "SYNTHETIC.COHERENCE": Option(
         0.0,
-        "how much the sources of a class look alike: 0, the looks say nothing of the class; 1, all",
+        "how alike the sources of a class look, from 0 (appearance is no clue to the class) to 1",
         minimum=0,
         maximum=1,
     ),

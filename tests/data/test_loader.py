@@ -316,7 +316,7 @@ def test_a_video_that_kills_twice_is_replaced_and_named(paths, tmp_path, impatie
 
 
 def test_workers_that_always_die_are_an_error(paths, tmp_path, impatient, monkeypatch):
-    monkeypatch.setattr("vidcsl.data.loader._MOST_DEATHS", 0)
+    monkeypatch.setattr("vidcsl.data.loader.MOST_DEATHS", 0)
     loader = loader_of(paths, workers=1, sampler=Killer(tmp_path, times=99, how=die), batch_size=7)
     with pytest.raises(UserError, match="workers died 1 times at one step"):
         list(loader.epoch(0))

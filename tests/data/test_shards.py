@@ -92,8 +92,8 @@ def test_cached_frames_are_those_of_the_shard(packed, tmp_path):
 
 
 def test_a_slow_store_does_not_damage_a_video(packed, monkeypatch):
-    fetch = Span._fetch
-    monkeypatch.setattr(Span, "_fetch", lambda span: (time.sleep(0.7), fetch(span))[1])
+    read = Span.read
+    monkeypatch.setattr(Span, "read", lambda span: (time.sleep(0.7), read(span))[1])
     videos = read_list(packed / "shards" / "train.csv", root=packed / "shards")
     dataset = ClipDataset(videos=videos, sampler=sampler, short_side=32, seed=1, timeout=0.6)
     assert dataset[0, 0].damaged == ()

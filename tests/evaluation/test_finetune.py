@@ -1,9 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
-from vidcsl.evaluation.finetune import FineTuned, layer_decayed_groups
+from tests.methods.made import batch as clip_batch
+from tests.methods.made import inner
+from vidcsl.evaluation.finetune import AdversarialLinear, FineTuned, layer_decayed_groups
 from vidcsl.methods import ClipBatch
 from vidcsl.models import ENCODERS
+from vidcsl.seeding import numpy_generator
 
 
 def method(name="r3d_18", **options):
@@ -55,11 +61,42 @@ def test_dropout_and_mixup_draw_from_the_batch_alone():
 def test_the_mixed_loss_is_that_of_both_labels():
     tuned = method(mixup=1.0).train()
     made = batch()
-    share, partners = tuned._partners(4, (0, 0, 0))
+    draws = numpy_generator(0, 0, 0, "mixup")  # the run's seed, progress, the first video
+    ratio, partners = draws.beta(1.0, 1.0), torch.from_numpy(draws.permutation(4))
     clips = made.clips[:, 0]
-    logits = tuned.head(tuned.encoder(share * clips + (1 - share) * clips[partners]))
+    logits = tuned.head(tuned.encoder(ratio * clips + (1 - ratio) * clips[partners]))
     own, other = (
         torch.nn.functional.cross_entropy(logits, labels)
         for labels in (made.labels, made.labels[partners])
     )
-    torch.testing.assert_close(tuned(made)["loss"], share * own + (1 - share) * other)
+    torch.testing.assert_close(tuned(made)["loss"], ratio * own + (1 - ratio) * other)
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(96, 6), nn.BatchNorm1d(6))
+
+    def forward(self, clips):
+        return self.net(clips)
+
+
+def test_alf_trains_only_the_head_on_perturbed_clips():
+    torch.manual_seed(0)
+    # The head alone is a convex problem: its loss falls for any encoder.
+    method = AdversarialLinear(Normed(), feature_dim=6, classes=2, attack=inner(eps=0.1)).double()
+    data = replace(clip_batch(), clips=clip_batch().clips.double())
+    before = {key: tensor.clone() for key, tensor in method.encoder.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.5)
+    losses = []
+    for _ in range(20):
+        loss = method.train()(data)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert all(torch.equal(before[key], each) for key, each in method.encoder.state_dict().items())
+    assert losses[-1] < losses[0]
+    assert not method.encoder.training
+    method.attack = inner(eps=0.0)
+    assert method(data)["loss"] < losses[-1]  # clean clips are easier than perturbed ones

@@ -10,29 +10,31 @@ from tests.tiny_job import arguments, fails, results_of
 from vidcsl.cli import main
 from vidcsl.data.lists import write_list
 from vidcsl.data.readers import open_reader
-from vidcsl.pipelines import corrupt
+from vidcsl.robustness import corruption_table
 
 
 @pytest.fixture(scope="module")
 def finished(finished, tmp_path_factory):
-    """One of its own, as what it is asked for is written into it."""
+    """A copy of the finished run, because `vidcsl corrupt` writes into it."""
     return shutil.copytree(finished, tmp_path_factory.mktemp("corrupted") / "run")
 
 
-def test_answers_come_once_and_scores_have_intervals(finished, data, config, capsys, monkeypatch):
+def test_predictions_are_cached_and_scores_have_intervals(
+    finished, data, config, capsys, monkeypatch
+):
     before = results_of(finished)
-    asked = []
-    judge = corrupt.corruption_table.__globals__["judge"]
-    monkeypatch.setitem(
-        corrupt.corruption_table.__globals__,
-        "judge",
+    computed = []
+    predict = corruption_table.predict
+    monkeypatch.setattr(
+        corruption_table,
+        "predict",
         lambda model, batch, name, severity: (
-            asked.append((name, severity)) or judge(model, batch, name, severity)
+            computed.append((name, severity)) or predict(model, batch, name, severity)
         ),
     )
     names = '["gaussian_noise","C/contrast","V/banding"]'
     assert main(["corrupt", *arguments(data, config, finished), "CORRUPT.NAMES", names]) == 0
-    assert {name for name, _ in asked} == {"V/banding"}  # the others were answered by the run
+    assert {name for name, _ in computed} == {"V/banding"}  # the run has cached the others
     printed = capsys.readouterr().out
     assert "| V: photometric |" in printed.splitlines()[0]
     after = results_of(finished)["corruptions"]
@@ -95,7 +97,7 @@ def test_export_writes_whole_videos_and_lists_and_goes_on(data, config, capsys, 
         (["--export", "here", "--checkpoint", "epoch.pt"], "--export writes videos"),
     ],
 )
-def test_mistakes_are_told_in_one_line(finished, data, config, capsys, words, message):
+def test_mistakes_are_reported_in_one_line(finished, data, config, capsys, words, message):
     assert message in fails(capsys, "corrupt", *arguments(data, config, finished, *words))
 
 

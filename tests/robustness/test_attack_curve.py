@@ -233,7 +233,7 @@ def test_corruption_table_against_a_plain_loop():
     model = Net().eval()
     clips, names = data(model), ["P/gaussian_noise", "C/contrast"]
     table = corruption_table(model, batches(clips, 5), names, distributed=alone())
-    assert table.right_when_clean().tolist().count(True) == 10
+    assert table.correct_when_clean().tolist().count(True) == 10
     assert len(table.videos) == 12
     for name in names:
         for severity, accuracy in enumerate(table.right(name).mean(axis=0), start=1):

@@ -6,7 +6,12 @@ import torch
 
 from tests.processes import run_in_processes
 from vidcsl.distributed import DistributedContext
-from vidcsl.robustness.corruption_table import answered, condition, conditions, corruption_table
+from vidcsl.robustness.corruption_table import (
+    condition,
+    conditions,
+    corruption_table,
+    finished_videos,
+)
 from vidcsl.robustness.corruptions import corrupt, names
 from vidcsl.robustness.targets import Clips
 from vidcsl.run_folder import ResultCache
@@ -54,9 +59,9 @@ def test_it_is_a_count_of_right_answers_clip_by_clip():
         suite, _, bare = name.partition("/")
         for severity in (1, 4):
             right = naive(name, severity)
-            assert table.right(name)[:, severity - 1].tolist() == right
+            assert table.correct(name)[:, severity - 1].tolist() == right
             assert accuracies[suite][bare][severity - 1] == pytest.approx(np.mean(right))
-    assert table.right_when_clean().tolist() == naive("P/jpeg", 0)
+    assert table.correct_when_clean().tolist() == naive("P/jpeg", 0)
     assert set(table.repeated()) <= {"V/nal_loss"}
 
 
@@ -66,11 +71,11 @@ def _in_two(distributed, folder):
     table = corruption_table(
         Brightest(), mine, NAMES, distributed=distributed, result_cache=result_cache
     )
-    return table.answers
+    return table.predictions
 
 
 def test_two_processes_answer_as_one(tmp_path):
-    alone = corruption_table(Brightest(), batches(), NAMES, distributed=ALONE).answers
+    alone = corruption_table(Brightest(), batches(), NAMES, distributed=ALONE).predictions
     assert run_in_processes(_in_two, 2, tmp_path) == [alone, alone]
 
 
@@ -93,25 +98,25 @@ def test_a_stopped_run_asks_only_what_is_missing(tmp_path):
             result_cache=ResultCache(tmp_path, settings={}),
         )
     result_cache = ResultCache(tmp_path, settings={})
-    done = answered(result_cache, NAMES)
+    done = finished_videos(result_cache, NAMES)
     assert done == set(range(BATCH))
     model = Brightest()
     table = corruption_table(
         model, batches(skip=done), NAMES, distributed=ALONE, result_cache=result_cache
     )
-    assert table.answers == whole.answers
+    assert table.predictions == whole.predictions
     assert model.seen == VIDEOS * conditions_each - BATCH * conditions_each - 2 * BATCH
 
 
 def test_a_batch_of_which_some_are_known_is_asked(tmp_path):
     whole = corruption_table(Brightest(), batches(), NAMES[:1], distributed=ALONE)
     result_cache = ResultCache(tmp_path, settings={})
-    for key, answers in whole.answers.items():
+    for key, answers in whole.predictions.items():
         result_cache.record(key, [0], [answers[0]])
     table = corruption_table(
         Brightest(), batches(), NAMES[:1], distributed=ALONE, result_cache=result_cache
     )
-    assert table.answers == whole.answers
+    assert table.predictions == whole.predictions
 
 
 def test_one_more_corruption_costs_only_itself(tmp_path):
@@ -127,14 +132,14 @@ def test_one_more_corruption_costs_only_itself(tmp_path):
 def test_videos_without_all_answers_are_left_out():
     table = corruption_table(Brightest(), batches(), NAMES[:1], distributed=ALONE).over([0, 2, 99])
     assert table.videos == [0, 2]
-    assert table.right(NAMES[0]).shape == (2, 5)
+    assert table.correct(NAMES[0]).shape == (2, 5)
 
 
 def test_videos_that_lack_one_answer_are_left_out_of_all():
     table = corruption_table(Brightest(), batches(), NAMES[:1], distributed=ALONE)
     last = condition(NAMES[0], 5)
-    some = {**table.answers, last: {v: a for v, a in table.answers[last].items() if v != 2}}
-    assert replace(table, answers=some).over([0, 2, 4]).videos == [0, 4]
+    some = {**table.predictions, last: {v: a for v, a in table.predictions[last].items() if v != 2}}
+    assert replace(table, predictions=some).over([0, 2, 4]).videos == [0, 4]
 
 
 def test_conditions_tell_strengths_apart():

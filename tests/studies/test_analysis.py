@@ -145,10 +145,10 @@ def test_a_gap_at_another_budget_than_the_halving_one_is_reported(tmp_path):
         for name, fooled in (("plain", plain), ("supervised", supervised))
     ]
     arms = read_arms(folders)
-    told = headline(summarise(arms, baseline="plain", references=["supervised"]))
-    assert "at ε = 2/255, plain keeps 30.0 % and supervised keeps 20.0 %" in normal(told[0])
-    assert told[1] == "There is no gap to close at that budget, but there is one at another."
-    assert "at ε = 1/255, plain keeps 30.0 % and supervised keeps 60.0 %" in normal(told[2])
+    sentences = headline(summarise(arms, baseline="plain", references=["supervised"]))
+    assert "at ε = 2/255, plain keeps 30.0 % and supervised keeps 20.0 %" in normal(sentences[0])
+    assert sentences[1] == "There is no gap to close at that budget, but there is one at another."
+    assert "at ε = 1/255, plain keeps 30.0 % and supervised keeps 60.0 %" in normal(sentences[2])
     swapped = headline(summarise(arms, baseline="supervised", references=["plain"]))
     assert swapped[-1] != "There is no gap to close."  # at 2/255 plain is ahead
     level = headline(
@@ -171,14 +171,14 @@ def test_the_best_arm_is_named_with_what_it_costs(tmp_path):
     ]
     arms = read_arms(folders)
     references = ["supervised", "other reference"]
-    told = headline(summarise(arms, baseline="plain", references=references))
-    assert len(told) == 2  # of three seeds enough is known
-    assert told[1].startswith("removal closes 50")
-    assert "the most of 2 arms, over 3 seeds" in told[1]
-    assert told[1].endswith("with \u221210.0 points of clean accuracy.")
+    sentences = headline(summarise(arms, baseline="plain", references=references))
+    assert len(sentences) == 2  # three seeds need no caveat
+    assert sentences[1].startswith("removal closes 50")
+    assert "the most of 2 arms, over 3 seeds" in sentences[1]
+    assert sentences[1].endswith("with \u221210.0 points of clean accuracy.")
     few = {name: records[:2] for name, records in arms.items()}
-    told = headline(summarise(few, baseline="plain", references=references))
-    assert told[-1].startswith("With fewer than 3 seeds")
+    sentences = headline(summarise(few, baseline="plain", references=references))
+    assert sentences[-1].startswith("With fewer than 3 seeds")
 
 
 def test_the_halving_budget_is_where_half_is_lost(tmp_path):

@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
 from vidcsl.errors import UserError
+from vidcsl.pipelines.training import check
 from vidcsl.studies.plan import read_study
 
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "studies").glob("*.yaml"))
 STUDY = {
     "_BASE_": "base.yaml",
     "ALL": {"TRAIN": {"EPOCHS": 7}},
@@ -112,3 +116,15 @@ def test_no_override_makes_one_of_all_runs(write):
     with pytest.raises(UserError, match="the command line: OUTPUT_DIR differs from run to run"):
         read_study(write(), ["OUTPUT_DIR", "elsewhere"])
     assert read_study(write(REFERENCES=None)).references == ()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_study_is_fair_and_builds(path):
+    study = read_study(path)
+    assert study.question
+    differing = {key for each in study.differences.values() for key, *_ in each}
+    # A method with several sets of BatchNorms; a control that costs what two rounds do.
+    assert differing <= {"EVALUATE.NORMS", "TRAIN.EPOCHS"}
+    for run in study.runs:
+        if run.seed == 0:
+            check(run.cfg)

@@ -85,7 +85,7 @@ def wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
-def test_a_real_study_is_killed_and_goes_on_where_it_stopped(written, capsys):
+def test_a_killed_study_resumes_where_it_stopped(written, capsys):
     (run,) = read_study(written).runs
 
     def kill():
@@ -139,13 +139,13 @@ def test_a_failure_ends_its_run_alone_and_is_named(written, monkeypatch):
     assert "why" in (runs[1].folder / LOG).read_text()
 
 
-def test_a_run_that_a_signal_ended_may_go_better_another_time(written, monkeypatch):
+def test_a_run_that_a_signal_ended_may_succeed_another_time(written, monkeypatch):
     script(monkeypatch, "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(PassingError, match="failed: plain seed 0"):
         Runner().run(read_study(written).runs)
 
 
-def test_processes_of_a_run_that_die_start_anew(written):
+def test_processes_of_a_run_that_die_are_restarted(written):
     (run,) = read_study(written).runs
     several = runner.command(run, processes=2)
     assert {"--nproc-per-node=2", "--max-restarts=3", "--standalone"} <= set(several)
@@ -166,7 +166,7 @@ def test_a_local_job_runs_all_that_is_left_and_its_tables_follow(written, capsys
     assert "nothing is left to run" in capsys.readouterr().out
 
 
-def test_a_run_in_other_hands_is_left_alone_until_these_let_go(written, monkeypatch, capsys):
+def test_a_run_of_another_process_is_skipped_or_waited_for(written, monkeypatch, capsys):
     (run,) = read_study(written).runs
     script(monkeypatch, "import sys; open(sys.argv[1] + '/ran', 'w')")
     run.folder.mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_a_run_in_other_hands_is_left_alone_until_these_let_go(written, monkeypa
     )
     other.stdout.readline()
     Runner().run([run])
-    assert "in the hands of another process" in capsys.readouterr().err
+    assert "another process is running it" in capsys.readouterr().err
     assert not (run.folder / "ran").exists()
     threading.Timer(1.0, other.kill).start()
     Runner(patient=True).run([run])
@@ -197,7 +197,7 @@ def test_another_config_is_not_finished(written):
     assert (is_finished(run), is_finished(other)) == (True, False)
 
 
-def test_processes_share_the_cores_and_are_none_of_torchrun(monkeypatch):
+def test_processes_share_the_cores_and_leave_torchrun(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setenv("RANK", "3")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -224,10 +224,10 @@ def test_arms_choose_runs(written, capsys):
     seen = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "seed" in line]
     assert seen == ["two", "four"]
     assert main(["study", str(written), "--dry-run", "--arms", "two,x"]) == 2
-    assert "no arm is named 'x'; there are plain, two, three, four" in capsys.readouterr().err
+    assert "no arm is named 'x'; choose from plain, two, three, four" in capsys.readouterr().err
 
 
-def test_every_stage_of_a_trial_is_scaled_by_what_it_walks_over():
+def test_every_stage_of_a_trial_is_scaled_by_its_data():
     seconds = {"pretraining": 2.0, "features of train.csv": 1.0, "pgd_linf": 3.0}
     assert scaled({**seconds, "earlier rounds": 1.0}, steps=10, rounds=3, train=5, test=4) == {
         "pretraining": 20,

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from tests.processes import PROCESSES, run_in_processes, start_world
+from tests.processes import PROCESSES, run_in_processes, start_processes
 from tests.training.trainers import ALONE, losses, make_trainer
 from vidcsl.training.checkpoint import list_checkpoints, load_newest
 from vidcsl.training.parallel import Strategy
@@ -73,7 +73,7 @@ def test_killed_again_and_again_it_learns_the_same(tmp_path):
 
 
 def test_two_processes_that_shard_a_model_are_killed_and_learn_the_same(tmp_path):
-    processes = start_world(train_sharded, 2, tmp_path / "killed")
+    processes = start_processes(train_sharded, 2, tmp_path / "killed")
     kill(processes, tmp_path / "killed", random.Random(0), inside=True)
     for run in ("killed", "alone"):
         run_in_processes(train_sharded, 2, tmp_path / run)

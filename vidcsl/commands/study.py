@@ -9,7 +9,7 @@ from vidcsl.commands.arguments import add_launcher, at_least, launch, refuse_job
 from vidcsl.errors import UserError
 
 if TYPE_CHECKING:  # importing these takes seconds, and `--help` answers at once
-    from vidcsl.studies.plan import Run, Study
+    from vidcsl.studies.plan import Study, StudyRun
 
 
 def study(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,9 @@ def _study(args: argparse.Namespace) -> None:
             _write_tables(study)
 
 
-def _chosen(runs: "Sequence[Run]", *, arms: str | None, part: str | None) -> "Sequence[Run]":
+def _chosen(
+    runs: "Sequence[StudyRun]", *, arms: str | None, part: str | None
+) -> "Sequence[StudyRun]":
     """The runs that --arms and --part leave."""
     if arms is not None:
         known = list(dict.fromkeys(run.arm for run in runs))
@@ -95,7 +97,7 @@ def _chosen(runs: "Sequence[Run]", *, arms: str | None, part: str | None) -> "Se
 
 def _launch(
     study: "Study",
-    runs: "Sequence[Run]",
+    runs: "Sequence[StudyRun]",
     path: Path,
     args: argparse.Namespace,
     *,
@@ -133,7 +135,7 @@ def _differences(study: "Study") -> list[str]:
     ]
 
 
-def _print_budget(runs: "Sequence[Run]", *, jobs: int) -> None:
+def _print_budget(runs: "Sequence[StudyRun]", *, jobs: int) -> None:
     from vidcsl.studies.runner import check_runs, estimate, state
 
     check_runs(runs)

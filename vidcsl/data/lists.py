@@ -1,10 +1,10 @@
 """Lists of videos: which files, of which class, cut from which source.
 
-Two forms are read. Ours is CSV with the header `video,class,group`, one video a line, its path
-relative to a root folder; class and group may be empty. Where the videos are packed in tar shards,
-`shard,offset,size,crc32` follow and say where. A list that ends in `.txt` has the form in
-which UCF101 is published: `Class/v_Class_g01_c01.avi [number]`, the class being the folder and the
-group the file's name up to its clip number.
+Two forms are read. Ours is CSV with the header `video,class,group`, one video per line, its path
+relative to a root folder; class and group may be empty. For videos in tar shards the columns
+`shard,offset,size,crc32` follow. A list that ends in `.txt` has UCF101's published form:
+`Class/v_Class_g01_c01.avi [number]`; the class is the folder, the group the file's name up to its
+clip number.
 """
 
 import csv
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 class Video:
     """A video with its label and its group; clips of one group were cut from one source.
 
-    `path` is where its file is; where it is packed in a shard, where it would be.
+    `path` is the file. A video in a shard has a path, too, as if it were unpacked.
     """
 
     path: Path
@@ -50,11 +50,11 @@ class Video:
     span: Span | None = None
 
     def source(self) -> Source:
-        """What a reader opens. Raises as `Span.read` where the video is packed."""
+        """What a reader opens. Raises as `Span.read` does if the video is packed."""
         return Source(str(self.path), self.span.read()) if self.span else Source.of(self.path)
 
     def identity(self) -> tuple[str | int, ...]:
-        """What changes when the file is another. Raises VideoError where there is none."""
+        """What changes when the file changes. Raises VideoError if it is missing."""
         if self.span:
             return self.span.shard, self.span.offset, self.span.size, self.span.crc32
         try:
@@ -82,10 +82,10 @@ def read_list(
 
     Args:
         path: the list, CSV or UCF101's `.txt`; a path or an fsspec URL.
-        root: the folder to which the list's paths are relative: of the videos, or of the shards,
+        root: the folder that the list's paths are relative to: of the videos, or of the shards,
             which may be a URL.
-        classes: the class names in label order, from the training list. Without it they are the
-            list's own, sorted by name.
+        classes: the class names in label order, from the training list. None: the list's own
+            classes, sorted by name.
 
     Raises:
         UserError: the list or the root is missing, a line is malformed or repeats a video, or a
@@ -125,7 +125,7 @@ def read_list(
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The lines of a list as text, without a look at the videos. Raises like `read_list`."""
+    """The lines of a list as text; the videos need not exist. Raises like `read_list`."""
     return [row for _, row in _numbered_rows(path)]
 
 
@@ -135,38 +135,26 @@ def write_list(path: str | Path, rows: Iterable[Row | tuple[str, str, str]]) -> 
     Raises:
         UserError: a name cannot be written so that it is read again.
     """
-    lines = [_fields(Row(*row)) for row in rows]
+    lines: list[tuple[object, ...]] = []
+    for row in (Row(*each) for each in rows):
+        for text in row[: len(COLUMNS)]:
+            if text != str(text).strip():
+                raise UserError(f"{path}: {text!r} starts or ends with a blank, rename it")
+            try:
+                str(text).encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"{path}: {text!a} is not a name in UTF-8, rename it") from error
+        lines.append(row[:-1] if row.span is None else (*row[:-1], *astuple(row.span)))
     packed = lines and len(lines[0]) > len(COLUMNS)
     header = (*COLUMNS, *SPAN_COLUMNS) if packed else COLUMNS
-    for text in (field for fields in lines for field in fields[: len(COLUMNS)]):
-        _check_field(str(text), path)
     with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *lines])
-
-
-def _check_field(text: str, path: str | Path) -> None:
-    """Raise UserError where a list would not give a name back."""
-    if text != text.strip():
-        raise UserError(f"{path}: {text!r} starts or ends with a blank, rename it")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{path}: {text!a} is not a name in UTF-8, rename it") from error
-
-
-def _fields(row: Row) -> tuple[object, ...]:
-    return row[:-1] if row.span is None else (*row[:-1], *astuple(row.span))
-
-
-def missing_files(videos: Iterable[Video]) -> list[Path]:
-    """The paths, in list order, at which there is neither a file nor a folder of pictures."""
-    return [video.path for video in videos if not video.span and not video.path.exists()]
 
 
 def check_files(videos: Sequence[Video]) -> None:
     """Raise one UserError that counts the missing files and names the first; shards likewise."""
     check_shards(video.span for video in videos if video.span)
-    missing = missing_files(videos)
+    missing = [video.path for video in videos if not video.span and not video.path.exists()]
     if not missing:
         return
     first = missing[0]
@@ -182,7 +170,7 @@ def shorten(names: Sequence[object], *, most: int = 5) -> str:
 
 
 def _numbered_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
-    """The rows with their line numbers; every fault of the list itself is found here."""
+    """The rows with their line numbers. Raises UserError for any fault of the list itself."""
     parse = _parse_ucf if str(path).endswith(".txt") else _parse_csv
     seen: dict[str, int] = {}
     try:
@@ -214,15 +202,16 @@ def _parse_csv(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Ro
                 f"(class and group may be empty), found {','.join(fields)!r}"
             )
         video, class_name, group, *place = (field.strip() for field in fields)
-        span = _parse_span(place, f"{path}, line {reader.line_num}") if place else None
+        span = None
+        if place:
+            shard, *numbers = place
+            if not shard or not all(number.isdecimal() for number in numbers):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: expected {','.join(SPAN_COLUMNS)}, "
+                    f"found {','.join(place)!r}"
+                )
+            span = Span(shard, *(int(number) for number in numbers))
         yield reader.line_num, Row(video, class_name, group, span)
-
-
-def _parse_span(fields: Sequence[str], where: str) -> Span:
-    shard, *numbers = fields
-    if not shard or not all(number.isdecimal() for number in numbers):
-        raise UserError(f"{where}: expected {','.join(SPAN_COLUMNS)}, found {','.join(fields)!r}")
-    return Span(shard, *(int(number) for number in numbers))
 
 
 def _parse_ucf(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Row]]:

@@ -23,6 +23,8 @@ from vidcsl.seeding import numpy_generator, torch_generator
 Key = tuple[int, int]
 """(epoch, index) of an item of `ClipDataset`."""
 
+MOST_DEATHS = 8  # of workers at one step, after which the run ends
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -249,7 +251,7 @@ class ClipLoader:
                 if not self._record_deaths():
                     raise
                 deaths += 1
-                if deaths > _MOST_DEATHS:
+                if deaths > MOST_DEATHS:
                     raise PassingError(
                         f"the loader's workers died {deaths} times at one step; is there too "
                         "little memory for DATA.WORKERS?"
@@ -271,9 +273,6 @@ class ClipLoader:
                 self.dataset.given_up[video] = f"reading it ends the process ({cause})"
         self.dataset.in_flight.clear()
         return bool(dead)
-
-
-_MOST_DEATHS = 8
 
 
 def build_loader(

@@ -1,8 +1,8 @@
 """Videos inside tar files, on local disk or behind any fsspec URL, read one by one in any order.
 
-The shards have WebDataset's form. What WebDataset reads in sequence is read here by byte ranges
-that the list names: so the order of an epoch, and where a resumed run goes on, are decided as for
-files, and the same bytes come at the same step.
+The shards have WebDataset's form. WebDataset reads them in sequence; here a list gives the byte
+range of each video. So the order of an epoch and the step at which a run resumes do not depend on
+the shards, and the same bytes come at the same step as from files.
 """
 
 import time
@@ -10,7 +10,6 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,19 +17,21 @@ import fsspec
 
 from vidcsl.errors import PassingError, UserError, VideoError
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts: an object store may be busy for a moment
+# After these, another attempt would not help.
+_FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, ValueError, ImportError)
 
 
 @dataclass(frozen=True)
 class Span:
-    """Where the bytes of one video lie.
+    """The byte range of one video.
 
     Attributes:
         shard: the tar file, a path or a URL.
         offset, size: of the video's bytes in it.
-        crc32: of these bytes. It finds a shard that is not the one the list was made with.
+        crc32: of these bytes. It detects a shard that is not the one the list was made with.
     """
 
     shard: str
@@ -46,14 +47,8 @@ class Span:
             UserError: the shard cannot be read. That is no fault of one video: to replace it by
                 another, as a damaged one is, would make a run depend on the state of a network.
         """
-        data = self._fetch()
-        if len(data) != self.size or zlib.crc32(data) != self.crc32:
-            reason = f"not the bytes that were packed (offset {self.offset}, {len(data)} bytes)"
-            raise VideoError(self.shard, reason)
-        return data
 
-    def _fetch(self) -> bytes:
-        def get() -> bytes:
+        def fetch() -> bytes:
             # Looked up each time: fsspec keeps file systems for each process, and one that was
             # opened before a fork does not work after it.
             files, path = fsspec.url_to_fs(self.shard)
@@ -62,18 +57,30 @@ class Span:
                 raise EOFError(f"{len(data)} of {self.size} bytes came")
             return data
 
-        return _with_patience(get, self.shard)
+        data = _with_retries(fetch, self.shard)
+        if len(data) != self.size or zlib.crc32(data) != self.crc32:
+            reason = f"not the bytes that were packed (offset {self.offset}, {len(data)} bytes)"
+            raise VideoError(self.shard, reason)
+        return data
 
 
 def check_shards(spans: Iterable[Span]) -> None:
-    """Raise a UserError where a shard is missing or too short for what it should hold."""
+    """Raise a UserError if a shard is missing or too short for the videos in it."""
     ends: dict[str, int] = defaultdict(int)
     for span in spans:
         ends[span.shard] = max(ends[span.shard], span.offset + span.size)
     for shard, end in ends.items():
-        size = _with_patience(partial(_size, shard), shard)
+
+        def measure(shard: str = shard) -> int | None:
+            files, path = fsspec.url_to_fs(shard)
+            size: int | None = files.size(path)  # None: the server does not tell
+            return size
+
+        size = _with_retries(measure, shard)
         if size is not None and size < end:
-            raise UserError(f"the shard {shard} has {size} bytes, its list needs {end}: copy anew")
+            raise UserError(
+                f"the shard {shard} has {size} bytes, its list needs {end}: copy it again"
+            )
 
 
 def is_url(path: object) -> bool:
@@ -87,32 +94,25 @@ def read_text(path: str) -> str:
     Raises:
         UserError: it is missing, cannot be read or is no such text.
     """
-    content = _with_patience(partial(_content, path), path)
+
+    def fetch() -> bytes:
+        try:
+            if not is_url(path):
+                return Path(path).read_bytes()
+            files, place = fsspec.url_to_fs(path)
+            content: bytes = files.cat_file(place)
+            return content
+        except FileNotFoundError as error:
+            raise UserError(f"the list {path} does not exist") from error
+
     try:
-        return content.decode("utf-8-sig")
+        return _with_retries(fetch, path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
 
 
-def _size(shard: str) -> int | None:
-    files, path = fsspec.url_to_fs(shard)
-    size: int | None = files.size(path)
-    return size
-
-
-def _content(path: str) -> bytes:
-    try:
-        if not is_url(path):
-            return Path(path).read_bytes()
-        files, place = fsspec.url_to_fs(path)
-        content: bytes = files.cat_file(place)
-        return content
-    except FileNotFoundError as error:
-        raise UserError(f"the list {path} does not exist") from error
-
-
-def _with_patience(read: Callable[[], Answer], path: str) -> Answer:
-    """What `read` gives, tried again after each of `PAUSES`; UserError where it cannot be read.
+def _with_retries(read: Callable[[], T], path: str) -> T:
+    """The result of `read`, tried again after each of `PAUSES`; UserError if it keeps failing.
 
     Libraries of object stores raise errors of many kinds for a connection that broke.
     """
@@ -122,17 +122,10 @@ def _with_patience(read: Callable[[], Answer], path: str) -> Answer:
         except UserError:
             raise
         except Exception as error:
-            if pause is None or isinstance(error, _FINAL):
-                raise _unreadable(path, error) from error
+            final = isinstance(error, _FINAL)
+            if pause is None or final:
+                reason = str(error).partition("\n")[0] or type(error).__name__
+                kind = UserError if final else PassingError
+                raise kind(f"cannot read {path}: {reason}") from error
             time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
-
-
-# Another attempt would not help.
-_FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, ValueError, ImportError)
-
-
-def _unreadable(path: str, error: Exception) -> UserError:
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    kind = UserError if isinstance(error, _FINAL) else PassingError
-    return kind(f"cannot read {path}: {reason}")

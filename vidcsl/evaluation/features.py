@@ -16,12 +16,12 @@ from vidcsl.io import Bar, load_arrays, save_arrays
 
 @dataclass(frozen=True)
 class Features:
-    """Features of n videos, each seen in V views, in the order of the list.
+    """Features of V views of each of n videos, in the order of the list.
 
     Args:
         values: float32 `[n, V, D]`.
-        labels, groups, indices: int64 `[n]`; label and group are -1 where unknown, `indices`
-            are positions in the list (unreadable videos may be left out).
+        labels, groups, indices: int64 `[n]`; label and group are -1 if unknown, `indices` are
+            positions in the list (unreadable videos may be missing).
     """
 
     values: Tensor
@@ -38,7 +38,7 @@ class Features:
         return self.values, self.labels, self.groups, self.indices
 
     def save(self, path: Path) -> None:
-        """Write them to an `.npz` file, whole or not at all."""
+        """Write the features to an `.npz` file, atomically."""
         save_arrays(path, {name: getattr(self, name) for name in _PARTS})
 
     @classmethod
@@ -51,7 +51,7 @@ class Features:
         return cls(*load_arrays(path, _PARTS))
 
     def pooled(self) -> Tensor:
-        """One unit vector a video, `[n, D]`: the mean of its views' unit vectors."""
+        """One unit vector per video, `[n, D]`: the mean of its views' unit vectors."""
         views = nn.functional.normalize(self.values, dim=2)
         return nn.functional.normalize(views.mean(dim=1), dim=1)
 
@@ -69,14 +69,17 @@ def extract_features(
     title: str,
     total: int,
 ) -> Features:
-    """Run a frozen encoder over this process's batches and join what all processes found.
+    """Run a frozen encoder over this process's batches and join the features of all processes.
 
     Args:
-        encoder: clips `[N, 3, T, S, S]` -> features `[N, D]`; put into eval mode here.
-        batches: this process's share of the list.
+        encoder: clips `[N, 3, T, S, S]` -> features `[N, D]`; it is put into eval mode.
+        batches: this process's part of the list.
         crop: `(frames, sizes) -> clips [N, V, 3, T, S, S]`, see `vidcsl.augment`.
-        world: the processes.
-        title, total: of the progress bar: videos of this process.
+        distributed: the processes.
+        title, total: title of the progress bar, and the number of this process's videos.
+
+    Raises:
+        UserError: no video can be read.
     """
     encoder.eval()
     bar = Bar(title, total=total, shown=distributed.is_main)
@@ -91,14 +94,10 @@ def extract_features(
     bar.close()
     everywhere = [part for each in distributed.collect(parts) for part in each]
     if not everywhere:
-        raise UserError(f"{title}: not one video can be read")
-    return _join(everywhere)
-
-
-def _join(parts: list[tuple[np.ndarray, ...]]) -> Features:
+        raise UserError(f"{title}: no video can be read")
     values, labels, groups, indices = (
-        np.concatenate(column) for column in zip(*parts, strict=True)
+        np.concatenate(column) for column in zip(*everywhere, strict=True)
     )
-    # In the order of the list, and each video once, however the work was shared out.
+    # In the order of the list and each video once, for any number of processes.
     _, order = np.unique(indices, return_index=True)
     return Features(*(torch.from_numpy(each[order]) for each in (values, labels, groups, indices)))

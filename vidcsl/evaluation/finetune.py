@@ -1,11 +1,15 @@
-"""Fine-tuning, and the linear classifier of adversarial protocols."""
+"""Methods that train with labels on a pretrained encoder: fine-tuning, and ALF.
+
+SLF (the linear probe), ALF and AFF (TRADES on all weights) are the protocols of adversarial
+pretraining: Jiang et al., NeurIPS 2020; Fan et al., NeurIPS 2021.
+"""
 
 import re
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from vidcsl.methods.adversarial.classifier import AdversarialTraining
 from vidcsl.methods.losses import at_least_float32
@@ -14,22 +18,19 @@ from vidcsl.methods.metrics import Metric
 from vidcsl.methods.supervised import Supervised
 from vidcsl.seeding import numpy_generator, torch_generator
 
-# ----------------------------------------------------------------------
-# Fine-tuning: every weight learns from the labels, deep layers less than the head.
-
-# Blocks of our encoders, by which depth is counted.
+# The blocks of our encoders, by which depth is counted.
 _BLOCK = re.compile(r"encoder\.backbone\.(?:image\.)?((?:blocks|layer\d|features)\.\d+)\.")
 
 
 class FineTuned(Supervised):
-    """The supervised method with dropout before its head, and mixup.
+    """Supervised training with dropout before the head, and mixup.
 
     Args:
         encoder, feature_dim, classes, label_smoothing, options: as `Supervised`.
-        dropout: share of the features that are dropped.
-        mixup: both parameters of the Beta distribution that clips of a batch are mixed by (Zhang et
-            al., "mixup", ICLR 2018); 0: not mixed.
-        seed: of the draws.
+        dropout: ratio of the features that are dropped.
+        mixup: both parameters of the Beta distribution by which clips of a batch are mixed (Zhang
+            et al., "mixup", ICLR 2018); 0: no mixing.
+        seed: seed of the random draws.
     """
 
     def __init__(
@@ -54,54 +55,59 @@ class FineTuned(Supervised):
         self.dropout, self.mixup, self.seed = dropout, mixup, seed
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
-        """Mean cross-entropy over all views; accuracy where nothing was mixed."""
+        """Mean cross-entropy over all views; accuracy if clips are not mixed."""
         clips = batch.clips.flatten(0, 1)
         labels = batch.labels.repeat_interleave(batch.clips.shape[1])
-        who = (self.seed, int(batch.progress * 1e9), *batch.videos[:1].tolist())
-        share, partners = self._partners(len(clips), who)
-        mixed = clips if share == 1 else share * clips + (1 - share) * clips[partners]
-        features = self._dropped(self.encoder(mixed), who)
+        # Seeded by the run, the position in training and the batch: a resumed run draws the same,
+        # and no two processes do.
+        key = (self.seed, int(batch.progress * 1e9), *batch.videos[:1].tolist())
+
+        ratio, partners, mixed = 1.0, torch.arange(len(clips)), clips
+        if self.mixup and self.training:
+            rng = numpy_generator(*key, "mixup")
+            ratio = float(rng.beta(self.mixup, self.mixup))
+            partners = torch.from_numpy(rng.permutation(len(clips)))
+            mixed = ratio * clips + (1 - ratio) * clips[partners]
+
+        features = self.encoder(mixed)
+        if self.dropout and self.training:
+            generator = torch_generator(*key, "dropout")
+            kept = torch.rand(features.shape, generator=generator) >= self.dropout
+            features = features * kept.to(features) / (1 - self.dropout)
+
         logits = at_least_float32(self.head(features))
-        loss = share * self._cross_entropy(logits, labels)
-        if share < 1:
-            loss = loss + (1 - share) * self._cross_entropy(logits, labels[partners])
+        smooth = self.label_smoothing
+        loss = ratio * F.cross_entropy(logits, labels, label_smoothing=smooth)
+        if ratio < 1:
+            other = F.cross_entropy(logits, labels[partners], label_smoothing=smooth)
+            loss = loss + (1 - ratio) * other
         if self.mixup:
             return {"loss": loss}
         return {"loss": loss, "train_accuracy": (logits.argmax(dim=1) == labels).float().mean()}
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-
-    def _partners(self, clips: int, who: tuple[int, ...]) -> tuple[float, Tensor]:
-        """The share of its own that each clip keeps, and whose it takes the rest from."""
-        if not self.mixup or not self.training:
-            return 1.0, torch.arange(clips)
-        rng = numpy_generator(*who, "mixup")
-        return float(rng.beta(self.mixup, self.mixup)), torch.from_numpy(rng.permutation(clips))
-
-    def _dropped(self, features: Tensor, who: tuple[int, ...]) -> Tensor:
-        if not self.dropout or not self.training:
-            return features
-        generator = torch_generator(*who, "dropout")
-        kept = torch.rand(features.shape, generator=generator) >= self.dropout
-        return features * kept.to(features) / (1 - self.dropout)
 
 
 def layer_decayed_groups(
     method: nn.Module, *, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """Parameter groups whose learning rate shrinks by `layer_decay` a block, from the head down.
+    """Parameter groups whose learning rate shrinks by `layer_decay` per block, from the head down.
 
-    Clark et al., "ELECTRA", ICLR 2020; Bao et al., "BEiT", ICLR 2022. What comes before the first
-    block is one more layer, what comes after the last learns as the head does. Biases and norms do
-    not decay.
+    Clark et al., "ELECTRA", ICLR 2020; Bao et al., "BEiT", ICLR 2022. Parameters before the first
+    block count as one more layer; the head and the final norm have the full rate. Biases and norms
+    have no weight decay.
     """
-    depths = _depths([name for name, _ in method.named_parameters()])
-    last = max(depths.values())
+    names = [name for name, _ in method.named_parameters()]
+    blocks = list(dict.fromkeys(match[1] for match in map(_BLOCK.match, names) if match))
+    depth_of = {block: depth for depth, block in enumerate(blocks, start=1)}
+    last = 0
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    in_blocks = False  # parameters come in the order of the forward pass
     for name, parameter in method.named_parameters():
-        decays = parameter.ndim > 1
-        groups.setdefault((depths[name], decays), []).append(parameter)
+        match = _BLOCK.match(name)
+        in_blocks = in_blocks or match is not None
+        is_last = name.startswith("head.") or ".norm." in name or ".fc_norm." in name
+        depth = depth_of[match[1]] if match else len(blocks) + 1 if in_blocks and is_last else 0
+        last = max(last, depth)
+        groups.setdefault((depth, parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -112,38 +118,17 @@ def layer_decayed_groups(
     ]
 
 
-def _depths(names: list[str]) -> dict[str, int]:
-    """How deep each parameter lies: 0 before the first block, then a number a block."""
-    blocks = list(dict.fromkeys(m[1] for m in map(_BLOCK.match, names) if m))
-    place = {block: depth for depth, block in enumerate(blocks, start=1)}
-    seen, depths = False, {}
-    for name in names:
-        match = _BLOCK.match(name)
-        seen = seen or match is not None
-        outside = len(blocks) + 1 if seen and _comes_last(name) else 0
-        depths[name] = place[match[1]] if match else outside
-    return depths
-
-
-def _comes_last(name: str) -> bool:
-    return name.startswith("head.") or ".norm." in name or ".fc_norm." in name
-
-
-# ----------------------------------------------------------------------
-# ALF: a linear head on a frozen encoder learns from clips that are perturbed against both.
-#
-# With SLF (the linear probe) and AFF (TRADES on all weights) the protocols of adversarial
-# pretraining: Jiang et al., NeurIPS 2020; Fan et al., NeurIPS 2021.
-
-
 class AdversarialLinear(AdversarialTraining):
-    """Adversarial training of the head alone; the encoder stays in eval mode."""
+    """ALF: adversarial training of a linear head; the encoder is frozen and in eval mode.
+
+    The clips are perturbed against encoder and head together.
+    """
 
     def __init__(self, encoder: nn.Module, **options: Any) -> None:
         super().__init__(encoder.requires_grad_(False), **options)
 
     def train(self, mode: bool = True) -> "AdversarialLinear":
-        """The encoder keeps out of it."""
+        """Train mode for the head alone: the encoder's BatchNorm statistics must not change."""
         super().train(mode)
         self.encoder.eval()
         return self

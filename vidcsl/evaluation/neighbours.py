@@ -17,14 +17,14 @@ def nearest(
     query_chunk: int = QUERIES,
     gallery_chunk: int = GALLERY,
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and gallery rows of the k nearest, nearest first: `[n, k]` twice.
+    """Cosine similarities and gallery rows of the k nearest, nearest first: `[n, k]` each.
 
-    Neither side is ever compared as a whole, so that memory is that of the vectors themselves.
+    The matrix of all similarities is never in memory, only blocks of it.
 
     Args:
         queries, gallery: unit vectors `[n, D]` and `[m, D]`.
-        k: how many, at most m.
-        query_chunk, gallery_chunk: rows compared at a time.
+        k: number of neighbours; at most m are returned.
+        query_chunk, gallery_chunk: rows of a block.
     """
     k = min(k, len(gallery))
     values = queries.new_empty(len(queries), k)
@@ -52,7 +52,7 @@ def knn_predictions(
     k: int = 20,
     temperature: float = 0.07,
 ) -> Tensor:
-    """Labels `[n]` by a vote of the k nearest, weighted by exp(cosine / temperature).
+    """Labels `[n]` by a vote of the k nearest neighbours, weighted by exp(cosine / temperature).
 
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", 2018.
     """
@@ -71,20 +71,20 @@ def knn_accuracy(
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Share of queries that `knn_predictions` names right; all labels are known."""
+    """Accuracy of `knn_predictions`, in [0, 1]; all labels are known."""
     classes = int(max(query_labels.max(), gallery_labels.max())) + 1
-    named = knn_predictions(
+    predicted = knn_predictions(
         queries, gallery, gallery_labels, classes=classes, k=k, temperature=temperature
     )
-    return int((named == query_labels).sum()) / len(queries)
+    return int((predicted == query_labels).sum()) / len(queries)
 
 
 def first_hits(
     queries: Tensor, query_labels: Tensor, gallery: Tensor, gallery_labels: Tensor, *, within: int
 ) -> Tensor:
-    """How far one must look for a video of the own class: 1 for the nearest, `[n]`.
+    """The rank of the nearest gallery video of each query's class, `[n]`; 1 is the nearest.
 
-    Queries that find none `within` so many get `within + 1`.
+    It is `within + 1` if there is none among the `within` nearest.
     """
     _, rows = nearest(queries, gallery, k=within)
     hits = gallery_labels[rows] == query_labels[:, None]
@@ -100,10 +100,10 @@ def retrieval_recall(
     *,
     ranks: Sequence[int] = RANKS,
 ) -> dict[str, float]:
-    """`{"R@k": share of queries with a gallery video of their class among the k nearest}`.
+    """`{"R@k": ratio of queries with a gallery video of their class among the k nearest}`.
 
     The protocol of video retrieval on UCF101 and HMDB51: queries are test videos, the gallery is
-    the training list. Ranks beyond the gallery are left out.
+    the training list. Ranks larger than the gallery are left out.
     """
     ranks = [rank for rank in ranks if rank <= len(gallery)]
     place = first_hits(queries, query_labels, gallery, gallery_labels, within=max(ranks))

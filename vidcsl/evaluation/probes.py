@@ -1,4 +1,9 @@
-"""Probes on frozen features: linear, few labels, attentive."""
+"""Probes on frozen features: linear, low-shot (a linear probe on few labels) and attentive.
+
+Every probe chooses its settings on videos that are held out of the training list. A group (clips
+cut from one source video) is never on both sides: such clips look so much alike that the probe
+would be rewarded for remembering them. Test data have no part in any choice.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,31 +22,76 @@ from vidcsl.models.encoder import Encoder
 from vidcsl.seeding import numpy_generator, seed_of
 
 # ----------------------------------------------------------------------
-# Linear probe: multinomial logistic regression on frozen features.
+# Held-out training videos.
+
+FOLDS = 5
+
+
+def sources_of(groups: Tensor, indices: Tensor) -> Tensor:
+    """A number for the source of each video, `[n]`; a video without group is its own source."""
+    own = torch.where(groups >= 0, groups, -2 - indices)
+    return own.unique(return_inverse=True)[1]
+
+
+def can_hold_out(sources: Tensor, labels: Tensor) -> bool:
+    """Whether every class has two sources, one to learn from and one to hold out."""
+    pairs = torch.stack([labels, sources]).unique(dim=1)
+    return bool(pairs[0].unique(return_counts=True)[1].min() > 1)
+
+
+def folds_of(sources: Tensor, *, seed: int) -> Tensor:
+    """Fold 0 to 4 of each video, int64 `[n]`; all videos of a source are in one fold."""
+    order = numpy_generator(seed, "probe folds").permutation(int(sources.max()) + 1)
+    return torch.from_numpy(order)[sources] % FOLDS
+
+
+# ----------------------------------------------------------------------
+# Accuracy.
+
+
+def correct_predictions(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each video is classified correctly, bool `[n]`, and the ratio of its clips, `[n]`.
+
+    Args:
+        logits: `[n, V, classes]`; a video's prediction is the mean of its views' probabilities.
+        labels: `[n]`.
+    """
+    videos = logits.softmax(dim=2).mean(dim=1).argmax(dim=1) == labels
+    clips = logits.argmax(dim=2) == labels[:, None]
+    return videos, clips.float().mean(dim=1)
+
+
+def video_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Top-1 of videos and of single clips, in [0, 1]. Arguments as in `correct_predictions`."""
+    videos, clips = correct_predictions(logits, labels)
+    return float(videos.float().mean()), float(clips.mean())
+
+
+# ----------------------------------------------------------------------
+# Linear probe: multinomial logistic regression.
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-LONE_PENALTY = 1e-2
-FOLDS = 5
+DEFAULT_PENALTY = 1e-2  # where nothing can be held out
 ROWS_TO_CHOOSE = 10_000
-STEPS, STEPS_TO_CHOOSE, STEPS_TO_END = 100, 15, 40  # of L-BFGS: from zero, choosing, going on
-TOLERANCE = 1e-6  # of the loss, from one step to the next
+# Steps of L-BFGS: from zero; for each penalty while choosing; for the last fit from there.
+STEPS, STEPS_TO_CHOOSE, STEPS_TO_END = 100, 15, 40
+TOLERANCE = 1e-6  # change of the loss per step at which L-BFGS stops
 
 _PARTS = ("weight", "bias", "penalty", "held_out_top1")
 
-Start = tuple[Tensor, Tensor]
+Weights = tuple[Tensor, Tensor]
 """Weight `[classes, D]` and bias `[classes]`."""
 
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """A fitted probe: `features @ weight.T + bias` are the logits.
+    """A fitted linear probe: `features @ weight.T + bias` are the logits.
 
     Args:
-        weight, bias: `[classes, D]` and `[classes]`, for raw features (the standardisation that
-            was used in fitting is folded in, so the probe is an `nn.Linear` that can be attacked).
-        penalty: L2 penalty that was chosen.
-        held_out_top1: cross-validated accuracy by which it was chosen; NaN where nothing could be
-            held out.
+        weight, bias: `[classes, D]` and `[classes]`, for raw features: the standardisation of the
+            fit is folded in, so that the probe is an `nn.Linear` that can be attacked.
+        penalty: the chosen L2 penalty.
+        held_out_top1: its cross-validated accuracy; NaN if nothing could be held out.
     """
 
     weight: Tensor
@@ -50,7 +100,7 @@ class LinearProbe:
     held_out_top1: float
 
     def save(self, path: Path) -> None:
-        """Write it to an `.npz` file, whole or not at all."""
+        """Write the probe to an `.npz` file, atomically."""
         save_arrays(path, {name: getattr(self, name) for name in _PARTS})
 
     @classmethod
@@ -71,7 +121,7 @@ class LinearProbe:
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits `[..., classes]` of features `[..., D]`."""
-        return nn.functional.linear(features, self.weight, self.bias)
+        return F.linear(features, self.weight, self.bias)
 
 
 def fit_linear_probe(
@@ -82,20 +132,19 @@ def fit_linear_probe(
     penalties: Sequence[float] = PENALTIES,
     rows_to_choose: int = ROWS_TO_CHOOSE,
 ) -> LinearProbe:
-    """Fit on every view of the labelled training videos.
+    """Fit a linear probe on every view of the labelled training videos.
 
-    The penalty is chosen by cross-validation over five folds of training *groups*, so that no
-    source video is on both sides, and the probe is then refitted on all. Test data are not seen.
-    Choosing looks at fewer views of each video where there are many rows: views of a video say
-    nearly the same. Where some class has one source only, nothing can be held out, and the penalty
-    is `LONE_PENALTY`.
+    The penalty is chosen by cross-validation over five folds of sources, and the probe is then
+    refitted on all videos. The choice takes fewer views per video if there are many rows, since
+    views of a video are nearly redundant. If a class has a single source, nothing can be held out
+    and the penalty is `DEFAULT_PENALTY`.
 
     Args:
         train: features of the training videos.
         classes: number of classes.
-        seed: of the folds.
+        seed: seed of the folds.
         penalties: L2 penalties to choose from.
-        rows_to_choose: about how many rows the choice looks at.
+        rows_to_choose: approximate number of rows that the choice uses.
 
     Raises:
         UserError: no labelled video, or fewer than two classes.
@@ -104,18 +153,21 @@ def fit_linear_probe(
     features, labels = train.values[labelled], train.labels[labelled]
     if len(labels.unique()) < 2:
         raise UserError("the linear probe needs labelled training videos of at least two classes")
+    views = features.shape[1]
     flat = features.flatten(0, 1)
     mean = flat.mean(dim=0)
     std = flat.std(dim=0).clamp(min=1e-6)
     standard = (features - mean) / std  # [n, V, D]
+
+    penalty, held_out, start = DEFAULT_PENALTY, float("nan"), None
     sources = sources_of(train.groups[labelled], train.indices[labelled])
-    penalty, held_out, start = LONE_PENALTY, float("nan"), None
     if can_hold_out(sources, labels):
-        few = _spread(standard, most=max(1, rows_to_choose // len(labels)))
-        folds = folds_of(sources, seed=seed)
-        penalty, held_out, start = _choose(few, labels, folds, classes=classes, penalties=penalties)
-    views = features.shape[1]
-    weight, bias = _fit(
+        most = max(1, rows_to_choose // len(labels))
+        folds, few = folds_of(sources, seed=seed), spread_views(standard, most=most)
+        penalty, held_out, start = _choose_penalty(
+            few, labels, folds, classes=classes, penalties=penalties
+        )
+    weight, bias = logistic_regression(
         standard.flatten(0, 1),
         labels.repeat_interleave(views),
         classes=classes,
@@ -127,91 +179,54 @@ def fit_linear_probe(
     return LinearProbe(weight, bias - weight @ mean, penalty, held_out)
 
 
-def video_accuracy(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Top-1 of videos and of single clips, in [0, 1]. Arguments as in `video_answers`."""
-    videos, clips = video_answers(logits, labels)
-    return float(videos.float().mean()), float(clips.mean())
-
-
-def video_answers(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether each video is named right, bool `[n]`, and the share of its clips that are, `[n]`.
-
-    Args:
-        logits: `[n, V, classes]`; a video's prediction is the mean of its views' probabilities.
-        labels: `[n]`.
-    """
-    videos = logits.softmax(dim=2).mean(dim=1).argmax(dim=1) == labels
-    clips = logits.argmax(dim=2) == labels[:, None]
-    return videos, clips.float().mean(dim=1)
-
-
-def sources_of(groups: Tensor, indices: Tensor) -> Tensor:
-    """A number for the source of each video, `[n]`; a video without group is its own."""
-    own = torch.where(groups >= 0, groups, -2 - indices)
-    return own.unique(return_inverse=True)[1]
-
-
-def can_hold_out(sources: Tensor, labels: Tensor) -> bool:
-    """Whether every class has two sources, one to learn from and one to be judged by."""
-    pairs = torch.stack([labels, sources]).unique(dim=1)
-    return bool(pairs[0].unique(return_counts=True)[1].min() > 1)
-
-
-def folds_of(sources: Tensor, *, seed: int) -> Tensor:
-    """Fold 0 to 4 of each video, int64 `[n]`; videos of a source are in one."""
-    order = numpy_generator(seed, "probe folds").permutation(int(sources.max()) + 1)
-    return torch.from_numpy(order)[sources] % FOLDS
-
-
-def _spread(features: Tensor, *, most: int) -> Tensor:
-    """At most so many views of each video, evenly spread: `[n, V, D]` to `[n, v, D]`."""
+def spread_views(features: Tensor, *, most: int) -> Tensor:
+    """At most `most` views of each video, evenly spread: `[n, V, D]` to `[n, v, D]`."""
     views = features.shape[1]
-    chosen = torch.linspace(0, views - 1, min(most, views)).round().long()
-    return features[:, chosen]
+    return features[:, torch.linspace(0, views - 1, min(most, views)).round().long()]
 
 
-def _choose(
+def _choose_penalty(
     features: Tensor, labels: Tensor, folds: Tensor, *, classes: int, penalties: Sequence[float]
-) -> tuple[float, float, Start]:
-    """The penalty, the held-out accuracy that speaks for it, and where a fit with it may start.
-
-    Penalties fall from the strongest to the weakest, each fit starting from the one before.
-    """
+) -> tuple[float, float, Weights]:
+    """The penalty with the best held-out accuracy, this accuracy, and its folds' mean weights."""
     views = features.shape[1]
     rows, targets = features.flatten(0, 1), labels.repeat_interleave(views)
     fold_of = folds.repeat_interleave(views)
+    # From the strongest to the weakest penalty, each fit starting from the one before: the
+    # solutions lie close to each other, and the strongest is found in a few steps from zero.
     path = sorted(penalties, reverse=True)
-    right = torch.zeros(len(path))
-    fitted: list[list[Start]] = [[] for _ in path]
+    correct = torch.zeros(len(path))
+    fitted: list[list[Weights]] = [[] for _ in path]
     for fold in folds.unique().tolist():
         held = fold_of == fold
         learned, learned_targets = rows[~held], targets[~held]
-        start: Start | None = None
+        start: Weights | None = None
         for step, penalty in enumerate(path):
-            start = _fit(
+            start = logistic_regression(
                 *(learned, learned_targets),
                 classes=classes,
                 penalty=penalty,
                 start=start,
                 most=STEPS_TO_CHOOSE,
             )
-            named = (rows[held] @ start[0].T + start[1]).argmax(dim=1)
-            right[step] += (named == targets[held]).sum()
+            predicted = (rows[held] @ start[0].T + start[1]).argmax(dim=1)
+            correct[step] += (predicted == targets[held]).sum()
             fitted[step].append(start)
-    best = int(right.argmax())  # among equals the strongest: the simplest that does as well
+    best = int(correct.argmax())  # among equals the strongest: the simplest that does as well
     weights, biases = (torch.stack(each).mean(dim=0) for each in zip(*fitted[best], strict=True))
-    return path[best], float(right[best]) / len(rows), (weights, biases)
+    return path[best], float(correct[best]) / len(rows), (weights, biases)
 
 
-def _fit(
+def logistic_regression(
     features: Tensor,
     labels: Tensor,
     *,
     classes: int,
     penalty: float,
-    start: Start | None = None,
+    start: Weights | None = None,
     most: int = STEPS,
-) -> Start:
+) -> Weights:
+    """Minimise cross-entropy + penalty * |weight|^2 by at most `most` steps of L-BFGS."""
     if start is None:
         start = features.new_zeros(classes, features.shape[1]), features.new_zeros(classes)
     weight, bias = (each.clone().requires_grad_() for each in start)
@@ -225,7 +240,7 @@ def _fit(
 
     def closure() -> Tensor:
         solver.zero_grad()
-        loss = nn.functional.cross_entropy(features @ weight.T + bias, labels)
+        loss = F.cross_entropy(features @ weight.T + bias, labels)
         loss = loss + penalty * weight.square().sum()
         loss.backward()
         return loss
@@ -236,73 +251,73 @@ def _fit(
 
 
 # ----------------------------------------------------------------------
-# How much can be learned from few labels: a linear probe on a share of the training videos.
+# Low-shot probe: a linear probe on a ratio of the training videos.
 
 
 def low_shot_accuracy(
-    train: Features, test: Features, *, share: float, classes: int, draws: int, seed: int
+    train: Features, test: Features, *, ratio: float, classes: int, draws: int, seed: int
 ) -> dict[str, Any]:
-    """Mean accuracy of probes on `draws` random choices of the labelled training videos.
+    """Mean accuracy of linear probes on `draws` random subsets of the labelled training videos.
 
-    The same share of every class is kept, at least one video. Everything that a probe chooses, it
-    chooses from these alone.
+    Each subset has the same ratio of every class, and at least one video of it. A probe sees its
+    subset alone, also where it chooses its penalty.
 
     Args:
-        train, test: features; test labels are all known.
-        share: of the training videos whose labels are used, in (0, 1].
+        train, test: features; all test labels are known.
+        ratio: ratio of the labelled training videos in a subset, in (0, 1].
         classes: number of classes.
-        draws: how often videos are chosen.
-        seed: of the choices.
+        draws: number of subsets.
+        seed: seed of the subsets.
 
     Returns:
-        `{"videos": how many were used, "top1", "clip_top1": means, "draws": top-1 of each draw,
+        `{"videos": size of a subset, "top1", "clip_top1": means, "draws": top-1 of each subset,
         "intervals": {"top1": (low, high), "clip_top1"}}`, by bootstrap over the test videos.
     """
-    chosen = [draw_videos(train.labels, share, seed=seed, draw=draw) for draw in range(draws)]
-    answers = []
+    chosen = [draw_videos(train.labels, ratio, seed=seed, draw=draw) for draw in range(draws)]
+    correct = []
     for rows in chosen:
         few = Features(*(part[rows] for part in train.parts))
         probe = fit_linear_probe(few, classes=classes, seed=seed)
-        answers.append(video_answers(probe.logits(test.values), test.labels))
-    # Of each test video: in how many of the draws it is right.
+        correct.append(correct_predictions(probe.logits(test.values), test.labels))
+    # [draws, n] of the test videos and, within each, of its clips.
     videos, clips = (
-        torch.stack([right.double() for right in each]) for each in zip(*answers, strict=True)
+        torch.stack([part.double() for part in each]) for each in zip(*correct, strict=True)
     )
     found = {"top1": videos.mean(dim=0), "clip_top1": clips.mean(dim=0)}
     return {
         "videos": len(chosen[0]),
-        **{key: float(right.mean()) for key, right in found.items()},
+        **{key: float(ratios.mean()) for key, ratios in found.items()},
         "draws": videos.mean(dim=1).tolist(),
-        "intervals": {key: bootstrap_interval(right, seed=seed) for key, right in found.items()},
+        "intervals": {key: bootstrap_interval(ratios, seed=seed) for key, ratios in found.items()},
     }
 
 
-def draw_videos(labels: Tensor, share: float, *, seed: int, draw: int) -> Tensor:
-    """The rows of a draw: `share` of the labelled videos of every class, and at least one of each.
+def draw_videos(labels: Tensor, ratio: float, *, seed: int, draw: int) -> Tensor:
+    """A random subset: `ratio` of the labelled videos of every class, and at least one of each.
 
     Args:
         labels: int64 `[V]`; -1 is unlabelled.
-        share: in (0, 1].
-        seed: the run's.
-        draw: the number of the draw.
+        ratio: in (0, 1].
+        seed: the run's seed.
+        draw: number of the subset.
 
     Returns:
-        int64, ascending.
+        Rows of `labels`, int64, ascending.
     """
     rng = numpy_generator(seed, draw, "low shot")
     kept = []
     for label in labels[labels >= 0].unique().tolist():
         rows = (labels == label).nonzero()[:, 0]
         order = torch.from_numpy(rng.permutation(len(rows)))
-        kept.append(rows[order[: max(1, round(share * len(rows)))]])
+        kept.append(rows[order[: max(1, round(ratio * len(rows)))]])
     return torch.cat(kept).sort().values
 
 
 # ----------------------------------------------------------------------
-# Attentive probe: what a frozen encoder's tokens tell where one learns which of them to look at.
+# Attentive probe: cross-attention with one learned query over the tokens of a frozen encoder.
 #
 # Bardes et al., "Revisiting Feature Prediction for Learning Visual Representations from Video"
-# (V-JEPA), TMLR 2024: mean pooling hides what the tokens of masked models know.
+# (V-JEPA), TMLR 2024: mean pooling hides much of the information in the tokens of masked models.
 
 RATES = (3e-4, 1e-3, 3e-3)
 DECAYS = (0.01, 0.3)
@@ -310,11 +325,11 @@ BATCH, HEAD_DIM = 64, 64
 
 
 class PooledTokens(nn.Module):
-    """An encoder's tokens as one long vector: averaged to few, neighbours in the clip together.
+    """An encoder's tokens, pooled to at most `most` and flattened to one vector per clip.
 
     Args:
-        encoder: gives tokens `[N, L, C]`.
-        most: how many are kept; of more, runs of neighbouring ones are averaged.
+        encoder: its `tokens` are `[N, L, C]`.
+        most: largest number of tokens; if there are more, neighbours in the clip are averaged.
     """
 
     def __init__(self, encoder: Encoder, *, most: int) -> None:
@@ -350,7 +365,7 @@ class AttentivePool(nn.Module):
 
 @dataclass(frozen=True)
 class AttentiveProbe:
-    """A fitted probe, and by what it was chosen."""
+    """A fitted attentive probe, its settings and their held-out accuracy (NaN if there is none)."""
 
     pool: AttentivePool
     learning_rate: float
@@ -360,7 +375,7 @@ class AttentiveProbe:
     @torch.no_grad()
     def logits(self, values: Tensor) -> Tensor:
         """Logits `[n, V, classes]` of pooled tokens `[n, V, L * C]`."""
-        tokens = _tokens(values.flatten(0, 1), self.pool)
+        tokens = values.flatten(0, 1).unflatten(1, (-1, self.pool.query.shape[2]))
         logits = torch.cat([self.pool(block) for block in tokens.split(1024)])
         return logits.unflatten(0, values.shape[:2])
 
@@ -368,17 +383,17 @@ class AttentiveProbe:
 def fit_attentive_probe(
     train: Features, *, dim: int, classes: int, epochs: int, seed: int
 ) -> AttentiveProbe:
-    """Fit on every view of the labelled training videos.
+    """Fit an attentive probe on every view of the labelled training videos.
 
-    All rates and decays learn at once, from the same batches; the best on a fifth of the training
-    *groups* that is held out learns again from all. Test data are not seen.
+    Probes of all learning rates and weight decays are trained side by side on the same batches.
+    The best one on a held-out fifth of the sources is trained again on all videos.
 
     Args:
         train: pooled tokens `[n, V, L * C]`.
         dim: C.
         classes: number of classes.
         epochs: passes over the training clips.
-        seed: of the fold, the start and the order.
+        seed: seed of the held-out fold, the initial weights and the order of the clips.
     """
     labelled = train.labels >= 0
     values, labels = train.values[labelled], train.labels[labelled]
@@ -387,21 +402,21 @@ def fit_attentive_probe(
     chosen, held_out = settings[len(settings) // 2], float("nan")
     if can_hold_out(sources, labels):
         held = folds_of(sources, seed=seed) == 0
-        pools = _attentive_fit(
+        pools = fit_attentive_pools(
             *(values[~held], labels[~held], settings), dim, classes, epochs=epochs, seed=seed
         )
         probes = [AttentiveProbe(pool, 0, 0, 0) for pool in pools]
-        right = [
+        correct = [
             (each.logits(values[held]).argmax(dim=2) == labels[held, None]).float().mean()
             for each in probes
         ]
-        best = int(torch.stack(right).argmax())
-        chosen, held_out = settings[best], float(right[best])
-    (pool,) = _attentive_fit(values, labels, [chosen], dim, classes, epochs=epochs, seed=seed)
+        best = int(torch.stack(correct).argmax())
+        chosen, held_out = settings[best], float(correct[best])
+    (pool,) = fit_attentive_pools(values, labels, [chosen], dim, classes, epochs=epochs, seed=seed)
     return AttentiveProbe(pool, *chosen, held_out)
 
 
-def _attentive_fit(
+def fit_attentive_pools(
     values: Tensor,
     labels: Tensor,
     settings: Sequence[tuple[float, float]],
@@ -411,8 +426,9 @@ def _attentive_fit(
     epochs: int,
     seed: int,
 ) -> list[AttentivePool]:
-    """One pool for each (rate, decay), all from the same start and the same batches."""
-    rows, targets = values.flatten(0, 1), labels.repeat_interleave(values.shape[1])
+    """One pool for each (rate, decay), with the same initial weights and the same batches."""
+    rows = values.flatten(0, 1).unflatten(1, (-1, dim))  # [n * V, L, C]
+    targets = labels.repeat_interleave(values.shape[1])
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, "attentive probe"))
         first = AttentivePool(dim, classes)
@@ -430,14 +446,9 @@ def _attentive_fit(
     for epoch in range(epochs):
         order = numpy_generator(seed, epoch, "attentive probe").permutation(len(rows))
         for batch in torch.from_numpy(order).split(BATCH):
-            tokens = _tokens(rows[batch], first)
-            losses = [F.cross_entropy(pool(tokens), targets[batch]) for pool in pools]
+            losses = [F.cross_entropy(pool(rows[batch]), targets[batch]) for pool in pools]
             optimiser.zero_grad()
             torch.stack(losses).sum().backward()
             optimiser.step()
             schedule.step()
     return [pool.eval() for pool in pools]
-
-
-def _tokens(rows: Tensor, pool: AttentivePool) -> Tensor:
-    return rows.unflatten(1, (-1, pool.query.shape[2]))

@@ -19,7 +19,13 @@ from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.io import Bar, save_arrays, stored_key
 from vidcsl.models.encoder import Classifier
-from vidcsl.pipelines.context import EvaluationContext, model_name, open_context, required, subset
+from vidcsl.pipelines.context import (
+    EvaluationContext,
+    load_context,
+    model_name,
+    require_test_videos,
+    subset,
+)
 from vidcsl.pipelines.targets import attack_specs, build_attacks, build_input, build_targets
 from vidcsl.robustness.attack_curve import Attack, Curve, attack_curve, predict
 from vidcsl.robustness.attacked_clips import find_sets, read_clip, read_set, write_clip, write_set
@@ -82,7 +88,7 @@ class Campaign:
         with context.bar(self.name, sum(video not in done for video in self.chosen)) as advance:
             curve = attack_curve(
                 self.target,
-                attacked_pixels(context, self.test, self.chosen, answered=done),
+                attacked_pixels(context, self.test, self.chosen, done=done),
                 self.attacks,
                 distributed=context.distributed,
                 result_cache=result_cache,
@@ -92,7 +98,7 @@ class Campaign:
         if context.distributed.is_main:
             missing = [video for video in self.chosen if video not in curve.outcomes]
             result_cache.record("unreadable", missing, [True] * len(missing))
-        context.spend(self.name, curve.seconds())
+        context.store_cost(self.name, curve.seconds())
         self.store_examples(curve)
         return {
             "attacks": curve.accuracy(),
@@ -206,14 +212,14 @@ def attacked_pixels(
     test: VideoList,
     chosen: Sequence[int],
     *,
-    answered: Container[int] = (),
+    done: Container[int] = (),
 ) -> Iterator[Clips]:
     """Those of the chosen videos that this process attacks, as the pixels of ATTACK.INPUT."""
     given = build_input(context.cfg)
     return context.clips(
         test,
         chosen,
-        answered=answered,
+        done=done,
         views=given.views,
         crops=given.crops,
         pixels=given.pixels,
@@ -285,8 +291,8 @@ def save_attacks(
     Returns:
         The folders, the clean one first.
     """
-    context, listed = open_context(cfg, distributed, checkpoint=checkpoint, foreign=foreign)
-    test = required(listed)
+    context, listed = load_context(cfg, distributed, checkpoint=checkpoint, foreign=foreign)
+    test = require_test_videos(listed)
     encoder, classes = context.method.encoder, len(context.train.classes)
     targets = build_targets(cfg, encoder, context.heads(), context.gallery(), classes=classes)
     source = cfg.MODEL.WEIGHTS if foreign else str(checkpoint or context.folder.checkpoints)
@@ -341,7 +347,7 @@ class Export:
         done = context.distributed.broadcast(set(result_cache.results("written")))
         title = name if budget == CLEAN else f"{name} {budget}"
         with context.bar(title, sum(video not in done for video in chosen)) as advance:
-            for batch in attacked_pixels(context, self.test, chosen, answered=done):
+            for batch in attacked_pixels(context, self.test, chosen, done=done):
                 entries = list(self._write_batch(batch, budget, place))
                 result_cache.record("written", batch.videos, entries)
                 advance(len(batch))
@@ -425,7 +431,7 @@ def transfer(
     models: dict[str, tuple[Classifier, Sequence[str]]] = {}
     for run in runs:
         cfg = load_config(run / "config.yaml", ["OUTPUT_DIR", str(run)])
-        context, _ = open_context(cfg, distributed)
+        context, _ = load_context(cfg, distributed)
         for suffix, head in context.heads().items():
             name = model_name(context, suffix)
             if name in models:

@@ -1,4 +1,4 @@
-"""See what the model is fed, and corruptions of a video."""
+"""`vidcsl show` and `vidcsl gallery`: clips as the model gets them, and corruptions of a video."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from numpy.typing import NDArray
-from torch import Tensor
 
 from vidcsl.config import overridden
-from vidcsl.data.lists import VideoList
-from vidcsl.data.loader import Batch
 from vidcsl.data.readers import open_reader
 from vidcsl.data.sampling import fit_length, uniform_clips
 from vidcsl.distributed import DistributedContext
@@ -38,11 +34,6 @@ from vidcsl.robustness.corruptions.draws import to_bytes
 from vidcsl.robustness.corruptions.suites import strength
 from vidcsl.seeding import sample_seed
 
-# ----------------------------------------------------------------------
-# From a config to pictures of what the model is fed.
-
-PARTS = ("train", "test")
-
 
 def show(
     cfg: CfgNode,
@@ -53,16 +44,14 @@ def show(
     samples: int,
     folder: Path,
 ) -> list[Path]:
-    """Write a contact sheet of the first videos of an epoch.
-
-    They are those that training gets first in that epoch, cut and augmented in the same way.
+    """Write a contact sheet of the first videos of an epoch, as the model gets them.
 
     Args:
         cfg: as for training.
-        world: of this process alone.
+        distributed: of this process alone.
         part: "train": random views, augmented; "test": evenly spaced views, cropped.
-        epoch: which one; it changes nothing for "test".
-        samples: how many videos; fewer where the list is shorter.
+        epoch: of the training run; no effect with "test".
+        samples: how many videos; fewer if the list is shorter.
         folder: where `clips.png` and `clips.html` go.
 
     Raises:
@@ -74,66 +63,43 @@ def show(
     videos = train if part == "train" else test
     if videos is None:
         raise UserError("DATA.TEST_LIST is not set: there are no test videos to show")
-    batch, fed = _FIRST[part](_small(cfg, min(samples, len(videos))), videos, distributed, epoch)
-    shown = [_sample(cfg, videos, batch, row, clips) for row, clips in enumerate(fed[:samples])]
-    title = f"{cfg.NAME}, seed {cfg.SEED}: {part} videos" + f", epoch {epoch}" * (part == "train")
+
+    # The order of an epoch does not depend on the size of its batches, so one small batch will do.
+    samples = min(samples, len(videos))
+    small = overridden(cfg, {"TRAIN.BATCH": max(2, samples), "DATA.WORKERS": 0})
+    if part == "train":
+        batch = next(build_train_loader(small, videos, distributed).epoch(epoch))
+        seeds = [sample_seed(cfg.SEED, epoch, index) for index in batch.indices.tolist()]
+        clips = build_augmentation(small)(batch.frames, batch.sizes, torch.tensor(seeds))
+        title = f"{cfg.NAME}, seed {cfg.SEED}: train videos, epoch {epoch}"
+    else:
+        views = cfg.EVALUATE.TEST_VIEWS
+        loader = build_test_loader(small, videos, distributed, clips=views, batch=small.TRAIN.BATCH)
+        batch = next(loader.epoch(0))
+        clips = build_crop(small)(batch.frames, batch.sizes)
+        title = f"{cfg.NAME}, seed {cfg.SEED}: test videos"
+    pixels = clips.mul(255).round().byte().permute(0, 1, 3, 4, 5, 2)  # [N, V, T, S, S, 3]
+
+    # Whole frames beside the clips: decoded again, because the loader may have cut them.
+    shown = []
+    for row in range(min(samples, len(batch))):
+        video = videos.videos[int(batch.indices[row])]
+        options = {"backend": cfg.DATA.READER, "short_side": cfg.DATA.SHORT_SIDE}
+        views = []
+        with open_reader(video.source(), **options) as reader:
+            for numbers, clip in zip(batch.frame_indices[row].tolist(), pixels[row], strict=True):
+                whole = np.ascontiguousarray(reader.read(numbers))
+                views.append(ShownView(tuple(numbers), whole, np.ascontiguousarray(clip.numpy())))
+            shown.append(
+                ShownVideo(
+                    video=video.path.name,
+                    class_name=videos.classes[video.label] if video.label >= 0 else "",
+                    frames=reader.num_frames,
+                    fps=reader.fps,
+                    views=tuple(views),
+                )
+            )
     return write_contact_sheet(shown, folder, title=title)
-
-
-def _small(cfg: CfgNode, samples: int) -> CfgNode:
-    """The config with a batch of a few videos; the order of an epoch does not depend on it."""
-    return overridden(cfg, {"TRAIN.BATCH": max(2, samples), "DATA.WORKERS": 0})
-
-
-def _first_of_training(
-    cfg: CfgNode, videos: VideoList, distributed: DistributedContext, epoch: int
-) -> tuple[Batch, Tensor]:
-    batch = next(build_train_loader(cfg, videos, distributed).epoch(epoch))
-    seeds = torch.tensor([sample_seed(cfg.SEED, epoch, index) for index in batch.indices.tolist()])
-    return batch, build_augmentation(cfg)(batch.frames, batch.sizes, seeds)
-
-
-def _first_of_test(
-    cfg: CfgNode, videos: VideoList, distributed: DistributedContext, _epoch: int
-) -> tuple[Batch, Tensor]:
-    loader = build_test_loader(
-        cfg, videos, distributed, clips=cfg.EVALUATE.TEST_VIEWS, batch=cfg.TRAIN.BATCH
-    )
-    batch = next(loader.epoch(0))
-    return batch, build_crop(cfg)(batch.frames, batch.sizes)
-
-
-_FIRST = {"train": _first_of_training, "test": _first_of_test}
-
-
-def _sample(cfg: CfgNode, videos: VideoList, batch: Batch, row: int, fed: Tensor) -> ShownVideo:
-    """One video of a batch with its clips, float [V, 3, T, S, S], and its whole frames."""
-    video = videos.videos[int(batch.indices[row])]
-    numbers = batch.frame_indices[row]  # [V, T]
-    options = {"backend": cfg.DATA.READER, "short_side": cfg.DATA.SHORT_SIDE}
-    with open_reader(video.source(), **options) as reader:
-        decoded = [reader.read(view.tolist()) for view in numbers]
-        frames, fps = reader.num_frames, reader.fps
-    return ShownVideo(
-        video=video.path.name,
-        class_name=videos.classes[video.label] if video.label >= 0 else "",
-        frames=frames,
-        fps=fps,
-        views=tuple(
-            ShownView(tuple(view.tolist()), np.ascontiguousarray(whole), _pixels(clip))
-            for view, whole, clip in zip(numbers, decoded, fed, strict=True)
-        ),
-    )
-
-
-def _pixels(clip: Tensor) -> NDArray[np.uint8]:
-    """[3, T, S, S] in [0, 1] as uint8 [T, S, S, 3]."""
-    pixels: NDArray[np.uint8] = clip.mul(255).round().byte().permute(1, 2, 3, 0).numpy()
-    return np.ascontiguousarray(pixels)
-
-
-# ----------------------------------------------------------------------
-# From a video to a page of its corruptions.
 
 
 def show_corruptions(
@@ -149,37 +115,27 @@ def show_corruptions(
         seed: of the corruptions.
 
     Raises:
-        UserError: an unknown name, a video that cannot be read, or a size that is no size.
+        UserError: an unknown name, a video that cannot be read, or a size below 1.
     """
     if min(frames, stride, side) < 1:
         raise UserError("gallery: --frames, --stride and --side must be at least 1")
     chosen = full_names(names)
-    clip, pixels = _middle(video, frames=frames, stride=stride, side=side)
-    bar = Bar("corruptions", total=len(chosen))
-    exhibits: dict[str, list[ShownCorruption]] = {}
-    for name in chosen:
-        exhibits.setdefault(name.partition("/")[0], []).append(_exhibit(clip, name, seed=seed))
-        bar.advance()
-    bar.close()
-    suites = [(SUITE_TITLES[suite], shown) for suite, shown in exhibits.items()]
-    write_gallery(out, suites, title=f"Corruptions of {video.name}", clean=pixels)
-
-
-def _middle(
-    video: Path, *, frames: int, stride: int, side: int
-) -> tuple[Tensor, NDArray[np.uint8]]:
-    """The middle of a video as a clip `[1, 3, T, H, W]` and as frames `[T, H, W, 3]`."""
     with open_reader(video, short_side=side) as reader:
         length = reader.num_frames
         middle = uniform_clips(length, frames=frames, stride=stride, clips=1)[0]
-        pixels = reader.read(fit_length(middle, length, policy="loop"))
-    return torch.from_numpy(pixels).permute(3, 0, 1, 2)[None].float() / 255, pixels
-
-
-def _exhibit(clip: Tensor, name: str, *, seed: int) -> ShownCorruption:
-    row = find(name)[1]
-    films = []
-    for severity in SEVERITIES:
-        corrupted = to_bytes(corrupt(clip, name, severity=severity, seeds=[seed]))[0]
-        films.append((strength(row, severity), corrupted.permute(1, 2, 3, 0).numpy()))
-    return ShownCorruption(name, row.category, row.note, films)
+        pixels = reader.read(fit_length(middle, length, policy="loop"))  # [T, H, W, 3]
+    clip = torch.from_numpy(pixels).permute(3, 0, 1, 2)[None].float() / 255  # [1, 3, T, H, W]
+    bar = Bar("corruptions", total=len(chosen))
+    suites: dict[str, list[ShownCorruption]] = {}
+    for name in chosen:
+        row = find(name)[1]
+        severities = []
+        for severity in SEVERITIES:
+            corrupted = to_bytes(corrupt(clip, name, severity=severity, seeds=[seed]))[0]
+            severities.append((strength(row, severity), corrupted.permute(1, 2, 3, 0).numpy()))
+        shown = ShownCorruption(name, row.category, row.note, severities)
+        suites.setdefault(name.partition("/")[0], []).append(shown)
+        bar.advance()
+    bar.close()
+    headed = [(SUITE_TITLES[suite], shown) for suite, shown in suites.items()]
+    write_gallery(out, headed, title=f"Corruptions of {video.name}", clean=pixels)

@@ -1,4 +1,4 @@
-"""Probes, neighbours and fine-tuning, on one split, several splits or other data sets."""
+"""The accuracy protocols: on frozen features, with fine-tuning, on more splits and data sets."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -9,18 +9,17 @@ from statistics import mean
 from typing import Any
 
 import torch
-from fvcore.common.config import CfgNode
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
 from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.neighbours import RANKS, first_hits, knn_predictions
-from vidcsl.evaluation.probes import fit_attentive_probe, low_shot_accuracy, video_answers
+from vidcsl.evaluation.probes import correct_predictions, fit_attentive_probe, low_shot_accuracy
 from vidcsl.evaluation.statistics import bootstrap_interval
 from vidcsl.methods.supervised import Supervised
-from vidcsl.pipelines.context import EvaluationContext, require_labelled
+from vidcsl.pipelines.context import EvaluationContext, require_test_labels
 from vidcsl.pipelines.data import (
     build_augmentation,
     build_splits,
@@ -34,12 +33,12 @@ from vidcsl.training.optimisation import Schedule
 from vidcsl.training.train import RunOutput, Trainer, TrainingData
 
 # ----------------------------------------------------------------------
-# The protocols on frozen features of one pair of lists, from a config to the numbers.
+# Protocols on frozen features.
 
 
 @dataclass(frozen=True)
-class ProtocolOutcome:
-    """What the protocols found, and what they found it with.
+class FrozenEvaluation:
+    """The results of the protocols on frozen features, and these features.
 
     Args:
         results: the section `clean` of the results.
@@ -51,14 +50,18 @@ class ProtocolOutcome:
     queries: Features
 
 
-def run_protocols(train: VideoList, test: VideoList, context: EvaluationContext) -> ProtocolOutcome:
-    """Every protocol that the config enables; each reads the same features, extracted once.
+def evaluate_frozen(
+    train: VideoList, test: VideoList, context: EvaluationContext
+) -> FrozenEvaluation:
+    """kNN, retrieval, linear, attentive and low-shot probes, as the config enables them.
+
+    All read the same features, which are extracted once.
 
     Raises:
         UserError: a test video has no label.
     """
-    require_labelled(test)
-    cfg = context.cfg.EVALUATE
+    require_test_labels(test)
+    cfg, seed, classes = context.cfg.EVALUATE, context.cfg.SEED, len(train.classes)
     gallery = context.features(train, clips=cfg.TRAIN_VIEWS, crops=1)
     queries = context.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS)
     results: dict[str, Any] = {
@@ -68,94 +71,98 @@ def run_protocols(train: VideoList, test: VideoList, context: EvaluationContext)
         **context.norms,
         "intervals": {},
     }
-    if bool((gallery.labels >= 0).any()):
-        _neighbours(results, context.cfg, gallery, queries, classes=len(train.classes))
+    intervals = results["intervals"]
+
+    # Nearest neighbours. Unlabelled training videos cannot vote.
+    labelled = gallery.labels >= 0
+    vectors, labels = gallery.pooled()[labelled], gallery.labels[labelled]
+    if cfg.KNN and len(vectors):
+        named = knn_predictions(queries.pooled(), vectors, labels, classes=classes, k=cfg.KNN_K)
+        correct = named == queries.labels
+        results["knn_top1"] = float(correct.float().mean())
+        intervals["knn_top1"] = bootstrap_interval(correct, seed=seed)
+    if cfg.RETRIEVAL and len(vectors):
+        ranks = [rank for rank in RANKS if rank <= len(vectors)]
+        hits = first_hits(queries.pooled(), queries.labels, vectors, labels, within=max(ranks))
+        results["retrieval"] = {f"R@{k}": float((hits <= k).float().mean()) for k in ranks}
+        intervals |= {f"R@{k}": bootstrap_interval(hits <= k, seed=seed) for k in ranks}
+
+    # Probes.
     if cfg.LINEAR:
         probe = context.linear_probe(gallery, train)
-        answers = video_answers(probe.logits(queries.values), queries.labels)
-        add_accuracy(results, "linear", *answers, seed=context.cfg.SEED)
+        add_accuracy(results, "linear", probe.logits(queries.values), queries.labels, seed=seed)
         results["linear_penalty"] = probe.penalty
         if isfinite(probe.held_out_top1):
             results["linear_held_out_top1"] = probe.held_out_top1
     if cfg.ATTENTIVE:
-        _attentive(results, train, test, context)
-    results.update(_low_shot(context, gallery, queries, classes=len(train.classes)))
-    return ProtocolOutcome(results, gallery, queries)
+        _add_attentive_probe(results, train, test, context)
+    if low_shot := _low_shot_probes(gallery, queries, classes=classes, context=context):
+        results["low_shot"] = low_shot
+    return FrozenEvaluation(results, gallery, queries)
 
 
 def add_accuracy(
-    results: dict[str, Any], name: str, videos: Tensor, clips: Tensor, *, seed: int
+    results: dict[str, Any], name: str, logits: Tensor, labels: Tensor, *, seed: int
 ) -> None:
-    """`NAME_top1` of videos and `NAME_clip_top1` of clips, with their intervals, into `results`."""
-    for key, right in ((f"{name}_top1", videos), (f"{name}_clip_top1", clips)):
-        results[key] = float(right.float().mean())
-        results["intervals"][key] = bootstrap_interval(right, seed=seed)
+    """Add `NAME_top1` of videos and `NAME_clip_top1` of clips, with intervals, to `results`."""
+    videos, clips = correct_predictions(logits, labels)
+    for key, correct in ((f"{name}_top1", videos), (f"{name}_clip_top1", clips)):
+        results[key] = float(correct.float().mean())
+        results["intervals"][key] = bootstrap_interval(correct, seed=seed)
 
 
-def _neighbours(
-    results: dict[str, Any], cfg: CfgNode, gallery: Features, queries: Features, *, classes: int
+def add_head_accuracy(
+    results: dict[str, Any],
+    name: str,
+    head: nn.Module,
+    queries: Features,
+    context: EvaluationContext,
 ) -> None:
-    labelled = gallery.labels >= 0
-    shown, known = gallery.pooled()[labelled], gallery.labels[labelled]
-    asked = queries.pooled()
-    if cfg.EVALUATE.KNN:
-        named = knn_predictions(asked, shown, known, classes=classes, k=cfg.EVALUATE.KNN_K)
-        right = named == queries.labels
-        results["knn_top1"] = float(right.float().mean())
-        results["intervals"]["knn_top1"] = bootstrap_interval(right, seed=cfg.SEED)
-    if cfg.EVALUATE.RETRIEVAL:
-        ranks = [rank for rank in RANKS if rank <= len(shown)]
-        place = first_hits(asked, queries.labels, shown, known, within=max(ranks))
-        results["retrieval"] = {f"R@{k}": float((place <= k).float().mean()) for k in ranks}
-        for rank in ranks:
-            interval = bootstrap_interval(place <= rank, seed=cfg.SEED)
-            results["intervals"][f"R@{rank}"] = interval
+    """Add the accuracy of a trained linear head on its encoder's features to `results`."""
+    with torch.no_grad():
+        logits = head(queries.values.to(context.distributed.device)).cpu()
+    add_accuracy(results, name, logits, queries.labels, seed=context.cfg.SEED)
 
 
-def _attentive(
+def _add_attentive_probe(
     results: dict[str, Any], train: VideoList, test: VideoList, context: EvaluationContext
 ) -> None:
     cfg, dim = context.cfg.EVALUATE, int(context.method.encoder.feature_dim)  # type: ignore[arg-type]
-    views = {"clips": cfg.TRAIN_VIEWS, "crops": 1}
-    tokens = context.features(train, **views, tokens=cfg.TOKENS)
-    asked = context.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS, tokens=cfg.TOKENS)
+    gallery = context.features(train, clips=cfg.TRAIN_VIEWS, crops=1, tokens=cfg.TOKENS)
+    queries = context.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS, tokens=cfg.TOKENS)
+    fitted: tuple[Tensor, dict[str, float]] | None = None
     with context.timed("attentive probe"):
-        logits, chosen = context.distributed.broadcast(
-            _attended(tokens, asked, dim, len(train.classes), context.cfg)
-            if context.distributed.is_main
-            else None
-        )
-    add_accuracy(results, "attentive", *video_answers(logits, asked.labels), seed=context.cfg.SEED)
-    results["attentive_setting"] = chosen
+        if context.distributed.is_main:
+            probe = fit_attentive_probe(
+                gallery,
+                dim=dim,
+                classes=len(train.classes),
+                epochs=cfg.ATTENTIVE_EPOCHS,
+                seed=context.cfg.SEED,
+            )
+            chosen = {"learning_rate": probe.learning_rate, "weight_decay": probe.weight_decay}
+            if isfinite(probe.held_out_top1):
+                chosen["held_out_top1"] = probe.held_out_top1
+            fitted = probe.logits(queries.values), chosen
+        logits, setting = context.distributed.broadcast(fitted)
+    add_accuracy(results, "attentive", logits, queries.labels, seed=context.cfg.SEED)
+    results["attentive_setting"] = setting
 
 
-def _attended(
-    tokens: Features, asked: Features, dim: int, classes: int, cfg: CfgNode
-) -> tuple[Tensor, dict[str, float]]:
-    """Logits of the test clips, and what was chosen."""
-    probe = fit_attentive_probe(
-        tokens, dim=dim, classes=classes, epochs=cfg.EVALUATE.ATTENTIVE_EPOCHS, seed=cfg.SEED
-    )
-    chosen = {"learning_rate": probe.learning_rate, "weight_decay": probe.weight_decay}
-    if isfinite(probe.held_out_top1):
-        chosen["held_out_top1"] = probe.held_out_top1
-    return probe.logits(asked.values), chosen
-
-
-def _low_shot(
-    context: EvaluationContext, gallery: Features, queries: Features, *, classes: int
+def _low_shot_probes(
+    gallery: Features, queries: Features, *, classes: int, context: EvaluationContext
 ) -> dict[str, Any]:
-    """`{"low_shot": {"0.01": ...}}`, the same on every process."""
+    """`{"0.01": ...}` for each ratio of EVALUATE.LOW_SHOT, the same on every process."""
     cfg, found = context.cfg, {}
-    for share in (share for share in cfg.EVALUATE.LOW_SHOT if share > 0):
-        if share > 1:
-            raise UserError(f"EVALUATE.LOW_SHOT {share:g}: shares lie between 0 and 1")
-        with context.timed(f"low-shot probe, {share:.0%}"):
-            found[f"{share:g}"] = context.distributed.broadcast(
+    for ratio in (ratio for ratio in cfg.EVALUATE.LOW_SHOT if ratio > 0):
+        if ratio > 1:
+            raise UserError(f"EVALUATE.LOW_SHOT {ratio:g}: ratios lie between 0 and 1")
+        with context.timed(f"low-shot probe, {ratio:.0%}"):
+            found[f"{ratio:g}"] = context.distributed.broadcast(
                 low_shot_accuracy(
                     gallery,
                     queries,
-                    share=share,
+                    ratio=ratio,
                     classes=classes,
                     draws=cfg.EVALUATE.LOW_SHOT_DRAWS,
                     seed=cfg.SEED,
@@ -163,42 +170,30 @@ def _low_shot(
                 if context.distributed.is_main
                 else None
             )
-    return {"low_shot": found} if found else {}
+    return found
 
 
 # ----------------------------------------------------------------------
-# Fine-tuning of a copy of the encoder, from a config to accuracies; goes on after a kill.
+# Protocols that train a copy of the encoder with labels: fine-tuning, ALF and AFF.
 
 
-def finetune(results: dict[str, Any], test: VideoList, context: EvaluationContext) -> None:
-    """Train a copy of the encoder with a fresh head, and add how well it names the test videos."""
-    recipe = finetune_recipe(context.cfg)
-    name_videos(results, "finetune", trained(context, recipe), test, context)
+def evaluate_finetuned(
+    results: dict[str, Any], recipe: FinetuneRecipe, test: VideoList, context: EvaluationContext
+) -> Supervised:
+    """Train a copy of the encoder and a new head by a recipe; add their accuracy to `results`."""
+    method = train_with_labels(context, recipe).eval()
+    cfg = context.cfg.EVALUATE
+    queries = replace(context, method=method).features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS)
+    add_head_accuracy(results, recipe.name, method.head, queries, context)
+    return method
 
 
-def name_videos(
-    results: dict[str, Any],
-    name: str,
-    method: Supervised,
-    test: VideoList,
-    context: EvaluationContext,
-) -> None:
-    """Add how well a trained method names the test videos, `NAME_top1`."""
-    method.eval()
-    tuned = replace(context, method=method)
-    queries = tuned.features(
-        test, clips=context.cfg.EVALUATE.TEST_VIEWS, crops=context.cfg.EVALUATE.CROPS
-    )
-    with torch.no_grad():
-        logits = method.head(queries.values.to(context.distributed.device)).cpu()
-    add_accuracy(results, name, *video_answers(logits, queries.labels), seed=context.cfg.SEED)
-
-
-def trained(context: EvaluationContext, recipe: FinetuneRecipe) -> Supervised:
+def train_with_labels(context: EvaluationContext, recipe: FinetuneRecipe) -> Supervised:
     """A copy of the encoder under a head, trained by the recipe.
 
-    What it learns lies in the run's folder, under the recipe's name, by the weights it started
-    from and the videos: a stopped training goes on where it was, a finished one is not repeated.
+    Its run folder lies in the context's, under the recipe's name and a digest of the initial
+    weights, the videos and the settings: a stopped training run is continued, a finished one is not
+    repeated.
     """
     cfg, distributed = context.cfg, context.distributed
     how = {
@@ -214,7 +209,8 @@ def trained(context: EvaluationContext, recipe: FinetuneRecipe) -> Supervised:
         folder.create()
         folder.write_config(dump_config(cfg))
     distributed.barrier()
-    method = recipe.build(deepcopy(context.method.encoder), context.train, distributed)
+    encoder = deepcopy(context.method.encoder)
+    method = recipe.build(encoder, context.train, distributed)  # type: ignore[arg-type]
     loader = build_train_loader(cfg, context.train, distributed, batch=recipe.batch)
     trainer = Trainer(
         learner=build_learner(cfg, method, distributed, optimiser=recipe.optimiser),
@@ -242,54 +238,51 @@ def trained(context: EvaluationContext, recipe: FinetuneRecipe) -> Supervised:
     if checkpoint:
         trainer.restore(checkpoint)
     if trainer.position.epoch < recipe.epochs:
-        title = _TITLES.get(recipe.name, recipe.name)
+        title = "fine-tuning" if recipe.name == "finetune" else recipe.name
         with context.timed(f"{title} on {Path(context.train.source).name}"):
             trainer.run()
     return method
 
 
-_TITLES = {"finetune": "fine-tuning"}
-
-
 # ----------------------------------------------------------------------
-# The protocols on more than one pair of lists: splits, averaged, and other data sets.
+# The protocols on more lists: further splits, averaged, and other data sets.
 
 
-def run_splits(first: dict[str, Any], context: EvaluationContext) -> None:
-    """The protocols on EVALUATE.SPLITS, and their average with what the first split gave."""
-    found = [_on_split(train, test, context) for train, test in build_splits(context.cfg)]
-    if found:
-        each = [first, *found]
-        averages = {key: mean(values) for key, values in _shared_numbers(each).items()}
+def evaluate_splits(first: dict[str, Any], context: EvaluationContext) -> None:
+    """The protocols on EVALUATE.SPLITS, averaged together with the results on the first split."""
+    each = [first]
+    for train, test in build_splits(context.cfg):
+        results = evaluate_frozen(train, test, context).results
+        if context.cfg.FINETUNE.ENABLED:
+            recipe = finetune_recipe(context.cfg)
+            evaluate_finetuned(results, recipe, test, replace(context, train=train))
+        each.append(results)
+    if len(each) > 1:
+        averages = {key: mean(values) for key, values in _shared_accuracies(each).items()}
         context.store({"splits": {"count": len(each), "mean": averages, "each": each}})
 
 
-def run_transfer(context: EvaluationContext) -> None:
-    """The protocols on EVALUATE.TRANSFER, each data set with its own gallery and queries."""
+def evaluate_transfer(context: EvaluationContext) -> None:
+    """The protocols on EVALUATE.TRANSFER: other data sets, each with its own gallery."""
     pairs = build_transfer(context.cfg)
-    found = {name: run_protocols(*pair, context).results for name, pair in pairs.items()}
+    found = {name: evaluate_frozen(*pair, context).results for name, pair in pairs.items()}
     if found:
         context.store({"transfer": found})
 
 
-def _on_split(train: VideoList, test: VideoList, context: EvaluationContext) -> dict[str, Any]:
-    results = run_protocols(train, test, context).results
-    if context.cfg.FINETUNE.ENABLED:
-        finetune(results, test, replace(context, train=train))
-    return results
-
-
-def _shared_numbers(each: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
-    """Accuracies that all of them have, those in retrieval and low-shot among them."""
-    flat = [_flat(results) for results in each]
+def _shared_accuracies(each: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """The accuracies that all results have, including those in retrieval and low-shot."""
+    flat = [
+        {
+            **results,
+            **results.get("retrieval", {}),
+            **{
+                f"low_shot_{ratio}_{key}": found[key]
+                for ratio, found in results.get("low_shot", {}).items()
+                for key in ("top1", "clip_top1")
+            },
+        }
+        for results in each
+    ]
     keys = [key for key in flat[0] if key.endswith("top1") or key.startswith("R@")]
     return {key: [one[key] for one in flat] for key in keys if all(key in one for one in flat)}
-
-
-def _flat(results: dict[str, Any]) -> dict[str, Any]:
-    few = {
-        f"low_shot_{share}_{key}": found[key]
-        for share, found in results.get("low_shot", {}).items()
-        for key in ("top1", "clip_top1")
-    }
-    return {**results, **results.get("retrieval", {}), **few}

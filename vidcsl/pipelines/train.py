@@ -319,6 +319,7 @@ def pretrain(
         summary = trainer.run()
         if distributed.is_main:
             folder.update_results(_training_results(cfg, train, trainer, summary))
+    # FSDP's shards are gathered on all processes, whether or not this one wrote the checkpoint.
     weights = {name: full_tensor(weight) for name, weight in method.state_dict().items()}
     trained = build_method(cfg, train, distributed)
     load_weights(trained, weights, source="the training run")

@@ -181,9 +181,10 @@ def line_chart(
     ]
     shown += [{"field": k, "type": "nominal", "title": name} for k, name in (also or {}).items()]
 
+    # Neither curves nor bands speak to a screen reader: their points say all of it.
     interpolation = {"interpolate": "step-after"} if step else {}
     line: Spec = {"mark": {"type": "line", "aria": False, **interpolation}}
-    if any(looks[name][1] for name in names):
+    if any(looks[name][1] for name in names):  # else legends would speak of dashes, too
         line["encoding"] = {"strokeDash": {**series, "scale": {"domain": names, "range": dashes}}}
     layers: list[Spec] = [line, nearest_points(shown, always=bool(budgets))]
     if any("low" in row for row in rows):

@@ -91,6 +91,7 @@ def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
     trained: dict[Any, dict[str, Any]] = {}
     others: list[dict[str, Any]] = []
     unreadable = 0
+    # By step rather than by line: a training line without a step cannot be placed, and is left out.
     for text in filter(str.strip, read_text(path).splitlines()):
         try:
             line = json.loads(text)

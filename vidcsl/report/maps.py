@@ -104,6 +104,7 @@ def neighbour_map(
     lit: Spec = {"name": "lit", "select": {"type": "point", "fields": ["class"]}}
     for each in (video, lit):
         each["select"] |= {"on": "pointerover", "nearest": True}
+    # The list serves those who cannot hit a point: fingers, keyboards, screen readers.
     names = np.unique(labels).tolist()
     lit["bind"] = {
         "input": "select",
@@ -139,9 +140,15 @@ def neighbour_map(
             "strokeDash": {"condition": {**same, "value": [1, 0]}, "value": [4, 3]},
         },
     }
+    names_of_rings = [{"x": r, "y": 0, "degrees": f"{r}°"} for r in range(RING, horizon + 1, RING)]
+    degrees = {
+        "data": {"values": names_of_rings},
+        "mark": {"type": "text", "fontSize": 11, "dy": -6, "aria": False},
+        "encoding": {"text": {"field": "degrees", "type": "nominal"}},
+    }
     return _sphere(
         "Test videos on the unit sphere of their features.",
-        [lines, dots, _degrees(horizon)],
+        [lines, dots, degrees],
         horizon=horizon,
         side=460,
     )
@@ -170,6 +177,7 @@ def class_map(
 def _sphere(description: str, layers: list[Spec], *, horizon: int, side: int) -> Spec:
     """Layers of points `x`, `y` in degrees over the rings, on a square that the page may scale."""
     scale = {"domain": [-horizon, horizon], "nice": False, "zero": False}
+    # Vega-Lite has no circles in units of the axes, so that each ring is a curve of 5° steps.
     rings: Spec = {
         "data": {"values": [{"ring": ring} for ring in range(RING, horizon + 1, RING)]},
         "transform": [
@@ -191,16 +199,6 @@ def _sphere(description: str, layers: list[Spec], *, horizon: int, side: int) ->
         "description": description,
         "encoding": {"x": {"field": "x", **position}, "y": {"field": "y", **position}},
         "layer": [rings, *layers],
-    }
-
-
-def _degrees(horizon: int) -> Spec:
-    """What the rings say, on the right of the middle."""
-    rows = [{"x": r, "y": 0, "degrees": f"{r}°"} for r in range(RING, horizon + 1, RING)]
-    return {
-        "data": {"values": rows},
-        "mark": {"type": "text", "fontSize": 11, "dy": -6, "aria": False},
-        "encoding": {"text": {"field": "degrees", "type": "nominal"}},
     }
 
 

@@ -40,6 +40,7 @@ _CLASS_COUNTS = ("clips", "clean", "mistaken_for")  # columns that are no budget
 
 def templates() -> Environment:
     """The templates of all pages; texts are escaped, and a name that is not given is an error."""
+    # Class names, file names and configs are anyone's text: without autoescape they were markup.
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -102,6 +103,12 @@ def render(run_dir: Path) -> str:
     listed = results["training"].get("damaged_videos", ())
     damaged = sorted({str(path) for path in [*listed, *logged]})
     waits = [wait for line in training if (wait := number(line.get("data_wait"))) is not None]
+    # A note that each of thousands of steps logs is shown once, with its count.
+    notes = Counter(
+        ", ".join(str(value) for key, value in line.items() if key not in ("kind", "epoch", "step"))
+        for line in lines
+        if line.get("kind") == "note"
+    )
     found = results["false_negatives"]
     attacked = [read_attack_picture(path) for path in sorted(artifacts.glob("attack_*.npz"))]
     return (
@@ -132,7 +139,7 @@ def render(run_dir: Path) -> str:
             scores=summary.score_cards(results["corruptions"]),
             attack_title=summary.attack_title,
             damaged=damaged,
-            notes=_notes(lines),
+            notes=sorted(notes.items()),
             unreadable=unreadable,
             config=read_text(run_dir / "config.yaml"),
             environment=_flat(read_mapping(run_dir / "environment.json")),
@@ -199,6 +206,7 @@ def _class_table(counts: Tree, data: Tree) -> dict[str, Any] | None:
         return None
     budgets = {key: row for key, row in counts.items() if key not in _CLASS_COUNTS and fits(row)}
     shown = {"clean": clean, **_few_budgets(budgets)}
+    # A class without test clips has no accuracy.
     rows = [
         {
             "name": name,
@@ -252,16 +260,6 @@ def _mean(values: Sequence[Any]) -> float | None:
     """None where there are no values or one is undefined."""
     known = [value for value in map(number, values) if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _notes(lines: Sequence[Tree]) -> list[tuple[str, int]]:
-    """The texts of the notes, and how often each was logged."""
-    counts = Counter(
-        ", ".join(str(value) for key, value in line.items() if key not in ("kind", "epoch", "step"))
-        for line in lines
-        if line.get("kind") == "note"
-    )
-    return sorted(counts.items())
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

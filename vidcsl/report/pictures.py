@@ -50,6 +50,7 @@ def encode_mp4(frames: NDArray[np.uint8], *, fps: float = 12, quality: int = 18)
         rate = Fraction(fps).limit_denominator(1000)
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width, stream.pix_fmt = padded.shape[1], padded.shape[2], "yuv420p"
+        # "slow": a report is written once and mailed often.
         stream.options = {"crf": str(quality), "preset": "slow"}
         # x264's output depends on the number of threads.
         stream.thread_count = 1
@@ -166,6 +167,7 @@ def read_attack_picture(path: Path) -> AttackPicture:
         for title, values in {
             "Clean": pixels,
             "Perturbed": pixels + difference,
+            # Around mid-grey, as a difference has either sign.
             f"Difference × {factor:g}": 0.5 + factor * difference,
         }.items()
     }

@@ -102,11 +102,13 @@ def _result_caches(folder: Path) -> Iterator[tuple[Tree, Mapping[str, Mapping[in
 
 def _outcomes(settings: Tree, cached: Mapping[int, Any], accuracies: Tree) -> VideoOutcomes | None:
     """None where the cached results are not those that the accuracies were computed from."""
+    # Sorted: processes wrote their parts in any order, and runs are paired place by place.
     by_video = dict(sorted(cached.items()))
     robust = np.array([each["clean"] == each["label"] for each in by_video.values()], dtype=bool)
     right = {"clean": robust}
     for _, eps, accuracy in by_budget(accuracies):
         robust = robust & np.array([each["fooled_at"] != eps for each in by_video.values()], bool)
+        # A cache may be older than the results, or of another list: these would pair wrong videos.
         if not by_video or accuracy is None or abs(robust.mean() - accuracy) > 1e-9:
             return None
         right[eps] = robust
@@ -280,6 +282,7 @@ def gaps_closed(arms: Arms, attack: str, budgets: Sequence[str]) -> dict[str, di
         }
         paired = _paired(arms, attack, eps)
         interval = None
+        # An interval of fewer seeds than the value is of would not belong to it.
         if paired and paired.seeds == seeds and value is not None:
             draws = paired.draws()
             interval = gap_interval(*(draws[name] for name in arms))

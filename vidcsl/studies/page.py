@@ -445,6 +445,7 @@ def scatters(summary: Tree) -> list[tuple[str, str, Spec]]:
                 ]
             if len({row["x"] for row in rows}) < 3:
                 continue
+            # Ranks: the relation need not be linear, and a collapsed run lies far from the rest.
             rank = stats.spearmanr([row["x"] for row in rows], [row["y"] for row in rows])
             title = f"{effect_title.capitalize()} against {cause_title}"
             note = (

@@ -1,4 +1,4 @@
-"""A study file, read and checked: arms x seeds in each setting, all else alike."""
+"""A study file, read and checked: arms x seeds in each setting, equal in everything else."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +16,16 @@ _KEYS = (
     *("REFERENCES", "MAY_DIFFER", "QUESTION"),
 )
 GRID = "GRID"
-# What an arm is: what is learned from the same clips by the same encoder on the same schedule.
-OF_AN_ARM = ("METHOD", "LOSS", "FALSE_NEGATIVES", "ADVERSARIAL")
-# An encoder that was trained elsewhere is what it is.
-OF_AN_EXTERNAL_ARM = ("MODEL", "TRAIN")
-_OF_A_RUN = ("NAME", "SEED", "OUTPUT_DIR")
+# Sections that define an arm. Clips, encoder and schedule are the same for all, or a difference
+# between arms could come from them.
+ARM_SECTIONS = ("METHOD", "LOSS", "FALSE_NEGATIVES", "ADVERSARIAL")
+# The encoder and schedule of foreign weights cannot be chosen.
+EXTERNAL_ARM_SECTIONS = ("MODEL", "TRAIN")
+_RUN_KEYS = ("NAME", "SEED", "OUTPUT_DIR")
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class StudyRun:
     """One arm with one seed in one setting."""
 
     setting: str
@@ -35,7 +36,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """For messages."""
+        """Setting, arm and seed, for messages."""
         return " ".join(filter(None, (self.setting, self.arm, f"seed {self.seed}")))
 
     @property
@@ -46,21 +47,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """All runs, and what they are held against.
+    """All runs, and the arms that they are compared with.
 
-    Args:
+    Attributes:
         name, question: for the report.
-        folder: of the runs and of what is made of them.
+        folder: of the runs and the report.
         runs: seed by seed, so that a study that is stopped early holds whole comparisons.
         baseline: the arm whose gap is to be closed.
-        references: the arms that it is to be closed towards, the main one first.
-        differences: by arm, beyond what makes an arm: (key, its value, the baseline's).
+        references: the arms to close it to, the main one first.
+        differences: by arm, outside of the sections of an arm: (key, its value, the baseline's).
     """
 
     name: str
     question: str
     folder: Path
-    runs: tuple[Run, ...]
+    runs: tuple[StudyRun, ...]
     baseline: str
     references: tuple[str, ...]
     differences: Mapping[str, list[tuple[str, Any, Any]]]
@@ -74,8 +75,8 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         overrides: `KEY VALUE ...`, options of all runs.
 
     Raises:
-        UserError: a key is unknown or missing, a config is wrong, or arms differ in more than arms
-            may.
+        UserError: a key is unknown or missing, a config is wrong, or arms differ in other options
+            than they may.
     """
     document = read_document(path)
     unknown = [key for key in document if key not in _KEYS]
@@ -87,11 +88,11 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     name = str(document.get("NAME", path.stem))
     folder = Path(str(document.get("OUTPUT_DIR") or f"runs/studies/{name}"))
     arms = dict(_arms(document["ARMS"], path))
-    baseline, references = document["BASELINE"], _words(document, "REFERENCES", path)
+    baseline, references = document["BASELINE"], _names(document, "REFERENCES", path)
     for arm in (baseline, *references):
         if not isinstance(arm, str) or arm not in arms:
             raise UserError(f"{path}: no arm is named {arm}; there are {', '.join(arms)}")
-    _spare(overrides[::2], "the command line")
+    _refuse_run_keys(overrides[::2], "the command line")
     runs = tuple(_runs(document, path, arms, overrides=overrides, folder=folder))
     return Study(
         name=name,
@@ -100,22 +101,22 @@ def read_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         runs=runs,
         baseline=baseline,
         references=references,
-        differences=_differences(runs, baseline, _words(document, "MAY_DIFFER", path), path),
+        differences=_differences(runs, baseline, _names(document, "MAY_DIFFER", path), path),
     )
 
 
-def _words(document: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
-    """The list of words under a key, empty where it is not there."""
-    words = document.get(key) or []
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UserError(f"{path}: {key} must be a list of names, not {words!r}")
-    return tuple(words)
+def _names(document: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
+    """The list of names under a key, empty if absent."""
+    names = document.get(key) or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: {key} must be a list of names, not {names!r}")
+    return tuple(names)
 
 
-def _spare(keys: Iterable[str], where: str) -> None:
-    """Raise a UserError where options that tell the runs apart would be the same for several."""
+def _refuse_run_keys(keys: Iterable[str], where: str) -> None:
+    """Raise a UserError for keys that distinguish the runs: several would share one folder."""
     for key in keys:
-        if key in _OF_A_RUN:
+        if key in _RUN_KEYS:
             raise UserError(
                 f"{where}: {key} differs from run to run: name arms, SEEDS and OUTPUT_DIR of the "
                 "study in its file"
@@ -133,9 +134,9 @@ def _arms(arms: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 raise UserError(f"{path}: ARMS.{name}: GRID.{key} must be a list of values")
         for values in product(*grid.values()):
             chosen = dict(zip(grid, values, strict=True))
-            words = [f"{key.split('.')[-1].lower()}={value}" for key, value in chosen.items()]
-            _spare(flat | chosen, f"{path}: ARMS.{name}")
-            yield ",".join([name, *words]), flat | chosen
+            suffix = [f"{key.split('.')[-1].lower()}={value}" for key, value in chosen.items()]
+            _refuse_run_keys(flat | chosen, f"{path}: ARMS.{name}")
+            yield ",".join([name, *suffix]), flat | chosen
 
 
 def _runs(
@@ -145,9 +146,9 @@ def _runs(
     *,
     overrides: Sequence[str],
     folder: Path,
-) -> Iterator[Run]:
+) -> Iterator[StudyRun]:
     base = path.parent / str(document[BASE])
-    everyones = _layer(document.get("ALL"), path, "ALL")
+    shared = _layer(document.get("ALL"), path, "ALL")
     settings = _mapping(document.get("SETTINGS"), path, "SETTINGS") or {"": {}}
     seeds = document.get("SEEDS", [0, 1, 2])
     whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
@@ -160,24 +161,24 @@ def _runs(
     for seed, (setting, given), (arm, options) in product(seeds, settings.items(), arms.items()):
         place = folder / setting / arm / f"seed{seed}"
         layers = [
-            everyones,
+            shared,
             _layer(given, path, f"SETTINGS.{setting}"),
             _layer(by_seed[seed], path, f"BY_SEED of seed {seed}"),
             (f"{path}: ARMS.{arm}", options),
             (str(path), {"NAME": f"{setting}/{arm}".strip("/"), "SEED": seed}),
             (str(path), {"OUTPUT_DIR": str(place)}),
         ]
-        yield Run(setting, arm, seed, load_config(base, overrides, layers=layers), place)
+        yield StudyRun(setting, arm, seed, load_config(base, overrides, layers=layers), place)
 
 
 def _layer(options: Any, path: Path, where: str) -> Layer:
     flat = flatten(_mapping(options, path, where), where=path)
-    _spare(flat, f"{path}: {where}")
+    _refuse_run_keys(flat, f"{path}: {where}")
     return f"{path}: {where}", flat
 
 
 def _mapping(value: Any, path: Path, where: str) -> dict[str, Any]:
-    """`value` where it is a mapping; empty for none."""
+    """`value` as a mapping; empty for None."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -186,22 +187,22 @@ def _mapping(value: Any, path: Path, where: str) -> dict[str, Any]:
 
 
 def _differences(
-    runs: Sequence[Run], baseline: str, allowed: Iterable[str], path: Path
+    runs: Sequence[StudyRun], baseline: str, allowed: Iterable[str], path: Path
 ) -> dict[str, list[tuple[str, Any, Any]]]:
-    """What arms have otherwise than the baseline. Raises a UserError where they may not."""
-    held_against = {(run.setting, run.seed): run.cfg for run in runs if run.arm == baseline}
+    """Options in which arms differ from the baseline; a UserError where they must not."""
+    compared_with = {(run.setting, run.seed): run.cfg for run in runs if run.arm == baseline}
     found: dict[str, list[tuple[str, Any, Any]]] = {}
     for run in runs:
-        plain = held_against[run.setting, run.seed]
-        free = OF_AN_ARM + _OF_A_RUN
+        plain = compared_with[run.setting, run.seed]
+        free = ARM_SECTIONS + _RUN_KEYS
         keys = [key for key in differing_keys(run.cfg, plain) if key.split(".")[0] not in free]
-        shown = (*allowed, *(OF_AN_EXTERNAL_ARM if run.external else ()))
+        shown = (*allowed, *(EXTERNAL_ARM_SECTIONS if run.external else ()))
         unfair = [key for key in keys if not {key, key.split(".")[0]} & set(shown)]
         if unfair:
             key = unfair[0]
             raise UserError(
                 f"{path}: ARMS.{run.arm} has {key} {value_of(run.cfg, key)}, {baseline} "
-                f"{value_of(plain, key)}: arms must be alike in all but {', '.join(OF_AN_ARM)}; "
+                f"{value_of(plain, key)}: arms may differ in {', '.join(ARM_SECTIONS)} only; "
                 f"set it under ALL, or name {key} under MAY_DIFFER to have it shown"
             )
         for key in keys:

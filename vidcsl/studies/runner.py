@@ -1,4 +1,4 @@
-"""Run what is missing of a study, in parallel; state the hours it takes."""
+"""Run the missing runs of a study in parallel, and estimate the hours they take."""
 
 import json
 import os
@@ -24,25 +24,22 @@ from vidcsl.config import dump_config, overridden
 from vidcsl.data.lists import Row, VideoList, write_list
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import PassingError, UserError
-from vidcsl.io import acquire_lock, write_atomically
+from vidcsl.io import acquire_lock, log_message, write_atomically
 from vidcsl.launch import Resources, TorchRun
 from vidcsl.pipelines.data import build_lists
 from vidcsl.pipelines.training import check
 from vidcsl.report.files import Tree, number
 from vidcsl.report.summary import duration
 from vidcsl.run_folder import RunFolder, digest
-from vidcsl.studies.plan import Run
-
-# ----------------------------------------------------------------------
-# Runs what a study lacks: in parallel, in processes of their own, through kills.
+from vidcsl.studies.plan import StudyRun
 
 FINISHED = "finished.json"
 LOG = "study.log"
 _LOCK = ".lock"
 
 
-def is_finished(run: Run) -> bool:
-    """Whether the run was brought to its end with the config that it has now."""
+def is_finished(run: StudyRun) -> bool:
+    """Whether the run was completed with the config that it has now."""
     try:
         marker = json.loads((run.folder / FINISHED).read_text())
     except (OSError, ValueError):
@@ -50,15 +47,15 @@ def is_finished(run: Run) -> bool:
     return bool(marker.get("config") == config_digest(run))
 
 
-def state(run: Run) -> str:
+def state(run: StudyRun) -> str:
     """ "finished", "started" or "missing"."""
     if is_finished(run):
         return "finished"
     return "started" if (run.folder / "config.yaml").exists() else "missing"
 
 
-def check_runs(runs: Sequence[Run]) -> None:
-    """Find mistakes before hours of work, and render what is rendered once, not in each run.
+def check_runs(runs: Sequence[StudyRun]) -> None:
+    """Find mistakes before hours of work, and render synthetic videos once, not in each run.
 
     Raises:
         UserError: a config cannot be built, or a list or video is missing.
@@ -75,18 +72,18 @@ def check_runs(runs: Sequence[Run]) -> None:
 
 @dataclass
 class Runner:
-    """Brings runs to their end, several at a time.
+    """Completes runs, several at a time.
 
     Each run is a process of its own (`vidcsl train --resume`), so that a crash ends that run alone.
-    A lock in its folder, which the process inherits, keeps two runners from doing the same run, and
-    is gone with the process however it ends. A signal is passed on: running processes save their
-    state and stop; the next call goes on from there.
+    A lock in its folder, which the process inherits, keeps two runners from executing the same run,
+    and disappears with the process however it ends. Signals are passed on: running processes save
+    their state and stop; the next call resumes them.
 
     Args:
-        jobs: how many at a time.
-        gpus: ids, one for each job; empty: the processes see what this one sees.
-        processes: of each run; of several, torchrun starts them.
-        patient: wait for runs that are in other hands, and see them finished; else leave them.
+        jobs: number of runs at a time.
+        gpus: ids, one for each job; empty: the processes see the GPUs that this one sees.
+        processes: per run; torchrun starts them where there are several.
+        patient: wait for runs that another process is executing; else skip them.
     """
 
     jobs: int = 1
@@ -94,13 +91,13 @@ class Runner:
     processes: int = 1
     patient: bool = False
     _children: set[subprocess.Popen[bytes]] = field(default_factory=set)
-    _signal: int = 0  # the one that asked to stop
+    _signal: int = 0  # number of the signal that asked to stop
 
-    def run(self, runs: Sequence[Run]) -> None:
-        """Run those that are not finished.
+    def run(self, runs: Sequence[StudyRun]) -> None:
+        """StudyRun those that are not finished.
 
         Raises:
-            UserError: some failed; the others were still brought to their end.
+            UserError: some failed; the others were still completed.
         """
         wanted = [run for run in runs if not is_finished(run)]
         if not wanted:
@@ -115,27 +112,27 @@ class Runner:
         failed = [run for run, code in zip(wanted, codes, strict=True) if code]
         if failed:
             names = ", ".join(run.title for run in failed)
-            # What a signal ended may go better another time: memory that was short, a lost node.
+            # A run that a signal ended may succeed another time: memory was short, a node was lost.
             kind = PassingError if any(code < 0 for code in codes) else UserError
-            raise kind(f"failed: {names}; see {failed[0].folder / LOG}; call again to go on")
+            raise kind(f"failed: {names}; see {failed[0].folder / LOG}; call again to resume")
 
-    def _in_slot(self, run: Run, slots: queue.SimpleQueue[str]) -> int:
+    def _in_slot(self, run: StudyRun, slots: queue.SimpleQueue[str]) -> int:
         gpu = slots.get()
         try:
             return 0 if self._signal else self._execute(run, gpu)
         finally:
             slots.put(gpu)
 
-    def _execute(self, run: Run, gpu: str) -> int:
-        """The exit code; 0 also where another runner has the run in hand or has finished it."""
+    def _execute(self, run: StudyRun, gpu: str) -> int:
+        """The exit code; 0 also if another runner is executing the run or has finished it."""
         run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / _LOCK).open("w") as lock, (run.folder / LOG).open("ab") as log:
             if not acquire_lock(lock, keep_trying=lambda: self.patient and not self._signal):
-                _say(f"{run.title}: in the hands of another process")
+                log_message(f"{run.title}: another process is running it")
                 return 0
             if is_finished(run):
                 return 0
-            _say(f"{run.title}: starts")
+            log_message(f"{run.title}: starts")
             started = time.monotonic()
             child = subprocess.Popen(
                 command(run, processes=self.processes),
@@ -143,7 +140,7 @@ class Runner:
                 stderr=log,
                 env=environment(gpu, jobs=self.jobs),
                 pass_fds=[lock.fileno()],
-                start_new_session=True,  # a terminal's Ctrl-C comes by way of this process
+                start_new_session=True,  # a terminal's Ctrl-C arrives by way of this process
             )
             self._children.add(child)
             if self._signal:
@@ -155,7 +152,9 @@ class Runner:
                 write_atomically(
                     run.folder / FINISHED, json.dumps({"config": config_digest(run)}) + "\n"
                 )
-            _say(f"{run.title}: {'finished' if code == 0 else f'ended with {code}'} after {spent}")
+            log_message(
+                f"{run.title}: {'finished' if code == 0 else f'ended with {code}'} after {spent}"
+            )
             return code
 
     @contextmanager
@@ -179,8 +178,8 @@ class Runner:
                 signal.signal(number, handler)
 
 
-def command(run: Run, *, processes: int = 1) -> list[str]:
-    """The command line of a run; its config is written into the run's folder first."""
+def command(run: StudyRun, *, processes: int = 1) -> list[str]:
+    """The command line of a run; writes its config into the run's folder."""
     path = run.folder / "study.yaml"
     write_atomically(path, dump_config(run.cfg))
     what = ["evaluate", "--weights", run.cfg.MODEL.WEIGHTS] if run.external else ["train"]
@@ -199,50 +198,54 @@ def visible_gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-# By these, a process that torchrun started would take the run's process for one of its own.
-_OF_TORCHRUN = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_")
+# Set where torchrun started this process: with them a run would join that group of processes.
+_TORCHRUN_VARIABLES = (
+    "RANK",
+    "LOCAL_",
+    "WORLD_SIZE",
+    "GROUP_",
+    "ROLE_",
+    "MASTER_",
+    "TORCHELASTIC_",
+)
 
 
 def environment(gpu: str = "", *, jobs: int = 1) -> dict[str, str]:
-    """Of a run's process: its GPU, and its share of the cores where nobody said how many threads.
+    """A run's environment: its GPU and, unless OMP_NUM_THREADS is set, its part of the cores.
 
-    Threads that outnumber the cores wait for each other.
+    More threads than cores would wait for each other.
     """
-    kept = {k: value for k, value in os.environ.items() if not k.startswith(_OF_TORCHRUN)}
+    kept = {k: value for k, value in os.environ.items() if not k.startswith(_TORCHRUN_VARIABLES)}
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
     return threads | kept | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
 
 
-def config_digest(run: Run) -> str:
-    """Names the config of a run: another one has another."""
+def config_digest(run: StudyRun) -> str:
+    """A digest of the run's config, by which a finished run is recognised."""
     return digest({"config": dump_config(run.cfg)})
 
 
-def _say(text: str) -> None:
-    print(f"study: {text}", file=sys.stderr, flush=True)
-
-
 # ----------------------------------------------------------------------
-# What a study will cost: from what its finished runs took, or from a trial on a few videos.
+# Estimated cost: the time of finished runs, or of a trial on a few videos.
 
 _STEPS = 4  # of a trial, the first of which is slow
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one run is expected to take, and how that is known.
+    """Expected time of one run.
 
-    Args:
+    Attributes:
         hours: of one process.
-        source: "recorded" of finished runs of the same arm and setting, or "measured" in a trial.
+        source: "recorded" from finished runs of the same arm and setting, or "measured" in a trial.
     """
 
     hours: float
     source: str
 
 
-def estimate(runs: Sequence[Run], *, jobs: int = 1) -> dict[tuple[str, str], Estimate]:
-    """By setting and arm; trials get the threads that one of `jobs` runs at a time will have.
+def estimate(runs: Sequence[StudyRun], *, jobs: int = 1) -> dict[tuple[str, str], Estimate]:
+    """Estimates by setting and arm; trials use the threads that each of `jobs` runs will have.
 
     Raises:
         UserError: a trial failed.
@@ -262,15 +265,15 @@ def estimate(runs: Sequence[Run], *, jobs: int = 1) -> dict[tuple[str, str], Est
 
 
 def total_hours(results: Tree) -> float:
-    """What all stages of a run took, in hours."""
+    """Hours of all stages of a run."""
     seconds = results.get("cost", {}).get("seconds", {})
     return sum(value for each in seconds.values() if (value := number(each)) is not None) / 3600
 
 
-def _measured(run: Run, *, jobs: int) -> float:
-    """Hours, from a trial of a few steps and test videos whose every stage is scaled up.
+def _measured(run: StudyRun, *, jobs: int) -> float:
+    """Hours, from a trial of a few steps and test videos, each stage scaled to the whole run.
 
-    An attack stops at clips that have fallen, and an untrained model falls early: robust models
+    An attack skips clips that are fooled, and an untrained model is fooled early: robust models
     take longer, up to as many times as there are budgets.
     """
     alone = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
@@ -298,7 +301,7 @@ def _measured(run: Run, *, jobs: int) -> float:
 
 
 def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder: Path) -> CfgNode:
-    """The same run on so few videos that it takes steps, not epochs."""
+    """The run's config on so few videos that training takes a few steps."""
     batch, root = cfg.TRAIN.BATCH, cfg.DATA.ROOT
     few = write_few(train, _STEPS * batch, folder / "train.csv", root)
     few_test = (
@@ -313,7 +316,7 @@ def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder:
         "TRAIN.BATCH": min(batch, len(train) // _STEPS or 1),
         "FALSE_NEGATIVES.CLUSTERS": [2],
         "FALSE_NEGATIVES.ROUNDS": min(2, cfg.FALSE_NEGATIVES.ROUNDS),
-        "FALSE_NEGATIVES.TUTOR": "",  # it remembers other videos than these few
+        "FALSE_NEGATIVES.TUTOR": "",  # a teacher's features are of other videos than these few
         "EVALUATE.KNN_K": 1,
         "EVALUATE.SPLITS": [],
         "EVALUATE.TRANSFER": [],
@@ -327,14 +330,14 @@ def trial_config(cfg: CfgNode, train: VideoList, test: VideoList | None, folder:
 def scaled(
     seconds: Mapping[str, float], *, steps: float, rounds: int, train: float, test: float
 ) -> dict[str, float]:
-    """A trial's seconds by stage, as of the whole run: each stage grows with what it walks over."""
+    """A trial's seconds by stage, scaled to the whole run by the data that each stage processes."""
     factors = {"pretraining": steps, "earlier rounds": steps * rounds}
     factors |= {"features of train.csv": train, "linear probe": train}
     return {stage: spent * factors.get(stage, test) for stage, spent in seconds.items()}
 
 
 def write_few(videos: VideoList, count: int, path: Path, root: str) -> str:
-    """Write a list of `count` evenly chosen videos to `path`; returns that path."""
+    """Write a list of `count` evenly spaced videos to `path`; returns that path."""
     count = min(count, len(videos))
     chosen = [videos.videos[i * len(videos) // count] for i in range(count)]
     rows = [

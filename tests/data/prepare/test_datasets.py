@@ -12,7 +12,6 @@ from vidcsl.data.prepare.datasets import (
     prepare_ucf101,
     source_of,
 )
-from vidcsl.data.prepare.lists import locate
 from vidcsl.errors import UserError
 
 OFFICIAL = DATA / "official_splits"
@@ -115,12 +114,6 @@ def test_transcoded_copies_are_named_as_they_are(small_ucf):
     rows = read_rows(small_ucf["out"] / "train_split1.csv")
     assert rows[1] == Row("YoYo/v_YoYo_g01_c01.mp4", "YoYo", "v_YoYo_g01")
     assert "1 videos were found under another suffix" in report.notes
-
-
-def test_locate_prefers_the_exact_name(tmp_path):
-    touch(tmp_path, "a/x.mp4", "a/x.avi", "a/y.webm")
-    found = locate(["a/x.avi", "a/y.avi", "a/z.avi", "b/x.avi"], root=tmp_path)
-    assert found == {"a/x.avi": "a/x.avi", "a/y.avi": "a/y.webm"}
 
 
 def test_classes_can_be_chosen(small_ucf):

@@ -1,5 +1,3 @@
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,35 +23,15 @@ def test_steps_against_the_formulas():
     q = logits_of(method, clips * 0.9).softmax(1)
     wanted = -p[range(12), labels].log().mean() + 3 * (p * (p / q).log()).sum(1).mean()
     torch.testing.assert_close(method(data)["loss"], wanted)
-    method = make_method("deacl", attack=Darker())
-    s, a, t = (
-        F.normalize(network(each), dim=1)
-        for network, each in (
-            (method.encoder, clips),
-            (method.encoder, clips * 0.9),
-            (method.teacher, clips),
-        )
-    )
-    wanted = -(s * t).sum(1).mean() - 2 * (a * s).sum(1).mean()
-    torch.testing.assert_close(method(data)["loss"], wanted)
 
 
-@pytest.mark.parametrize("name", ["at", "trades", "deacl"])
+@pytest.mark.parametrize("name", ["at", "trades"])
 def test_the_attack_raises_the_loss(name):
     losses = [
-        float(make_method(name, attack=inner(eps=eps, steps=5))(batch())["loss"])
+        float(make_method(name, attack=inner(eps=eps, steps=5))(batch())["loss"].detach())
         for eps in (0, 0.1)
     ]
     assert losses[1] > losses[0] + 1e-3
-
-
-def test_the_teacher_stays_as_it_is():
-    method = make_method("deacl")
-    before = copy.deepcopy(method.teacher.state_dict())
-    method.train()(batch())["loss"].backward()
-    assert not method.teacher.training
-    assert all(torch.equal(before[key], each) for key, each in method.teacher.state_dict().items())
-    assert all(parameter.grad is None for parameter in method.teacher.parameters())
 
 
 def test_budgets_follow_what_each_video_withstands():
@@ -62,7 +40,7 @@ def test_budgets_follow_what_each_video_withstands():
     method.budgets.level[data.videos] = torch.tensor([0, 1, 2, 2, LEVELS, 0])
     right = logits_of(method, data.clips.flatten(0, 1)).argmax(1).view(6, 2) == data.labels[:, None]
     out = method(data)
-    assert spy.shares == {0.0: 4, 0.25: 2, 0.5: 4, 1.0: 2}  # clips, two a video
+    assert spy.fractions == {0.0: 4, 0.25: 2, 0.5: 4, 1.0: 2}  # clips, two a video
     moved = torch.where(right.all(1), 1, -1)
     wanted = (torch.tensor([0, 1, 2, 2, LEVELS, 0]) + moved).clamp(0, LEVELS)
     assert torch.equal(method.budgets.level[data.videos], wanted)
@@ -72,9 +50,9 @@ def test_budgets_follow_what_each_video_withstands():
 
 class Spy(Darker):
     def __init__(self):
-        self.shares = {}
+        self.fractions = {}
 
-    def __call__(self, _network, clips, loss, *, seeds, progress, share):
+    def __call__(self, _network, clips, loss, *, seeds, progress, fraction):
         assert len(seeds) == len(clips)
-        self.shares[share] = len(clips)
+        self.fractions[fraction] = len(clips)
         return clips

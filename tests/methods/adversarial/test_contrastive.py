@@ -28,7 +28,7 @@ class Darker:
 
     replays = 1
 
-    def __call__(self, _network, clips, _loss, *, seeds, progress=1.0, share=1.0):
+    def __call__(self, _network, clips, _loss, *, seeds, progress=1.0, fraction=1.0):
         return clips * 0.9
 
     def ascend(self):

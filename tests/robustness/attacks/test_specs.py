@@ -2,9 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vidcsl.config import load_config
 from vidcsl.errors import UserError
-from vidcsl.pipelines.targets import attack_specs, build_attacks
 from vidcsl.robustness.attacks import FGSM, GOALS, PGD, MomentumPGD
 from vidcsl.robustness.attacks.specs import parse_attack
 from vidcsl.robustness.threats import L1, L2, Flicker, Linf, Universal
@@ -84,32 +82,3 @@ def test_specs_that_are_not_understood(spec, message):
     with pytest.raises(UserError, match=message) as error:
         parsed(spec)
     assert repr(spec) in str(error.value)
-
-
-def config(tmp_path, *overrides: str):
-    path = tmp_path / "config.yaml"
-    path.write_text("DATA: {FRAMES: 4}\n")
-    return load_config(path, overrides)
-
-
-def test_from_a_config(tmp_path):
-    specs = "[pgd/linf, 'mifgsm:steps=3/l2', pgd/l1, pgd/l21, pgd/flicker]"
-    cfg = config(tmp_path, "ATTACK.RUNS", specs, "ATTACK.STEPS", "5", "ATTACK.RESTARTS", "2")
-    found = {spec.name: spec for spec in attack_specs(cfg)}
-    assert found["pgd_linf"].solver == PGD(steps=5, restarts=2)
-    assert found["mifgsm_steps=3_l2"].solver == MomentumPGD(steps=3)
-    attacks = build_attacks(found["pgd_l1"], cfg)
-    assert list(attacks) == ["1", "3", "10", "30", "100"]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["ATTACK.RUNS", "[pgd/linf, pgd/linf]"], "twice"),
-        (["ATTACK.RUNS", "['pgd/linf:frames=first:5']"], "4 frames"),
-        (["ATTACK.QUANTISE", "true", "ATTACK.EPS_LINF", "[0.5, 1]"], "eps 0.5/255"),
-    ],
-)
-def test_a_config_that_does_not_fit(tmp_path, overrides, message):
-    with pytest.raises(UserError, match=message):
-        attack_specs(config(tmp_path, *overrides))

@@ -110,7 +110,9 @@ def test_the_budget_rises_and_can_be_shared_out():
     model, clean = network().eval(), clips()
     attack = inner(eps=EPS, ramp=0.5)
     sizes = [
-        float((attack(model, clean, loss, seeds=range(6), progress=p, share=s) - clean).abs().max())
+        float(
+            (attack(model, clean, loss, seeds=range(6), progress=p, fraction=s) - clean).abs().max()
+        )
         for p, s in ((0.0, 1.0), (0.25, 1.0), (0.5, 1.0), (1.0, 1.0), (1.0, 0.25))
     ]
     assert sizes == pytest.approx([0, EPS / 2, EPS, EPS, EPS / 4], abs=1e-6)

@@ -2,9 +2,7 @@ import pytest
 import torch
 
 from tests.robustness.attacks.models import Linear, predict, random_clips, seeded, sharp
-from vidcsl.config import load_config
 from vidcsl.errors import UserError
-from vidcsl.pipelines.targets import attack_specs, build_attacks
 from vidcsl.robustness.attacks import GOALS, PGD
 from vidcsl.robustness.attacks.universal import UniversalAttack, fit_universal, problem_of
 from vidcsl.robustness.targets import Clips
@@ -110,20 +108,3 @@ def test_nothing_to_fit_on():
     options = {"goal": GOALS["cross_entropy"], "solver": PGD(steps=1)}
     with pytest.raises(UserError, match="there are none"):
         fit_universal(sharp(), [], threat=Universal(Linf(0.1)), **options)
-
-
-@pytest.mark.parametrize(
-    "spec",
-    ["apgd/linf:universal=yes", "pgd/linf:universal=yes,frames=random:1"],
-)
-def test_what_a_config_cannot_fit(tmp_path, spec):
-    path = tmp_path / "config.yaml"
-    path.write_text("DATA: {FRAMES: 4}\n")
-    with pytest.raises(UserError, match="are fitted by pgd"):
-        attack_specs(load_config(path, ["ATTACK.RUNS", f"['{spec}']"]))
-    cfg = load_config(path, ["ATTACK.RUNS", "['pgd/linf:universal=cyclic,eps=8']"])
-    (spec,) = attack_specs(cfg)
-    attacks = build_attacks(spec, cfg, training=lambda: [some(0, 10)])
-    test = some(20, 24)
-    found = attacks["8/255"](sharp(), test.clips, test.labels, test.seeds)
-    assert not torch.equal(found, test.clips)

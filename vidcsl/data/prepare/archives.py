@@ -137,10 +137,20 @@ def wanted_members(archive: Path, selection: Selection) -> list[str]:
     """
     with _errors(archive, "its listing"):
         opened = _open(archive)
-        members = opened.infolist()
-        outside = [member.filename for member in members if _points_outside(member.filename)]
-        links = [member.filename for member in members if _is_link(member)]
-        files = [member for member in members if not member.is_dir()]
+        outside, links, files = [], [], []
+        for member in opened.infolist():
+            # Absolute, on a drive or upwards, on any system: an archive may be made on another.
+            path, windows = PurePosixPath(member.filename), PureWindowsPath(member.filename)
+            if ".." in windows.parts or path.is_absolute() or windows.anchor:
+                outside.append(member.filename)
+            if isinstance(member, rarfile.RarInfo):
+                link = member.is_symlink() or bool(getattr(member, "file_redir", None))
+            else:
+                link = stat.S_ISLNK(member.external_attr >> 16)
+            if link:  # a later member could be written through it, outside of the target
+                links.append(member.filename)
+            if not member.is_dir():
+                files.append(member)
         if outside:
             raise UserError(f"{archive}: refused, it points outside: {shorten(outside)}")
         if links:
@@ -173,19 +183,8 @@ def _is_archive(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in FORMATS
 
 
-def _points_outside(name: str) -> bool:
-    """Whether a path is absolute, on a drive or leads upwards, on any system."""
-    path, windows = PurePosixPath(name), PureWindowsPath(name)
-    return ".." in windows.parts or path.is_absolute() or bool(windows.anchor)
-
-
-def _is_link(member: Any) -> bool:
-    if isinstance(member, rarfile.RarInfo):
-        return member.is_symlink() or bool(getattr(member, "file_redir", None))
-    return stat.S_ISLNK(member.external_attr >> 16)
-
-
 def _refuse_same_places(places: Iterable[str | None]) -> None:
+    """Raise UserError for two members with one path; case is ignored, as some disks ignore it."""
     seen: set[str] = set()
     for place in places:
         if place and place.casefold() in seen:

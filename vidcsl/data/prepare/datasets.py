@@ -308,20 +308,20 @@ def read_clips(path: Path) -> list[KineticsClip]:
         for name, entry in document.items():
             try:
                 annotation = entry["annotations"]
-                label, times = annotation.get("label"), tuple(annotation["segment"])
+                label, segment = annotation.get("label"), tuple(annotation["segment"])
             except (KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{path}: {name} has no annotations with a segment") from error
             # K700 names a video twice by adding the time to its name.
-            entries.append((f"{path}, {name}", entry.get("subset"), label, name[:11], times))
+            entries.append((f"{path}, {name}", entry.get("subset"), label, name[:11], segment))
     else:
         reader = csv.DictReader(read_text(path).splitlines())
         absent = [name for name in KINETICS_COLUMNS if name not in (reader.fieldnames or ())]
         if absent:
             raise UserError(f"{path}, line 1: no column {', '.join(absent)} of the Kinetics form")
         for line in reader:
-            where, times = f"{path}, line {reader.line_num}", (line["time_start"], line["time_end"])
+            where, ends = f"{path}, line {reader.line_num}", (line["time_start"], line["time_end"])
             named = line.get("split"), line.get("label"), line["youtube_id"]
-            entries.append((where, *named, times))
+            entries.append((where, *named, ends))
     clips = []
     for where, split, label, youtube_id, times in entries:
         try:

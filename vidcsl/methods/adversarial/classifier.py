@@ -38,7 +38,7 @@ class Budgets(nn.Module):
         self.distributed = distributed or DistributedContext()
         self.register_buffer("level", torch.ones(videos, dtype=torch.long))
 
-    def share(self, videos: Tensor) -> Tensor:
+    def fraction(self, videos: Tensor) -> Tensor:
         """Fraction of the attack's budget, float `[N]` in [0, 1]."""
         return self.level[videos] / LEVELS
 
@@ -71,12 +71,12 @@ class AdversarialClassifier(Attacking, Supervised):
         views = len(clips) // len(batch.videos)
         seeds = attack_seeds(batch, views=views, seed=self.seed)
         network = nn.Sequential(self.encoder, self.head)
-        shares = torch.ones(len(clips), device=clips.device)
+        fractions = torch.ones(len(clips), device=clips.device)
         if self.budgets is not None:
-            shares = self.budgets.share(batch.videos).repeat_interleave(views)
+            fractions = self.budgets.fraction(batch.videos).repeat_interleave(views)
         attacked = clips.clone()
-        for share in shares.unique().tolist():  # clips of one budget are attacked together
-            rows = (shares == share).nonzero().flatten()
+        for fraction in fractions.unique().tolist():  # clips of one budget are attacked together
+            rows = (fractions == fraction).nonzero().flatten()
             known = [reference[rows] for reference in references]
             attacked[rows] = self.attack(
                 network,
@@ -84,7 +84,7 @@ class AdversarialClassifier(Attacking, Supervised):
                 lambda logits, known=known: self.harm(at_least_float32(logits), *known),  # type: ignore[misc]
                 seeds=[seeds[row] for row in rows.tolist()],
                 progress=batch.progress,
-                share=share,
+                fraction=fraction,
             )
         return attacked
 
@@ -100,7 +100,7 @@ class AdversarialClassifier(Attacking, Supervised):
         correct = logits.argmax(dim=1) == batch.labels.repeat_interleave(shape[1])
         if self.budgets is not None:
             self.budgets.learn(batch.videos, correct.unflatten(0, shape).all(dim=1))
-            described["budget"] = self.budgets.share(batch.videos).mean()
+            described["budget"] = self.budgets.fraction(batch.videos).mean()
         return {"train_accuracy": correct.float().mean(), **described}
 
 

@@ -67,7 +67,7 @@ class InnerMaximiser(Protocol):
         *,
         seeds: Sequence[int],
         progress: float = 1.0,
-        share: float = 1.0,
+        fraction: float = 1.0,
     ) -> Tensor:
         """The perturbed clips.
 
@@ -79,7 +79,7 @@ class InnerMaximiser(Protocol):
             loss: `[N, D] -> [N]`, what is maximised. It is called equally often on all processes.
             seeds: `[N]`, of all that is random.
             progress: fraction of the training run that is done.
-            share: fraction of the budget that may be used.
+            fraction: of the budget that may be used.
         """
 
     def ascend(self) -> None:

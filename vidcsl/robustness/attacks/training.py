@@ -65,7 +65,7 @@ class TrainingAttack:
         *,
         seeds: Sequence[int],
         progress: float = 1.0,
-        share: float = 1.0,
+        fraction: float = 1.0,
     ) -> Tensor:
         """The perturbed clips.
 
@@ -75,9 +75,9 @@ class TrainingAttack:
             loss: of the network's outputs, one number a clip.
             seeds: `[N]`.
             progress: fraction of the training run that is done.
-            share: fraction of the eps that is due.
+            fraction: of the eps that is due.
         """
-        threat = self.at(progress, share)
+        threat = self.at(progress, fraction)
         if threat.eps == 0:
             return clips.detach()
         coarse = (self.every, self.scale) != (1, 1.0) and progress < self.coarse_until
@@ -109,10 +109,10 @@ class TrainingAttack:
     def ascend(self) -> None:
         """Nothing: each step finds a perturbation of its own."""
 
-    def at(self, progress: float, share: float = 1.0) -> Any:
+    def at(self, progress: float, fraction: float = 1.0) -> Any:
         """The threat that is due, its eps risen so far."""
         risen = min(1.0, progress / self.ramp) if self.ramp else 1.0
-        return replace(self.threat, eps=self.threat.eps * risen * share)  # type: ignore[type-var]
+        return replace(self.threat, eps=self.threat.eps * risen * fraction)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class FreeAttack:
         *,
         seeds: Sequence[int],
         progress: float = 1.0,
-        share: float = 1.0,
+        fraction: float = 1.0,
     ) -> Tensor:
         """The clips as far as they are perturbed; they require a gradient.
 
@@ -183,9 +183,9 @@ class FreeAttack:
             clips: float in [0, 1] `[N, 3, T, S, S]`.
             seeds: `[N]`.
             progress: fraction of the training run that is done.
-            share: fraction of the eps that is due.
+            fraction: of the eps that is due.
         """
-        threat, key = self.inner.at(progress, share), tuple(seeds)
+        threat, key = self.inner.at(progress, fraction), tuple(seeds)
         clips = clips.detach()
         if threat.eps == 0:
             return clips

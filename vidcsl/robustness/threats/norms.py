@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.registry import Option
+from vidcsl.robustness.threats.masks import Probe
 from vidcsl.robustness.threats.threat import (
     LEVEL,
     THREATS,
@@ -182,6 +183,7 @@ class L2(Ball):
         directions = draw(normal, clips.shape, generators).to(clips)
         noise = draw(uniform, (len(clips), *[1] * (clips.ndim - 1)), generators).to(clips)
         radius = self.eps * noise ** (1 / self.dimensions(clips, mask))
+        # A step of that length along random normal directions is a uniform draw.
         step = self.steepest_step(clips, directions, directions, radius, mask)
         return self.project(clips, step, mask)
 
@@ -224,6 +226,7 @@ class L1(Ball):
         """A uniform draw from the ball, cut to the box."""
         signed = 2 * draw(uniform, clips.shape, generators).to(clips) - 1
         tiny = torch.finfo(clips.dtype).tiny
+        # Normalised Laplace numbers are uniform on the L1 sphere, as normal ones on the L2 one.
         laplace = only(mask, -signed.sign() * (1 - signed.abs()).clamp_min(1e-12).log())
         rows = self.grouped(laplace)
         rows = self.eps * rows / rows.abs().sum(1, keepdim=True).clamp_min(tiny)
@@ -281,21 +284,19 @@ class FrameSparse(Ball):
         if self.over != "clip":
             raise UserError("the frame-sparse budget is over the clip: use L2 for a budget a frame")
 
-    def mask(self, clips: Tensor, seeds: Sequence[int], probe: object = None) -> Tensor:
+    def mask(self, clips: Tensor, seeds: Sequence[int], probe: Probe | None = None) -> Tensor:
         """What may change, as in every ball; images have no frames to be sparse in."""
         if clips.ndim != 5:
             raise UserError("a frame-sparse budget needs clips [N, 3, T, H, W], not images")
-        return super().mask(clips, seeds, probe)  # type: ignore[arg-type]
+        return super().mask(clips, seeds, probe)
 
     def start(self, clips: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-        """Random directions, eps shared among the frames at random, cut to the box."""
+        """Random directions, eps divided among the frames at random, cut to the box."""
         directions = only(mask, draw(normal, clips.shape, generators).to(clips))
         shape = (len(clips), 1, clips.shape[2], 1, 1)
-        shares = only(
-            self._norms(directions) > 0, -draw(uniform, shape, generators).to(clips).log()
-        )
-        total = shares.sum(dim=2, keepdim=True).clamp_min(torch.finfo(clips.dtype).tiny)
-        return self.project(clips, self.eps * shares / total * self._unit(directions), mask)
+        parts = only(self._norms(directions) > 0, -draw(uniform, shape, generators).to(clips).log())
+        total = parts.sum(dim=2, keepdim=True).clamp_min(torch.finfo(clips.dtype).tiny)
+        return self.project(clips, self.eps * parts / total * self._unit(directions), mask)
 
     def project(self, clips: Tensor, delta: Tensor, mask: Tensor) -> Tensor:
         """First the box, then the nearest point of the ball: whole frames shrink, some to nothing.

@@ -11,7 +11,7 @@ from vidcsl.cli import main
 from vidcsl.config import load_config
 from vidcsl.distributed import DistributedContext
 from vidcsl.models.pretrained import load_pretrained, parse_weights
-from vidcsl.pipelines.context import open_context
+from vidcsl.pipelines.context import load_context
 from vidcsl.pipelines.model import build_encoder
 from vidcsl.training.monitor import TRACKERS
 
@@ -28,7 +28,7 @@ def test_evaluation_alone_from_a_checkpoint(data, config, finished, tmp_path):
     assert mine["attacks"] == theirs["attacks"]
     # Opened again, as transfer does it, it is the same model.
     jobs = [
-        open_context(load_config(run / "config.yaml", ["OUTPUT_DIR", str(run)]), CPU)[0]
+        load_context(load_config(run / "config.yaml", ["OUTPUT_DIR", str(run)]), CPU)[0]
         for run in (out, finished)
     ]
     assert jobs[0].weights == jobs[1].weights

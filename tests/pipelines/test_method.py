@@ -10,10 +10,11 @@ from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.methods import METHODS, ClipBatch, ContrastiveMethod
 from vidcsl.methods.false_negatives import AGGREGATES, DETECTORS, TREATMENTS
+from vidcsl.methods.losses import LOSSES, Pairs
 from vidcsl.methods.method import SCHEDULES
 from vidcsl.options import OPTIONS
 from vidcsl.pipelines.data import build_augmentation, build_train_loader
-from vidcsl.pipelines.method import build_method, check_method
+from vidcsl.pipelines.method import build_loss, build_method, check_method
 from vidcsl.pipelines.model import build_encoder, load_weights_of
 from vidcsl.pipelines.training import check
 
@@ -55,9 +56,10 @@ def build(tmp_path, *overrides, **kinds):
     return build_method(config(tmp_path, *overrides), videos(**kinds), ALONE)
 
 
-def test_everything_can_be_named():
+def test_every_choice_of_a_config_is_registered():
     for key, names in {
         "METHOD.NAME": METHODS,
+        "LOSS.NAME": LOSSES,
         "METHOD.MOMENTUM_SCHEDULE": SCHEDULES,
         "FALSE_NEGATIVES.DETECTOR": DETECTORS,
         "FALSE_NEGATIVES.TREATMENT": TREATMENTS,
@@ -270,3 +272,38 @@ def test_support_views_are_further_clips(tmp_path):
         cfg = config(tmp_path, "FALSE_NEGATIVES.VOTERS", 2, "DATA.SAMPLING", sampling)
         loader = build_train_loader(cfg, videos(), ALONE)
         assert loader.dataset.sampler(100, 25.0, np.random.default_rng(0)).shape == (4, 4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_options_reach_the_loss(tmp_path, name):
+    similarities, itself = torch.rand(6, 6, generator=torch.Generator()), torch.eye(6).bool()
+    pairs = Pairs(torch.roll(itself, 1, dims=1), itself)
+    options = {
+        "debiased": {"LOSS.PRIOR": 0.3},
+        "hard_negative": {"LOSS.PRIOR": 0.3, "LOSS.CONCENTRATION": 2},
+        "rince": {"LOSS.ORDER": 0.3, "LOSS.DENSITY": 0.5},
+    }
+    words = ["LOSS.NAME", name]
+    before = build_loss(config(tmp_path, *words))(similarities, pairs)[0]
+    for key, value in {"METHOD.TEMPERATURE": 0.3, **options.get(name, {})}.items():
+        changed = build_loss(config(tmp_path, *words, key, value))(similarities, pairs)[0]
+        assert not torch.allclose(before, changed), key
+
+
+def test_rince_beyond_float32_is_an_error(tmp_path):
+    words = ("LOSS.NAME", "rince", "LOSS.ORDER", 1, "METHOD.TEMPERATURE", 0.01)
+    with pytest.raises(UserError, match=r"raise METHOD\.TEMPERATURE or lower LOSS\.ORDER"):
+        build_loss(config(tmp_path, *words))
+
+
+def test_chunks_and_loss_reach_the_method(tmp_path):
+    cfg = config(tmp_path, "TRAIN.CHUNK", 2, "LOSS.NAME", "hard_negative")
+    listed = VideoList((Video(Path("a.mp4")),), (), "list.csv")
+    method = build_method(cfg, listed, ALONE)
+    assert method.encoder.chunk == 2 * cfg.DATA.CLIPS
+    ids = torch.arange(4)
+    clips = torch.rand(4, 2, 3, 4, 16, 16, generator=torch.Generator())
+    out = method.train()(ClipBatch(clips, torch.full((4,), -1), ids, ids))
+    out["loss"].backward()
+    gradients = [p.grad for p in method.parameters()]
+    assert all(g is not None and g.isfinite().all() for g in gradients)
