@@ -15,7 +15,7 @@ from vidcsl.errors import UserError
 from vidcsl.io import log_message
 from vidcsl.methods import Method
 from vidcsl.models.pretrained import parse_weights
-from vidcsl.pipelines.context import make_context
+from vidcsl.pipelines.context import evaluation_context
 from vidcsl.pipelines.model import build_encoder, load_weights_of
 from vidcsl.run_folder import RunFolder
 from vidcsl.teachers.neighbours import Teacher
@@ -150,7 +150,7 @@ def _of_encoder(
     if distributed.is_main:
         beside.create()
     distributed.barrier()
-    context = make_context(of_teacher, Method(encoder), videos, distributed, beside)
+    context = evaluation_context(of_teacher, Method(encoder), videos, distributed, beside)
     found = context.features(videos, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=cfg.EVALUATE.CROPS)
     array = np.zeros((len(videos), found.values.shape[2]), dtype=np.float32)
     array[found.indices.numpy()] = found.values.mean(dim=1).numpy()
