@@ -67,7 +67,7 @@ def test_the_memory_of_a_run_is_a_teacher(data, config, tmp_path, capsys):
     assert main(["train", *arguments(data, config, plain, "DATA.TEST_LIST", "")]) == 0
     checkpoint = sorted((plain / "checkpoints").glob("*.pt"))[-1]
     words = arguments(data, config, later / "x", *TEACHER, "FALSE_NEGATIVES.TEACHER", checkpoint)
-    assert "remembers nothing" in fails(capsys, "train", *words)
+    assert "has no memory bank" in fails(capsys, "train", *words)
 
 
 def test_an_encoder_is_a_teacher(data, config, tmp_path):
