@@ -32,7 +32,7 @@ def export_encoder(
     """Write an encoder to a folder; everything written is loaded back and must give its features.
 
     Args:
-        encoder: as `builders.build_encoder(cfg)` makes it, with its weights.
+        encoder: as `build_encoder(cfg)` makes it, with its weights.
         cfg: what it was made from; EVALUATE.NORMS says which of its BatchNorms are used.
         folder: where; made if need be.
         programs: names in `PROGRAMS`, beside tensors and config.

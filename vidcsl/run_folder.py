@@ -37,7 +37,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.artifacts = self.path / "artifacts"
-        self.result_cache = self.path / "answers"
+        self.result_cache = self.path / "answers"  # older name, under which runs have it
         self.hangs = self.path / "hangs"  # stacks of a run that hung
         self.results = self.path / "results.json"
         self.environment = self.path / "environment.json"

@@ -38,7 +38,7 @@ def test_labels_follow_sorted_names_and_groups_their_strings(tmp_path):
     assert videos.source == str(path)
 
 
-def test_training_classes_set_the_order_and_absent_ones_are_told(tmp_path):
+def test_training_classes_set_the_order_and_absent_ones_are_reported(tmp_path):
     path = write(tmp_path / "a.csv", "video,class,group\na.mp4,jump,\n")
     with pytest.warns(UserWarning, match="no video of 1 of 2 classes: walk"):
         videos = read_list(path, root=tmp_path, classes=("walk", "jump"))

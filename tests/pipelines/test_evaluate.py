@@ -13,7 +13,7 @@ from vidcsl.distributed import DistributedContext
 from vidcsl.models.pretrained import load_pretrained, parse_weights
 from vidcsl.pipelines.context import load_context
 from vidcsl.pipelines.model import build_encoder
-from vidcsl.training.monitor import TRACKERS
+from vidcsl.training.trackers import TRACKERS
 
 CPU = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 
@@ -26,16 +26,16 @@ def test_evaluation_alone_from_a_checkpoint(data, config, finished, tmp_path):
     mine, theirs = (results_of(run) for run in (out, finished))
     assert mine["clean"] == theirs["clean"]
     assert mine["attacks"] == theirs["attacks"]
-    # Opened again, as transfer does it, it is the same model.
-    jobs = [
+    # Loaded again, as `vidcsl transfer` does, it is the same model.
+    contexts = [
         load_context(load_config(run / "config.yaml", ["OUTPUT_DIR", str(run)]), CPU)[0]
         for run in (out, finished)
     ]
-    assert jobs[0].weights == jobs[1].weights
+    assert contexts[0].weights == contexts[1].weights
 
 
 def test_another_method_and_list_do_not_stop_an_evaluation(data, config, finished, tmp_path):
-    """Only the encoder counts, not what the training remembered of its videos."""
+    """Only the encoder counts, not the memory bank of the training run."""
     checkpoint = final(finished)
     words = ["METHOD.NAME", "byol", "FALSE_NEGATIVES.DETECTOR", "none", "ATTACK.RUNS", "[]"]
     words += ["CORRUPT.NAMES", "[]"]
@@ -73,7 +73,7 @@ def test_a_finished_evaluation_is_not_run_again(data, config, finished, tmp_path
     assert len(before) >= 3
 
 
-def test_trackers_are_told_of_the_results(data, config, finished, tmp_path, monkeypatch):
+def test_trackers_receive_the_results(data, config, finished, tmp_path, monkeypatch):
     out, told = shutil.copytree(finished, tmp_path / "run"), {}
 
     class Tracker:
@@ -123,7 +123,7 @@ def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
     few = ["ATTACK.RUNS", "[pgd/linf]", "ATTACK.EPS_LINF", "[8]", "ATTACK.MAX_CLIPS", "4"]
     few += ["--weights", f"vidcsl:{checkpoint}", "--out", str(clips)]
     assert main(["attack", *words, *few]) == 0
-    # A run that was evaluated from foreign weights is one of the models as any other.
+    # A run that was evaluated from foreign weights is a model like any other.
     assert main(["transfer", str(clips), "--runs", str(out), "--json", str(numbers)]) == 0
     (row,) = json.loads(numbers.read_text())["sets"]
     described = json.loads((clips / "pgd_linf" / "8_255" / "set.json").read_text())
@@ -141,7 +141,7 @@ def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
     load_pretrained(encoder, parse_weights(f"vidcsl:{newest(finished)}"), name=cfg.MODEL.NAME)
     for name, tensor in encoder.state_dict().items():
         if ".norms.adversarial." in name and name.endswith((".weight", ".bias")):
-            tensor.fill_(name.endswith(".bias"))  # this set is blind: all clips look alike
+            tensor.fill_(name.endswith(".bias"))  # this set maps all clips to one feature
     torch.save(encoder.state_dict(), tmp_path / "dual.pt")
     words += ["FINETUNE.ENABLED", "true", "FINETUNE.EPOCHS", "1", "FINETUNE.BATCH", "8"]
     words += ["ATTACK.RUNS", "[pgd/linf]", "CORRUPT.NAMES", "[gaussian_noise]"]
@@ -149,7 +149,10 @@ def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
     words += ["ROBUST.STEPS", "1"]
     weights = ["--weights", f"vidcsl:{tmp_path / 'dual.pt'}"]
     found = {}
-    for name in ("clean", "adversarial"):  # one folder: what is kept of one set is not the other's
+    for name in (
+        "clean",
+        "adversarial",
+    ):  # in one folder: nothing is shared
         assert main(["evaluate", *words, "EVALUATE.NORMS", name, *weights]) == 0
         found[name] = results_of(tmp_path / "run")
         told = (found[name]["clean"], found[name]["corruptions"])
@@ -205,7 +208,7 @@ def test_protocols_beyond_the_first_split(data, config, finished, tmp_path, caps
     assert 0 <= low <= few["top1"] <= high <= 1
     halves = [each["low_shot"]["0.5"]["top1"] for each in (first, second)]
     assert results["splits"]["mean"]["low_shot_0.5_top1"] == pytest.approx(sum(halves) / 2)
-    assert len(list((out / "finetune").iterdir())) == 2  # a training of its own on each
+    assert len(list((out / "finetune").iterdir())) == 2  # a training run on each
     page = (out / "report.html").read_text()
     assert "mean of 2 splits" in page
     assert "Linear probe on 50" in page

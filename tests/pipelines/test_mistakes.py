@@ -1,4 +1,4 @@
-"""What users get wrong, and videos that cannot be read: one clear line, and nothing is lost."""
+"""Mistakes of users and damaged videos: one clear line, and no work is lost."""
 
 import shutil
 
@@ -73,7 +73,7 @@ def test_mistakes_of_attack_and_corruption_names_come_before_training(
     assert not (out / "log.jsonl").exists()
 
 
-def test_goals_that_need_more_classes_are_told_before_training(data, config, tmp_path, capsys):
+def test_goals_that_need_more_classes_are_reported_before_training(data, config, tmp_path, capsys):
     for part in ("train", "test"):
         rows = [row for row in read_rows(data / f"{part}.csv") if row.class_name in ("sway", "bob")]
         write_list(tmp_path / f"{part}.csv", rows)
@@ -130,15 +130,15 @@ def test_a_damaged_test_video_stops_the_run_unless_allowed(data, config, tmp_pat
     assert results["data"]["left_out"] == [str(broken)]
 
 
-def test_test_videos_without_labels_are_told_before_anything_is_learned_or_judged(
+def test_test_videos_without_labels_are_reported_before_training_and_evaluation(
     data, config, finished, tmp_path, capsys
 ):
     rows = [row._replace(class_name="") for row in read_rows(data / "test.csv")[:1]]
     mixed = tmp_path / "mixed.csv"
     write_list(mixed, [*rows, *read_rows(data / "test.csv")[1:]])
     out = tmp_path / "run"
-    told = fails(capsys, "train", *arguments(data, config, out, "DATA.TEST_LIST", mixed))
-    assert f"evaluation needs labels; 1 videos of {mixed} have none" in told
+    message = fails(capsys, "train", *arguments(data, config, out, "DATA.TEST_LIST", mixed))
+    assert f"evaluation needs labels; 1 videos of {mixed} have none" in message
     assert not list(out.glob("checkpoints/*"))
     copy = shutil.copytree(finished, tmp_path / "copy")
     words = arguments(data, config, copy, "DATA.TEST_LIST", mixed)
@@ -148,7 +148,9 @@ def test_test_videos_without_labels_are_told_before_anything_is_learned_or_judge
     assert (copy / "results.json").read_text() == before
 
 
-def test_without_test_videos_other_data_sets_are_judged(data, config, finished, tmp_path, capsys):
+def test_other_data_sets_are_evaluated_without_test_videos(
+    data, config, finished, tmp_path, capsys
+):
     words = ["--checkpoint", str(newest(finished))]
     none = arguments(data, config, tmp_path / "none", "DATA.TEST_LIST", "")
     assert "DATA.TEST_LIST is not set" in fails(capsys, "evaluate", *none, *words)

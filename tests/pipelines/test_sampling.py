@@ -50,7 +50,7 @@ def test_test_samplers(name, first):
     )
 
 
-def test_impossible_options_are_told():
+def test_impossible_options_are_refused():
     with pytest.raises(UserError, match=r"set DATA\.CLIPS to 2"):
         build_train_sampler(config(DATA_SAMPLING="decreasing_interval", DATA_CLIPS=3))
     with pytest.raises(UserError, match=r"DATA\.MAX_GAP 3 is below"):

@@ -236,10 +236,10 @@ def test_corruption_table_against_a_plain_loop():
     assert table.correct_when_clean().tolist().count(True) == 10
     assert len(table.videos) == 12
     for name in names:
-        for severity, accuracy in enumerate(table.right(name).mean(axis=0), start=1):
+        for severity, accuracy in enumerate(table.correct(name).mean(axis=0), start=1):
             corrupted = corrupt(clips.clips, name, severity=severity, seeds=clips.seeds)
-            right = (model(corrupted).argmax(1) == clips.labels).float().mean()
-            assert accuracy == pytest.approx(float(right))
+            correct = (model(corrupted).argmax(1) == clips.labels).float().mean()
+            assert accuracy == pytest.approx(float(correct))
 
 
 def shared(distributed):

@@ -23,7 +23,10 @@ class Limited(Dataset):
 
 
 class Stuck(Dataset):
-    """Its first item is quick, its second takes long."""
+    """Its first item is quick; its second waits until its own stack was written to `path`."""
+
+    def __init__(self, path):
+        self.path = path
 
     def __len__(self):
         return 2
@@ -34,21 +37,25 @@ class Stuck(Dataset):
         return index
 
     def ponder_a_video(self):
-        time.sleep(1.5)
+        deadline = time.monotonic() + 60
+        while "ponder_a_video" not in self.path.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def test_a_hang_dumps_the_stacks_of_the_process_and_of_its_workers(tmp_path, capsys):
     path = tmp_path / "hangs" / "rank0.txt"
-    pids = []
-    with Watchdog(0.5, path=path, workers=lambda: pids) as dog:
-        loader = DataLoader(
-            Stuck(), num_workers=1, worker_init_fn=partial(write_stacks_at_signal, path=path)
+    path.parent.mkdir()
+    path.touch()
+    others = set(multiprocessing.active_children())
+    batches = iter(
+        DataLoader(
+            Stuck(path), num_workers=1, worker_init_fn=partial(write_stacks_at_signal, path=path)
         )
-        others = set(multiprocessing.active_children())
-        for batch in loader:
-            pids[:] = [child.pid for child in set(multiprocessing.active_children()) - others]
-            dog.beat()
-            assert len(batch) == 1
+    )
+    next(batches)  # starting a worker may take longer than the watchdog waits
+    pids = [child.pid for child in set(multiprocessing.active_children()) - others]
+    with Watchdog(0.5, path=path, workers=lambda: pids):
+        next(batches)
     text = path.read_text()
     assert text.count("no step ended for 0.5 s") == 1  # once a hang
     assert "test_a_hang_dumps_the_stacks_of_the_process_and_of_its_workers" in text

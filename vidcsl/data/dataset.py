@@ -237,7 +237,7 @@ def cached_opener(
     Args:
         video: from a list.
         folder: of the cache; processes and runs may share it.
-        backend, short_side: as in `open_reader`. Other values, or a changed file, are stored anew.
+        backend, short_side: as in `open_reader`. Other values, or a changed file, are stored again.
 
     Raises:
         VideoError: there is no such file. The function raises as `open_reader` does, and for any

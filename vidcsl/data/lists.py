@@ -175,6 +175,7 @@ def _numbered_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
     seen: dict[str, int] = {}
     try:
         for line, row in parse(io.StringIO(read_text(str(path)), newline=""), path):
+            # Two spellings of one path would be one video that is its own false negative.
             first = seen.setdefault(os.path.normpath(row.video), line)
             if first != line:
                 raise UserError(f"{path}, line {line}: {row.video} is already in line {first}")

@@ -154,6 +154,7 @@ class EpochSampler(Sampler[list[Key]]):
         stop = self._global_steps() * self.batch_size
         for start in range(self.start_step * self.batch_size, stop, self.batch_size):
             whole = order[start : start + self.batch_size]
+            # Ranks cut the same global batch, so its videos do not depend on the number of ranks.
             if mine := np.array_split(whole, self.world_size)[self.rank].tolist():
                 yield [(epoch, index) for index in mine]
 

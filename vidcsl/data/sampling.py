@@ -1,6 +1,6 @@
 """Which frames of a video make a clip: pure functions of its length and a generator.
 
-In a video shorter than a clip the indices run past its end; `fit_length` says what happens then.
+In a video shorter than a clip the indices run past its end; `fit_length` brings them back into it.
 """
 
 from collections.abc import Callable
@@ -143,7 +143,7 @@ def decreasing_interval_clips(
     if possible < 1:
         starts = rng.integers(0, length, size=2)
     else:
-        distance = int(possible * (1 - np.sqrt(1 - rng.random())))
+        distance = int(possible * (1 - np.sqrt(1 - rng.random())))  # F inverted
         first = rng.integers(0, possible - distance)
         starts = rng.permutation([first, first + distance])
     return _clips_at(starts, frames=frames, stride=stride)

@@ -73,7 +73,7 @@ def check_shards(spans: Iterable[Span]) -> None:
 
         def measure(shard: str = shard) -> int | None:
             files, path = fsspec.url_to_fs(shard)
-            size: int | None = files.size(path)  # None: the server does not tell
+            size: int | None = files.size(path)  # None: the server does not report it
             return size
 
         size = _with_retries(measure, shard)

@@ -81,6 +81,7 @@ def project(features: Features) -> Projection:
     # maps of similar features look alike.
     largest = plane.gather(1, plane.abs().argmax(dim=1, keepdim=True))
     towards = F.pad(sideways @ (plane * largest.sign()).T, (0, 2 - len(plane)))
+    # atan2 is exact near the pole, where acos of the height loses half of the digits.
     distances = torch.atan2(sideways.norm(dim=1), heights).rad2deg()
     return Projection(
         F.normalize(towards, dim=1) * distances[:, None],

@@ -33,6 +33,7 @@ def nearest(
         block = queries[start : start + query_chunk]
         best, where = block.new_empty(len(block), 0), rows.new_empty(len(block), 0)
         for first in range(0, len(gallery), gallery_chunk):
+            # Keep the k best of the blocks so far and of this one.
             near = block @ gallery[first : first + gallery_chunk].T
             found = near.topk(min(k, near.shape[1]), dim=1)
             best = torch.cat([best, found.values], dim=1)

@@ -156,7 +156,7 @@ def fit_linear_probe(
     views = features.shape[1]
     flat = features.flatten(0, 1)
     mean = flat.mean(dim=0)
-    std = flat.std(dim=0).clamp(min=1e-6)
+    std = flat.std(dim=0).clamp(min=1e-6)  # a constant feature stays finite
     standard = (features - mean) / std  # [n, V, D]
 
     penalty, held_out, start = DEFAULT_PENALTY, float("nan"), None
@@ -175,6 +175,7 @@ def fit_linear_probe(
         start=start,
         most=STEPS if start is None else STEPS_TO_END,
     )
+    # Undo the standardisation: weight @ (x - mean) / std + bias, for raw x.
     weight = weight / std
     return LinearProbe(weight, bias - weight @ mean, penalty, held_out)
 
@@ -429,9 +430,11 @@ def fit_attentive_pools(
     """One pool for each (rate, decay), with the same initial weights and the same batches."""
     rows = values.flatten(0, 1).unflatten(1, (-1, dim))  # [n * V, L, C]
     targets = labels.repeat_interleave(values.shape[1])
+    # Layers draw their weights from the global generator, which must not change for the caller.
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, "attentive probe"))
         first = AttentivePool(dim, classes)
+    # One optimiser serves all pools. Their losses are summed, but share no parameter.
     pools = [AttentivePool(dim, classes) for _ in settings]
     for pool in pools:
         pool.load_state_dict(first.state_dict())

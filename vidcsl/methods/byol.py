@@ -39,7 +39,8 @@ class BYOL(Method):
     ) -> None:
         super().__init__(encoder, **options)
         self.projector, self.predictor = projector, predictor
-        self.teacher = momentum_encoder  # under this name its weights are in checkpoints
+        # Its weights are in checkpoints under the name "teacher".
+        self.teacher = momentum_encoder
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """Mean of 2 - 2 cos over all ordered pairs of a video's clips."""
@@ -68,6 +69,7 @@ def prediction_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """
     views = predictions.shape[1]
     cosines = predictions @ targets.transpose(1, 2)  # [B, V, V]
+    # A view does not predict its own target: two networks can agree on the pixels of one clip.
     itself = torch.eye(views, dtype=torch.bool, device=cosines.device)
     others = cosines.masked_fill(itself, 0.0).sum() / (len(cosines) * views * (views - 1))
     return 2 - 2 * others

@@ -77,7 +77,8 @@ class ContrastiveMethod(Method):
     ) -> None:
         super().__init__(encoder, distributed=distributed)
         self.projector, self.loss, self.classes = projector, loss, classes
-        self.teacher = momentum_encoder  # under this name its weights are in checkpoints
+        # Its weights are in checkpoints under the name "teacher".
+        self.teacher = momentum_encoder
         chosen = false_negatives or FalseNegatives()
         self.detector, self.treatment = chosen.detector, chosen.treatment
         auto = chosen.aggregate == "auto"
@@ -117,6 +118,7 @@ class ContrastiveMethod(Method):
 
         Rows are weighted alike over all processes, however many are defined on each.
         """
+        # DDP divides the sum of all gradients by the number of processes; here that is undone.
         everyones = self.distributed.total(defined.sum()).clamp(min=1)
         return total * self.distributed.size / everyones
 
@@ -180,6 +182,7 @@ class StepPairs:
             scores = SupportScores(
                 contrast.support, contrast.scored, views=self.views, aggregate=method.aggregate
             )(rows)
+        # The detector sees negatives alone: a positive is never flagged, whatever its score.
         flagged = method.detector(scores, negatives, anchors, candidates, self.batch.progress)
         counts = detection_counts(flagged, negatives, anchors, candidates, classes=method.classes)
         for name, of_block in counts.items():
@@ -236,7 +239,7 @@ class BatchContrast(ContrastiveMethod):
         """Every learning view against every other, by their unit embeddings `[B, V, P]`."""
         learning, gather = embeddings.shape[1], self.distributed.gather
         rows, anchors = batch.samples(learning), embeddings.flatten(0, 1)
-        candidates = gather(anchors)
+        candidates = gather(anchors)  # with gradients: each view is a negative on all processes
         with torch.no_grad():
             if self.judge == "momentum":
                 support = self.embed_by_momentum(batch.clips)

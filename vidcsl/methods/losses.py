@@ -148,6 +148,8 @@ def hard_negative(
     positive = gap < 0
     difference = drawn + torch.log(-torch.expm1(torch.where(positive, gap, -1.0)))
     difference = torch.where(positive, difference, _lowest(drawn))
+    # The estimate may fall below the least that n negatives can sum to, all at a cosine of -1:
+    # the floor is from the paper.
     log_negative = torch.maximum(difference - math.log1p(-prior), number - row.scale)
     terms = -F.logsigmoid(similarities * row.scale - log_negative[:, None])
     return row.where_defined(row.mean_positive(terms))
@@ -180,6 +182,7 @@ def rince(
         order: q in (0, 1].
         density: lambda > 0.
     """
+    # In logarithms as long as possible; RINCE_LIMIT keeps the last exponentials in float32.
     row = _Row(similarities, pairs, 1 / temperature)
     attraction = row.log_mean_positive(power=order)
     repulsion = order * (row.log_sum(pairs.ignored) + math.log(density))
@@ -258,6 +261,7 @@ class _BlockwiseLoss(torch.autograd.Function):
             here = slice(start, min(start + rows, len(anchors)))
             similarities = anchors[here] @ candidates.T
             of_block = pairs(similarities, here)
+            # The similarities are a leaf: the graph of a block ends here and is freed with it.
             with torch.set_grad_enabled(any(wanted)):
                 similarities.requires_grad_(any(wanted))
                 losses, defined[here] = loss(similarities, of_block)
@@ -265,6 +269,7 @@ class _BlockwiseLoss(torch.autograd.Function):
             total += summed.detach()
             if any(wanted):
                 (gradient,) = torch.autograd.grad(summed, similarities)
+            # By hand into one matrix for all blocks; autograd would hold one for each.
             if to_anchors is not None:
                 to_anchors[here].addmm_(gradient, candidates)
             # Where the candidates are the anchors, one matrix collects both roles.
@@ -297,6 +302,7 @@ class _Row:
 
     def where_defined(self, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Loss, 0 where a row has no positive or no negative; and where it has both."""
+        # Without negatives there is nothing to tell apart: the loss would be log 1, or 0 / 0.
         defined = (self.positive_mass > 0) & (self.negative_mass > 0)
         return torch.where(defined, loss, 0.0), defined
 
@@ -336,6 +342,8 @@ class _LogSum(torch.autograd.Function):
     ) -> Tensor:
         logits = similarities * scale
         if weights is not None:
+            # w exp(x) = exp(x + log w). A weight of 0 is left out as well: at a low temperature
+            # exp(x) times the smallest float would still count.
             logits += weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
             left_out = left_out | (weights <= 0)
         logits.add_(left_out.to(logits.dtype), alpha=_lowest(logits))

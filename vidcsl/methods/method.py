@@ -95,8 +95,9 @@ class Method(nn.Module):
         least_views: clips of each video that it takes at least.
         kept: children that evaluation needs; all else serves the training run only.
         replays: steps of the optimiser with each batch, one after the other.
-        norm_sets: the sets of BatchNorms that it switches between; one: it switches none.
-        projector_sets: those that its projector has.
+        batchnorm_names: the BatchNorms of the encoder that it switches between, an auxiliary one
+            for perturbed clips (AdvProp); one: it switches none.
+        projector_batchnorm_names: those that its projector has.
     """
 
     parts: tuple[str, ...] = ()
@@ -131,6 +132,7 @@ class Method(nn.Module):
         Raises:
             Diverged: on every process, where an embedding of any of them is not finite.
         """
+        # Gathered first: a process that raised alone would leave the others in a collective.
         everyones = self.distributed.gather(embeddings.detach())
         broken = int((~everyones.isfinite()).any(dim=2).sum())
         if broken:
@@ -142,6 +144,7 @@ class Method(nn.Module):
 def embed(network: nn.Module, clips: Tensor) -> Tensor:
     """Unit embeddings `[B, V, P]` of clips `[B, V, 3, T, S, S]`, in float32 or wider."""
     outputs = network(clips.flatten(0, 1))
+    # Before the norm: bfloat16 has 8 bits, so cosines near 1 would fall onto a few values.
     return F.normalize(at_least_float32(outputs), dim=1).unflatten(0, clips.shape[:2])
 
 

@@ -149,6 +149,7 @@ class MoCoV2(KeyContrast):
     def keys(self, own: Tensor, rows: Samples) -> tuple[Tensor, Samples]:
         """This process's keys, then the queue."""
         self._fresh = own, rows
+        # The other processes' fresh keys are no candidates: the queue has them in the next step.
         queued = self.queue.keys.to(own.dtype)
         return torch.cat([own, queued]), rows.joined(self.queue.samples())
 
@@ -161,6 +162,7 @@ class MoCoV2(KeyContrast):
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """The loss; then the keys of all processes go into the queue."""
         outputs = super().forward(batch)
+        # Only now: in the queue of its own step a key would be a negative of its own video.
         keys, rows = self._fresh
         self.queue.push(self.distributed.gather(keys), rows.gathered(self.distributed.gather))
         return outputs
@@ -188,5 +190,6 @@ class MoCoV3(KeyContrast):
 
     def pairs(self, anchors: Samples, candidates: Samples) -> Pairs:
         """Positives are the video's other clips; keys of the same view number are left out."""
+        # As published: view 1 is compared with keys of view 2 alone, and the other way round.
         same_view = anchors.same(candidates, "views")
         return Pairs(anchors.same(candidates, "videos") & ~same_view, same_view)

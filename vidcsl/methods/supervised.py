@@ -44,6 +44,7 @@ class Supervised(Method):
         features = self.encoder(batch.clips.flatten(0, 1))
         units = F.normalize(at_least_float32(features), dim=1)
         described = self.describe(units.unflatten(0, batch.clips.shape[:2]), batch)
+        # The head runs in the autocast's type, the softmax does not: its sums lose small classes.
         logits = at_least_float32(self.head(features))
         labels = batch.labels.repeat_interleave(batch.clips.shape[1])
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

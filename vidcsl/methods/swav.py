@@ -76,6 +76,7 @@ class SwAV(Method):
         prototypes = self.prototypes * learning + self.prototypes.detach() * (1 - learning)
         with torch.autocast(embeddings.device.type, enabled=False):
             scores = embeddings @ prototypes.to(embeddings.dtype).T  # [B, V, K]
+            # View by view: the codes of one view use all prototypes equally.
             codes = [
                 sinkhorn(
                     view / self.code_sharpness,

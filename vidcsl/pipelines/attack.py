@@ -230,7 +230,7 @@ def attacks_of(spec: AttackSpec, context: EvaluationContext) -> dict[str, Attack
     """The attack at each budget; a universal one is fitted on training clips."""
 
     def training() -> Iterator[Clips]:
-        # The same clips in every process, or each would fit a delta of its own.
+        # The same clips in every process, or each would fit another delta.
         return in_one_process(context).clips(context.train, fitting_videos(context))
 
     return build_attacks(spec, context.cfg, training=training)
@@ -501,7 +501,7 @@ def correct_clips(
     """Whether a model classifies each clip of a set correctly, by index in the list of videos."""
     described = read_set(place)
     if list(classes) != described["classes"]:
-        raise UserError(f"{place}: its classes are not those of the model that it is tried on")
+        raise UserError(f"{place}: its classes are not those of the model")
     correct = {}
     size, crops = model.encoder.frame_size, described["look"]["crops"]
     for entries, clips in _batches(place, described):

@@ -96,6 +96,7 @@ class EvaluationContext:
         kind = {"tokens": tokens} if tokens else {}
         key = self.settings(videos, self.weights, views=clips, crops=crops, **kind)
         path = self.folder.artifacts / f"features_{digest(key)}.npz"
+        # As the main process sees it: on a shared disk the file may appear later for the others.
         if self.distributed.broadcast(path.exists()):
             return Features.load(path)
         encoder = self.method.encoder
@@ -122,6 +123,7 @@ class EvaluationContext:
         views = gallery.values.shape[1]
         key = self.settings(videos, self.weights, views=views, seed=self.cfg.SEED)
         path = self.folder.artifacts / f"linear_probe_{digest(key)}.npz"
+        # Fitted by one process and read by all, so that all have the same to the last bit.
         if self.distributed.is_main and not path.exists():
             with self.timed("linear probe"):
                 classes = len(videos.classes)

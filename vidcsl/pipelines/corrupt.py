@@ -86,7 +86,8 @@ def evaluate_corruptions(
             distributed=distributed,
             result_cache=result_cache,
             advance=advance,
-        ).over(chosen)
+        ).over(chosen)  # the cache may hold more, of an earlier run with more clips
+    # Videos that cannot be decoded are remembered, or every later run would try them again.
     if distributed.is_main:
         missing = sorted({*chosen} - {*table.videos})
         result_cache.record("unreadable", missing, [True] * len(missing))

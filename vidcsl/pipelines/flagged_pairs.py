@@ -91,7 +91,7 @@ def keep_flagged_pairs(
     augment, detector = build_augmentation(cfg), method.detector
     recording = RecordingDetector(detector)
     stills: dict[int, np.ndarray] = {}  # by video, uint8 [K, S, S, 3]
-    method.eval()
+    method.eval()  # BatchNorms keep their statistics
     method.detector = recording
     try:
         with torch.no_grad():

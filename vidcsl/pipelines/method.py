@@ -43,6 +43,7 @@ def build_method(cfg: CfgNode, videos: VideoList, distributed: DistributedContex
     encoder = build_encoder(cfg)
     encoder.chunk = cfg.TRAIN.CHUNK * cfg.DATA.CLIPS
     dim = cfg.METHOD.PROJECTOR_DIM if cfg.METHOD.PROJECTOR_LAYERS else encoder.feature_dim
+    # A seed of their own: which heads a method has does not change anything drawn elsewhere.
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(cfg.SEED, "heads"))
         given = build_parts(cfg, encoder, dim=dim)
@@ -91,6 +92,7 @@ def build_parts(cfg: CfgNode, encoder: Encoder, *, dim: int) -> dict[str, Any]:
                 layers=options.PROJECTOR_LAYERS,
                 norms=kind.head_norms,
             )
+            # A projector of one linear layer has no BatchNorm that could be doubled.
             if len(kind.projector_batchnorm_names) > 1 and has_batchnorm(head):
                 add_auxiliary_batchnorm(head, kind.projector_batchnorm_names)
             built[part] = head

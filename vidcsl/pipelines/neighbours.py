@@ -17,7 +17,7 @@ from vidcsl.pipelines.data import build_lists
 from vidcsl.pipelines.method import build_false_negatives
 from vidcsl.pipelines.teachers import build_teacher
 from vidcsl.report.neighbours import write_neighbours
-from vidcsl.report.pictures import FlaggedPair, PairVideo, strip_uri
+from vidcsl.report.pictures import PairPicture, PairVideo, strip_uri
 from vidcsl.run_folder import RunFolder
 from vidcsl.teachers.quality import Quality, measure
 
@@ -120,9 +120,9 @@ def _verdict(videos: VideoList, pair: tuple[int, int, float, bool]) -> str:
     return "of one class" if pair[3] else "of two classes"
 
 
-def _pair(cfg: CfgNode, videos: VideoList, pair: tuple[int, int, float, bool]) -> FlaggedPair:
+def _pair(cfg: CfgNode, videos: VideoList, pair: tuple[int, int, float, bool]) -> PairPicture:
     anchor, candidate, similarity, right = pair
-    return FlaggedPair(_side(cfg, videos, anchor), _side(cfg, videos, candidate), similarity, right)
+    return PairPicture(_side(cfg, videos, anchor), _side(cfg, videos, candidate), similarity, right)
 
 
 def _side(cfg: CfgNode, videos: VideoList, number: int) -> PairVideo:

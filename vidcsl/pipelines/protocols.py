@@ -130,6 +130,7 @@ def _add_attentive_probe(
     cfg, dim = context.cfg.EVALUATE, int(context.method.encoder.feature_dim)  # type: ignore[arg-type]
     gallery = context.features(train, clips=cfg.TRAIN_VIEWS, crops=1, tokens=cfg.TOKENS)
     queries = context.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS, tokens=cfg.TOKENS)
+    # Fitted once: processes on other hardware could round differently and disagree.
     fitted: tuple[Tensor, dict[str, float]] | None = None
     with context.timed("attentive probe"):
         if context.distributed.is_main:

@@ -7,11 +7,11 @@ from typing import Any
 from vidcsl.io import replacing
 from vidcsl.report.charts import line_chart
 from vidcsl.report.page import style_sheet, templates
-from vidcsl.report.pictures import FlaggedPair
+from vidcsl.report.pictures import PairPicture
 
 
 def write_neighbours(
-    path: Path, found: Mapping[str, Any], pairs: Sequence[tuple[FlaggedPair, str]], *, title: str
+    path: Path, found: Mapping[str, Any], pairs: Sequence[tuple[PairPicture, str]], *, title: str
 ) -> None:
     """Write the page, self-contained, whole or not at all.
 

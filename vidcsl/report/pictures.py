@@ -214,7 +214,7 @@ class PairVideo:
 
 
 @dataclass(frozen=True)
-class FlaggedPair:
+class PairPicture:
     """A flagged pair; `correct` where both videos are of one class."""
 
     anchor: PairVideo
@@ -234,7 +234,7 @@ class CorruptedClip:
     video: Markup
 
 
-def read_pairs(path: Path) -> list[FlaggedPair]:
+def read_pairs(path: Path) -> list[PairPicture]:
     """The pairs of `artifacts/pairs.npz`, correct ones first; none where the file is absent.
 
     Raises:
@@ -245,7 +245,7 @@ def read_pairs(path: Path) -> list[FlaggedPair]:
     names = ("anchors", "candidates", "similarity", "right", "classes", "videos")
     anchors, candidates, similarity, correct, classes, videos = read_arrays(path, *names)
     return [
-        FlaggedPair(
+        PairPicture(
             PairVideo(strip_uri(anchors[i]), str(classes[i, 0]), str(videos[i, 0])),
             PairVideo(strip_uri(candidates[i]), str(classes[i, 1]), str(videos[i, 1])),
             float(similarity[i]),

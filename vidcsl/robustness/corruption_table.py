@@ -135,6 +135,8 @@ def corruption_table(
     }
     for batch in batches:
         for key, name, severity in conditions(names):
+            # A batch with one missing video is computed as a whole: the rest of a batch would be
+            # rounded differently.
             if all(video in known[key] for video in batch.videos):
                 continue
             found = predict(model, batch, name, severity)

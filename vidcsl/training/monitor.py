@@ -22,6 +22,7 @@ def peak_memory_mib(device: torch.device) -> float:
     """Peak memory: on the GPU of this process, else of it and its largest worker."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    # Linux reports the peak of the largest child that has ended, not the sum of all children.
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     kibibytes = sum(resource.getrusage(each).ru_maxrss for each in who)
     return kibibytes / 2**10
@@ -56,6 +57,7 @@ def noted_signals() -> Iterator[list[int]]:
     """Collect SIGTERM and SIGINT in a list instead of dying, so that the current step can end."""
     received: list[int] = []
 
+    # Only noted: saving in a handler could interrupt an optimiser step or an exchange half-way.
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         received.append(number)
 

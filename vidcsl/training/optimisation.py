@@ -196,6 +196,7 @@ class Guard:
             limit = mean + self.spike * max(deviation, LEAST_DEVIATION * abs(mean))
             if loss > limit:
                 raise Diverged(f"the loss jumped to {loss:.4g}, over {limit:.4g}")
+        # A spike is not appended: it must not raise the limit for the next one.
         self._losses.append(loss)
 
     @property
@@ -219,6 +220,7 @@ class Guard:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; steps that were left out since stay left out."""
+        # A roll-back loads the state from before it, which knows nothing of the steps it left out.
         self._losses = deque(state.get("losses", []), maxlen=WINDOW)
         self.left_out |= set(state.get("left_out", []))
         self.done = max(self.done, state.get("done", 0))

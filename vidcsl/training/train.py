@@ -159,6 +159,7 @@ def train_step(learner: Learner, batch: ClipBatch, *, lr: float) -> dict[str, Me
     method, optimiser, scaler = learner.method, learner.optimiser, learner.precision.scaler
     set_lr(optimiser, lr)
     method.train()
+    # The replica wraps the method: calling it is what makes DDP and FSDP exchange gradients.
     with learner.precision.autocast():
         outputs: dict[str, Metric] = (learner.replica or method)(batch)
     loss = outputs["loss"]
@@ -221,6 +222,8 @@ class Trainer:
         self.readers: set[str] = set()
         self.epoch_averages: dict[str, Any] = {}
         self._logged_damaged: set[str] = set()
+        # Sums on the device, which are read only where a line of the log is due: reading a number
+        # makes the CPU wait for the GPU.
         self._since_log = MetricAccumulator(self.distributed)
         self._since_epoch = MetricAccumulator(self.distributed)
         self._meter = Meter()
@@ -254,7 +257,7 @@ class Trainer:
                 while self.position.epoch < self.schedule.epochs:
                     try:
                         self._train_epoch(log, bar, received)
-                    except Diverged as error:
+                    except Diverged as error:  # raised on all processes or on none
                         bar.advance(self._roll_back(error, log))
                 self.output.writer.wait()
                 # A signal that came after the last step must still end the command.
@@ -278,6 +281,7 @@ class Trainer:
         epoch = self.position.epoch
         for batch in self._meter.watch(self.data.batches(epoch, self.position.step)):
             step, progress = self.global_step, self.global_step / schedule.total_steps
+            # A new set, as `restore` and `_log` make `damaged` and `_logged_damaged` the same one.
             self.damaged = self.damaged | set(batch.damaged)
             self.readers.update(batch.readers)
 
@@ -326,6 +330,7 @@ class Trainer:
                 writer.wait()
                 raise Interrupted(received[0] if received else signal.SIGTERM)
 
+        # The end of an epoch is the start of the next: a resumed run begins with a new order.
         averages = self._since_epoch.averages()
         self.epoch_averages = {**averages, "by_class": self._since_epoch.by_class()}
         self.position = Position(epoch + 1, 0)
@@ -410,6 +415,7 @@ class Trainer:
         Raises:
             Diverged: there is no checkpoint, or no roll-back is left.
         """
+        # The checkpoint that is being written is the one to return to.
         self.output.writer.wait()
         bad, where = self.global_step, f"{error} at step {self.global_step + 1}"
         allowed = self.guard.may_roll_back

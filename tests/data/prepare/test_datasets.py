@@ -96,7 +96,7 @@ def test_cut_split_files_need_the_subset_option(small_ucf):
         prepare_ucf101(**small_ucf | {"subset": False})
 
 
-def test_missing_videos_are_told_and_left_out_only_when_allowed(small_ucf):
+def test_missing_videos_are_reported_and_left_out_only_when_allowed(small_ucf):
     (small_ucf["root"] / "YoYo/v_YoYo_g01_c01.avi").unlink()
     with pytest.raises(UserError, match=r"lacks 1 videos \(YoYo 1\): YoYo/v_YoYo_g01_c01\.avi"):
         prepare_ucf101(**small_ucf)
@@ -180,7 +180,7 @@ def small_hmdb(tmp_path):
     }
 
 
-def test_hmdb51_marks_sources_and_shared_films(small_hmdb):
+def test_hmdb51_marks_sources_and_shared_sources(small_hmdb):
     report = prepare_hmdb51(**small_hmdb)
     train, test = (read_rows(path) for path in report.lists)
     assert {(row.class_name, row.group) for row in train} == {
@@ -290,7 +290,7 @@ def test_annotations_are_not_overwritten(small_kinetics, tmp_path):
     assert (tmp_path / "train.csv").read_text() == TRAIN
 
 
-def test_missing_clips_are_told(small_kinetics):
+def test_missing_clips_are_reported(small_kinetics):
     (small_kinetics["root"] / FILES[0]).unlink()
     with pytest.raises(UserError, match=r"lacks 1 videos \(playing harp 1\): .*-0abcdefghi_000007"):
         prepare_kinetics(**small_kinetics)

@@ -122,7 +122,7 @@ def test_a_copy_whose_name_another_takes_is_made_anew(tmp_path):
             assert reader.num_frames == frames
 
 
-def test_damaged_videos_are_told_and_left_out_only_when_allowed(made):
+def test_damaged_videos_are_reported_and_left_out_only_when_allowed(made):
     path = made["root"] / "a/small.mp4"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match=r"1 videos cannot .* a/small\.mp4 .*the other 4 are done"):

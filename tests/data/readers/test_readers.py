@@ -214,7 +214,7 @@ def test_decord_tries_no_second_way_once_the_time_is_up(tmp_path, monkeypatch):
 
 
 @needs_decord
-def test_decord_says_what_it_cannot_read(tmp_path):
+def test_decord_reports_what_it_cannot_read(tmp_path):
     policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
     av1 = write_numbered(tmp_path / "av1.mp4", frames=5, codec="libsvtav1")
     # The encoder makes its caller a real-time process, where it may: others would starve beside it.

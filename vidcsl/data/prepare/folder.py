@@ -67,6 +67,7 @@ def prepare_folder(
         kept = choose_classes(known, classes=classes, subset=False, root=root)
         rows = [row for row in rows if row.class_name in kept]
 
+    # By group: clips of one source in both lists would let a test video be recognised by its scene.
     held_out = hold_out(rows, share=test_share, seed=seed)
     train = [row for row in rows if row.group not in held_out]
     test = [row for row in rows if row.group in held_out]

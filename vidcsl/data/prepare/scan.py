@@ -120,6 +120,7 @@ def examine(path: Path, reader: str) -> jobs.Result:
     started = time.perf_counter()
     with decoding(path) as video:
         sizes = [(frame.width, frame.height) for frame in video.frames]
+    # The training reader counts by the index where it can; this is where a wrong index shows.
     with open_reader(path, backend=reader) as opened:
         counted = opened.num_frames
         opened.read([0, counted - 1])

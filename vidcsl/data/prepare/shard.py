@@ -97,6 +97,7 @@ def shard(
         for first, end in cut([sizes[row.video] for row in part], most=shard_bytes):
             packed = part[first:end]
             states = [state_of(root / row.video) for row in packed]
+            # A shard is packed again if any video in it, its number or a label has changed.
             state = hashlib.sha256(json.dumps([packed, first, states, labels]).encode())
             tar_name = f"{name}-{len(shards_of[name]):06d}.tar"
             arguments = {"rows": packed, "first": first, "labels": labels, "name": tar_name}
@@ -167,6 +168,7 @@ def write_shard(
     """
     spans = []
     with jobs.replacing(out / name, scratch=scratch) as partial:
+        # USTAR: every tar program reads it, and its headers are one block each.
         with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
             for number, row in enumerate(rows, start=first):
                 path = root / row.video

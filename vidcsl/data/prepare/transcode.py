@@ -187,6 +187,7 @@ def encode(
             decoding(path) as source,
             av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as target,
         ):
+            # 1001 covers the rates of television (30000/1001); odd headers have absurd fractions.
             rate = Fraction(source.rate or PLAIN_RATE).limit_denominator(1001)
             stream, scaler, frames = None, VideoReformatter(), 0
             for frames, frame in enumerate(source.frames, start=1):
@@ -208,6 +209,7 @@ def encode(
                 target.mux(stream.encode(scaled))
             assert stream is not None  # `decoding` raises for a video without frames
             target.mux(stream.encode())
+        # Counted again: a copy that lost one frame would shift the numbers of all after it.
         with decoding(partial) as made:
             kept = sum(1 for _ in made.frames)
         if kept != frames:

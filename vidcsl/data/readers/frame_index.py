@@ -96,7 +96,7 @@ def header_index(stream: Any, source: Source) -> FrameIndex | None:
         starts = () if overlap else packets.starts()
         return FrameIndex(len(sizes), packets.sizes, starts, clock="dts")
     # Only a stream whose first packet needs nothing before it puts out a frame for each packet;
-    # and only the packets themselves say what VP8 and VP9 hide, and when others are shown.
+    # and only the packets themselves show what VP8 and VP9 hide, and when others are shown.
     reordered = bool(codec.has_b_frames) and codec.name not in _UNITS
     if small or overlap or reordered or codec.name in ("vp8", "vp9") or not keys[0]:
         return None
@@ -157,7 +157,7 @@ class Packets(NamedTuple):
     keys: list[bool]
 
     def starts(self, silent: frozenset[int] = frozenset()) -> tuple[Start, ...]:
-        """The keyframes; none where time and place do not tell the packets apart."""
+        """The keyframes; none if packets share a time or a place, which would confuse seeks."""
         keys = [packet for packet, key in enumerate(self.keys) if key]
         distinct = all(
             None not in column and len({*column}) == len(column)
@@ -235,9 +235,9 @@ def is_clean_start(packet: Any, stream: Any) -> bool:
 
 
 class _Units(NamedTuple):
-    """The units (NAL) of H.264 or H.265: what their headers say."""
+    """The units (NAL) of H.264 or H.265: what their headers contain."""
 
-    width_at: int  # where the file's header says how many bytes a unit's length takes
+    width_at: int  # where the file's header has the size of a unit's length
     shift: int  # of the unit's kind in its first byte
     mask: int
     slices: range  # kinds that hold parts of a picture
@@ -281,7 +281,7 @@ def _unit_heads(data: bytes, header: bytes, *, width_at: int) -> Iterator[int]:
 # next packet (`h263dec.c`, `mpeg4videodec.c`); these are its rules, so far as they leave no doubt.
 # To count such files by decoding them makes a training sample of UCF101 a quarter slower.
 
-# Two bits behind the start code say of which kind a picture is.
+# Two bits after the start code give the kind of a picture.
 _PICTURE = re.compile(rb"\x00\x00\x01\xb6(.)", re.DOTALL)
 _PACKED = re.compile(rb"DivX\d+(?:Build|b)\d+p")
 _INTRA, _PREDICTED, _BETWEEN = 0, 1, 2

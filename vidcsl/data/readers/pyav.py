@@ -71,7 +71,7 @@ class PyavReader(Reader):
         with reported(source):
             index = header_index(self._video, source) or packet_index(self._at_start())
             self._index = index or FrameIndex(self._count_by_decoding())
-            first = self._first_frame()  # may open the file anew
+            first = self._first_frame()  # may open the file again
             facts = facts_of(self._video, first)
             self._turned = first is not None and first.rotation != 0
         self.num_frames, self.fps = self._index.count, facts.fps

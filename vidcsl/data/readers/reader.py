@@ -68,7 +68,7 @@ class Source:
         return self.name if self.data is None else io.BytesIO(self.data)
 
     def check(self) -> None:
-        """Raise VideoError where there is no file, or nothing in it."""
+        """Raise VideoError if the file is missing or empty."""
         if self.path is not None and not self.path.is_file():
             raise VideoError(self.name, "there is no such file")
         if self.size == 0:

@@ -190,8 +190,9 @@ def matched(before: Tensor, after: Tensor, *, count: int) -> Tensor:
         before, after: int64 `[n]`, below `count`.
         count: how many clusters there are.
     """
-    from scipy.optimize import linear_sum_assignment  # slow to import
+    from scipy.optimize import linear_sum_assignment  # here, as it is slow to import
 
+    # By how many videos two clusters share; the assignment maximises the total, not each pair.
     both = (before >= 0) & (after >= 0)
     shared = np.zeros((count, count), dtype=np.int64)
     np.add.at(shared, (after[both].cpu().numpy(), before[both].cpu().numpy()), 1)

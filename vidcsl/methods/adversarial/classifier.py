@@ -74,8 +74,9 @@ class AdversarialClassifier(Attacking, Supervised):
         fractions = torch.ones(len(clips), device=clips.device)
         if self.budgets is not None:
             fractions = self.budgets.fraction(batch.videos).repeat_interleave(views)
+        # An attack takes one budget a call, so clips of one level go together.
         attacked = clips.clone()
-        for fraction in fractions.unique().tolist():  # clips of one budget are attacked together
+        for fraction in fractions.unique().tolist():
             rows = (fractions == fraction).nonzero().flatten()
             known = [reference[rows] for reference in references]
             attacked[rows] = self.attack(

@@ -90,6 +90,7 @@ class RoCL(AdversarialContrast):
         found = StepPairs(self, contrast, batch)
         found.find_all()
         pairs = found.among([*range(views)])
+        # The first view is attacked against the clean others, which stay as they are.
         adversarial = self.perturbed(
             clips[:, :1],
             lambda moved: self.row_losses(torch.cat([moved, clean[:, 1:]], dim=1), pairs)[0].sum(1),

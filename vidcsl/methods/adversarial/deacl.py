@@ -48,6 +48,7 @@ class DeACL(Attacking):
         """Both terms, averaged over all views."""
         shape = batch.clips.shape[:2]
         clips = batch.clips.flatten(0, 1)
+        # Clean clips for the teacher: it is not robust, and would pass on how it is fooled.
         with torch.no_grad():
             taught = _unit(self.teacher(clips))
         perturbed = self.attack(

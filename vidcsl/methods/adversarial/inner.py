@@ -111,6 +111,8 @@ def attack_seeds(
     batch: ClipBatch, *, views: int, seed: int, purpose: str = "inner attack"
 ) -> list[int]:
     """A seed for each clip `[B * views]`, by the run's, the step, video, view and purpose."""
+    # By step and video, not by the place in the batch: a resumed run, or one on another number of
+    # processes, draws the same. The progress names the step.
     step = int(batch.progress * 1e9)
     return [
         seed_of(seed, step, video, view, purpose)

@@ -87,6 +87,7 @@ class Clusters(Detector):
     def learn(self, observation: Observation) -> None:
         """Cluster where a new epoch has begun, then remember the batch."""
         epoch = int(observation.progress * self.epochs + 1e-6)
+        # By the first batch of an epoch, so that a resumed run clusters at the same step.
         if epoch != int(self.epoch):  # smaller where a run starts from another run's state
             self.cluster(epoch)
         gather = self.distributed.gather
@@ -144,11 +145,12 @@ def cluster_hierarchy(
         clusters: how many at each level; each level clusters the centres of the one before.
         seed: of k-means.
     """
-    from sklearn.cluster import KMeans  # slow to import
+    from sklearn.cluster import KMeans  # here, as it takes a second to import
 
     labels, levels = np.arange(len(vectors)), []
     points, weights = vectors, np.ones(len(vectors), dtype=int)
     for count in clusters:
+        # A centre weighs as many videos as it has: joining two large clusters costs more.
         means = KMeans(count, n_init=3, random_state=seed).fit(points, sample_weight=weights)
         labels = means.labels_[labels]
         centres = means.cluster_centers_

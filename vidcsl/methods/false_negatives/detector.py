@@ -162,6 +162,7 @@ def distinct(videos: Tensor) -> tuple[Tensor, Tensor]:
 
     A batch holds a video twice where it replaces a damaged one.
     """
+    # The first, as `tensor[videos] = rows` with repeats keeps any of them, which differs by device.
     values, place = videos.unique(return_inverse=True)
     order = torch.arange(len(videos), device=videos.device)
     first = place.new_full((len(values),), len(videos)).scatter_reduce(0, place, order, "amin")
@@ -198,6 +199,7 @@ class SupportScores:
 
     def __call__(self, rows: slice) -> Tensor:
         """`[b, M]`, for a block of whole videos."""
+        # A block holds whole videos, see `blockwise_loss`: its rows are those of these videos.
         videos = self.support[rows.start // self.views : -(-rows.stop // self.views)]
         if self.aggregate == "own":
             return videos[:, : self.views].flatten(0, 1) @ self.candidates.T

@@ -55,6 +55,7 @@ class LearntThresholds(Detector):
         self.ceiling, self.start = ceiling, start
         self.threshold_lr, self.betas = threshold_lr, betas
         self.distributed = distributed or DistributedContext()
+        # At a cosine of 1 nothing is flagged until a video's threshold has come down.
         self.register_buffer("threshold", torch.ones(videos))
         self.register_buffer("mean", torch.zeros(videos))  # Adam's moments
         self.register_buffer("square", torch.zeros(videos))
@@ -97,6 +98,7 @@ class LearntThresholds(Detector):
             self.threshold[videos] = threshold
         self._pending.clear()
         videos, first = distinct(self.distributed.gather(observation.videos))
+        # A video has rows on one process alone; the others take over what that one has learnt.
         for state in (self.mean, self.square, self.threshold):
             state[videos] = self.distributed.gather(state[observation.videos])[first]
         self.updates[videos] += 1

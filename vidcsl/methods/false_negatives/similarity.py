@@ -37,6 +37,7 @@ class AdaptiveSimilarity(Detector):
         progress: float,
     ) -> Tensor:
         """Bool `[b, M]`."""
+        # A fraction of the row's own negatives: with a queue, or several sources, rows differ.
         fraction = self.ceiling * risen(progress, start=self.start, ramp=self.ramp)
         return nearest(scores, negatives, (fraction * negatives.sum(dim=1)).long())
 
@@ -97,6 +98,7 @@ def nearest(scores: Tensor, eligible: Tensor, counts: Tensor) -> Tensor:
     if not counts.any():
         return torch.zeros_like(eligible)
     masked = torch.where(eligible, scores, -torch.inf)
+    # Rows want different numbers: one topk for the largest, then the score at each row's own rank.
     highest = masked.topk(int(counts.max()), dim=1).values  # the score of each rank, best first
     least = highest.gather(1, counts.clamp(min=1)[:, None] - 1)
     return eligible & (masked >= least) & (counts > 0)[:, None]

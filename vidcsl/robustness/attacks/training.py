@@ -107,7 +107,7 @@ class TrainingAttack:
         return threat.perturb(clips, threat.project(clips, delta, mask), seeds)
 
     def ascend(self) -> None:
-        """Nothing: each step finds a perturbation of its own."""
+        """Nothing to do: each step searches for a new perturbation."""
 
     def at(self, progress: float, fraction: float = 1.0) -> Any:
         """The threat that is due, its eps risen so far."""
@@ -142,8 +142,8 @@ class FreeAttack:
     one batch is the start of the next one's; here each batch starts at random: another crop of
     another video has little to do with it, and a resumed run needs none of the last batch.
 
-    What is maximised is the loss that the training run minimises. Batches are told apart by their
-    seeds: the same seeds are the next replay.
+    What is maximised is the loss that the training run minimises. The seeds identify a batch:
+    the same seeds are its next replay.
 
     Args:
         inner: its threat and ramp hold; its solver is not used.

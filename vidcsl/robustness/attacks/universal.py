@@ -54,7 +54,7 @@ def fit_universal(
 def problem_of(
     model: nn.Module, batch: Clips, threat: Universal, goal: Goal, *, sweep: int
 ) -> Problem:
-    """A batch as the problem of one pass: each pass has seeds, so cyclic shifts, of its own."""
+    """A batch as the problem of one pass: each pass draws new seeds, and so new cyclic shifts."""
     seeds = [seed_of(seed, sweep, "universal") for seed in batch.seeds]
     # Clones, as tensors made in inference mode give no gradient.
     return Problem.of(model, threat, goal, batch.clips.clone(), batch.labels.clone(), seeds=seeds)
@@ -62,7 +62,7 @@ def problem_of(
 
 @dataclass
 class UniversalAttack:
-    """An attack whose delta is fitted once for a model, on other clips than those it is tried on.
+    """An attack whose delta is fitted once for a model, on other clips than those it attacks.
 
     Args:
         training: gives the clips to fit on.

@@ -1,4 +1,4 @@
-"""Blur of the optics (defocus), of the camera's movement (motion, zoom) and over time."""
+"""Blur by the optics (defocus), by camera movement (motion, zoom) and by long exposure."""
 
 import math
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ def defocus_blur(
 ) -> Tensor:
     """Blur by a disk of `radius` pixels whose edge is softened by a Gaussian of `alias_blur`.
 
-    The disk is a stack of rows, and the sum along a row is a difference of two running sums: the
-    cost grows with the radius and not with its square.
+    The disk is a stack of rows, and the sum along a row is a difference of two running sums, so
+    that the cost grows with the radius and not with its square.
     """
     del generators
     height, width = clips.shape[-2:]
@@ -47,8 +47,8 @@ def defocus_blur(
 def motion_blur(clips: Tensor, *, generators: Generators, radius: int, sigma: float) -> Tensor:
     """Smear every frame along a line with an angle from U(-45, 45) degrees, drawn per frame.
 
-    The weights fall off on one side only, as in ImageMagick, which the published data went
-    through: the picture leaves a trail. Borders repeat the edge.
+    The weights fall off on one side only, as in ImageMagick, which made the published data: moving
+    things leave a trail. Borders repeat the edge.
     """
     angles = 90 * uniform(clips.shape[2], generators=generators) - 45
     height, width = clips.shape[-2:]
@@ -68,9 +68,9 @@ def motion_blur(clips: Tensor, *, generators: Generators, radius: int, sigma: fl
 
 
 def zoom_blur(clips: Tensor, *, generators: Generators, stop: float, step: float) -> Tensor:
-    """Mean of the frame and of itself magnified by 1, 1 + step, ... to `stop`.
+    """Mean of the frame and of its magnifications by 1, 1 + step, ... up to `stop`.
 
-    As many as `numpy.arange(1, stop, step)` has, which the published code takes.
+    The factors are those of `numpy.arange(1, stop, step)`, as in the published code.
     """
     del generators
     # All planes of a clip side by side for each pixel: resampling is then one operation on a long
@@ -90,10 +90,10 @@ def zoom_blur(clips: Tensor, *, generators: Generators, stop: float, step: float
 
 
 def frame_averaging(clips: Tensor, *, generators: Generators, reach: int) -> Tensor:
-    """Motion blur by a long exposure: frame i becomes the mean of frames [i - reach, i + reach).
+    """Motion blur by long exposure: frame i becomes the mean of frames [i - reach, i + reach).
 
     The published code drops the `reach` frames at either end; here the first and the last frame
-    stand in for what is missing, so that the clip keeps its length.
+    are repeated beyond the ends, so that the clip keeps its length.
     """
     del generators
     length = clips.shape[2]

@@ -1,4 +1,8 @@
-"""Compression, pixelation, and damage of the coded stream."""
+"""Compression by JPEG and video codecs, pixelation, and damage to the coded stream.
+
+Clips are coded and decoded in memory. Everything that could make a codec's output vary from run to
+run (threads, some vector instructions, tiny frames) is switched off or avoided here.
+"""
 
 import io
 import os
@@ -23,14 +27,14 @@ from vidcsl.errors import UserError
 from vidcsl.robustness.corruptions.draws import Generators, random_bits, to_bytes
 
 # ----------------------------------------------------------------------
-# A round trip through a video codec, in memory: encode, decode, the same frames a little worse.
+# A round trip through a video codec.
 
 Frames = NDArray[np.uint8]
 """RGB `[T, H, W, 3]`."""
 
-# What decodes the stream of an encoder whose name is not the codec's own.
+# Decoders of encoders whose name is not the codec's own.
 DECODERS = {"libx264": "h264", "libx265": "hevc"}
-# Who needs which encoder, and the decoder that belongs to it.
+# Encoders and the corruptions that need them (`vidcsl doctor` checks them).
 USED_BY = {
     "mpeg2video": ("P/mpeg2",),
     "mpeg4": ("P/mpeg4",),
@@ -47,7 +51,7 @@ BLOCK, SMALLEST_SIDE = 16, 96
 
 
 class Stream(NamedTuple):
-    """A coded clip: packets in the order of coding, and what the decoder must know beforehand."""
+    """A coded clip: packets in coding order, and the parameters that the decoder needs first."""
 
     packets: Sequence[av.Packet]
     header: bytes | None
@@ -55,7 +59,7 @@ class Stream(NamedTuple):
 
     @property
     def bits_per_second(self) -> float:
-        """Of the packets, if every frame is shown for 1 / FRAMES_PER_SECOND seconds."""
+        """The bit rate of the packets at FRAMES_PER_SECOND."""
         size = sum(packet.size for packet in self.packets)
         return 8 * size * FRAMES_PER_SECOND / max(1, len(self.packets))
 
@@ -63,10 +67,10 @@ class Stream(NamedTuple):
 def each_clip(
     clips: Tensor, change: Callable[..., tuple[Frames, int]], *arguments: Sequence[Any]
 ) -> tuple[Tensor, Tensor]:
-    """Give the frames of each clip to `change`, on as many threads as there are cores.
+    """Apply `change` to the frames of each clip, on as many threads as there are cores.
 
-    Codecs run outside Python's lock, and every clip is coded on one thread of its own, so that
-    the result is the same on any number.
+    Codecs run outside Python's lock. Every clip is coded on one thread, so that the result does
+    not depend on their number.
 
     Args:
         clips: float `[N, 3, T, H, W]` in [0, 1]; rounded to 8 bits.
@@ -77,7 +81,9 @@ def each_clip(
         The changed clips, and the counts, int64 `[N]`.
     """
     frames = to_bytes(clips).permute(0, 2, 3, 4, 1).cpu().contiguous().numpy()
-    with ThreadPoolExecutor(min(len(clips), _cores())) as threads:
+    allowed = getattr(os, "sched_getaffinity", None)  # absent outside Linux
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(len(clips), cores)) as threads:
         changed, counts = zip(*threads.map(change, frames, *arguments), strict=True)
     coded = torch.empty(clips.shape, dtype=torch.float32)
     for clip, new in zip(coded, changed, strict=True):
@@ -93,7 +99,7 @@ def transcode_clips(
     Args:
         clips: float `[N, 3, T, H, W]` in [0, 1]; rounded to 8 bits for the codec.
         encoder: an encoder's name in FFmpeg, for example "libx264".
-        options: frames -> the encoder's options in FFmpeg's words.
+        options: frames -> the encoder's options, as FFmpeg names them.
 
     Raises:
         UserError: the installed PyAV was built without this encoder.
@@ -115,7 +121,7 @@ def transcode(frames: Frames, *, encoder: str, options: Mapping[str, str]) -> Fr
 
 
 def encode(frames: Frames, *, encoder: str, options: Mapping[str, str]) -> Stream:
-    """Code the frames, the k-th at time k; odd or tiny sizes are padded for the codec."""
+    """Encode the frames, the k-th at time k; odd or tiny sizes are padded."""
     context = open_codec(encoder, "w")
     configure(context, frames, options=options)
     context.flags |= Flags.global_header  # parameters beside the packets, not in the first one
@@ -124,7 +130,7 @@ def encode(frames: Frames, *, encoder: str, options: Mapping[str, str]) -> Strea
 
 
 def configure(context: VideoCodecContext, frames: Frames, *, options: Mapping[str, str]) -> None:
-    """Prepare an encoder for these frames, a constant number a second."""
+    """Prepare an encoder for these frames at FRAMES_PER_SECOND."""
     _, context.height, context.width, _ = padded(frames).shape
     context.pix_fmt = "yuv420p"
     context.time_base = Fraction(1, FRAMES_PER_SECOND)
@@ -135,7 +141,7 @@ def configure(context: VideoCodecContext, frames: Frames, *, options: Mapping[st
 
 
 def video_frames(frames: Frames, *, start: int = 0) -> Iterator[av.VideoFrame]:
-    """The frames as an encoder takes them, the first at time `start`."""
+    """The frames as PyAV's frames, the first at time `start`."""
     for time, pixels in enumerate(padded(frames), start):
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame.pts = time
@@ -143,13 +149,13 @@ def video_frames(frames: Frames, *, start: int = 0) -> Iterator[av.VideoFrame]:
 
 
 def padded(frames: Frames) -> Frames:
-    """Frames of whole macroblocks; the border is repeated below and on the right."""
+    """Frames padded to whole macroblocks by repeating the border below and on the right."""
     down, right = (max(SMALLEST_SIDE, -(-n // BLOCK) * BLOCK) - n for n in frames.shape[1:3])
     return np.pad(frames, [(0, 0), (0, down), (0, right), (0, 0)], "edge")
 
 
 def decode(stream: Stream) -> Iterator[av.VideoFrame]:
-    """The frames of a sound stream, in the order in which they are shown."""
+    """The frames of an undamaged stream, in display order."""
     context = open_codec(stream.decoder, "r")
     if stream.header:
         context.extradata = stream.header
@@ -158,20 +164,20 @@ def decode(stream: Stream) -> Iterator[av.VideoFrame]:
 
 
 class Pixels:
-    """Turns decoded frames to RGB `[height, width, 3]`, without the padding."""
+    """Converts decoded frames to RGB `[height, width, 3]`, without the padding."""
 
     def __init__(self, *, height: int, width: int) -> None:
         self._size = (slice(height), slice(width))
-        self._scaler = VideoReformatter()  # kept, for it is costly to set up
+        self._scaler = VideoReformatter()  # costly to set up, so it serves all frames
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """Pixels, uint8."""
+        """The frame's pixels, uint8."""
         pixels: NDArray[Any] = self._scaler.reformat(frame, format="rgb24").to_ndarray()
         return pixels[self._size]
 
 
 def open_codec(name: str, mode: Literal["r", "w"]) -> VideoCodecContext:
-    """A codec on one thread.
+    """Open a codec on one thread.
 
     Raises:
         UserError: the installed PyAV was built without it.
@@ -186,11 +192,6 @@ def open_codec(name: str, mode: Literal["r", "w"]) -> VideoCodecContext:
         ) from error
     context.thread_count = 1
     return context
-
-
-def _cores() -> int:
-    known = getattr(os, "sched_getaffinity", None)  # absent outside Linux
-    return len(known(0)) if known else os.cpu_count() or 1
 
 
 # ----------------------------------------------------------------------
@@ -221,10 +222,10 @@ def jpeg(clips: Tensor, *, generators: Generators, quality: int) -> Tensor:
 
 
 def _image(frame: Tensor) -> Image.Image:
-    """A frame `[3, H, W]` in [0, 1] as Pillow's: four bytes a pixel, the last without meaning.
+    """A frame `[3, H, W]` in [0, 1] as a Pillow image of four bytes per pixel, the last unused.
 
-    At 2^23 a float's last bit is a whole level, so adding that rounds a channel into the lowest
-    byte; one sum of shifted words then packs a pixel. Several times as fast as converting.
+    At 2^23 a float's last bit is a whole level, so adding 2^23 rounds a channel into the lowest
+    byte, and one sum of shifted words packs a pixel. This is several times as fast as conversion.
     """
     red, green, blue = torch.add(_WHOLE, frame, alpha=255).view(torch.int32)
     pixels = red.add_(green, alpha=1 << 8).add_(blue, alpha=1 << 16)
@@ -286,17 +287,17 @@ def pixelate(clips: Tensor, *, generators: Generators, share: float) -> Tensor:
     """Shrink each side to `share` of its length, the mean of each box, and enlarge it again."""
     del generators
     planes = clips.flatten(0, 2)
-    bounds = [_box_bounds(size, count=max(1, int(size * share))) for size in planes.shape[1:]]
-    # Whole rows are cheap to pick, single columns are not: hence the transposing.
+    # Where the boxes along each side begin, and where the last one ends, as in Pillow.
+    counts = [max(1, int(size * share)) for size in planes.shape[1:]]
+    bounds = [
+        [int(i * size / count + 0.5) for i in range(count + 1)]
+        for size, count in zip(planes.shape[1:], counts, strict=True)
+    ]
+    # Whole rows are cheap to select, single columns are not: hence the transposing.
     small = _means_of_rows(planes, bounds[0]).transpose(1, 2).contiguous()
     wide = _repeat_rows(_means_of_rows(small, bounds[1]), size=planes.shape[2])
     tall = _repeat_rows(wide.transpose(1, 2).contiguous(), size=planes.shape[1])
     return tall.view(clips.shape)
-
-
-def _box_bounds(size: int, *, count: int) -> list[int]:
-    """Where the `count` boxes along a side begin, and where the last ends, as in Pillow."""
-    return [int(i * size / count + 0.5) for i in range(count + 1)]
 
 
 def _means_of_rows(planes: Tensor, bounds: list[int]) -> Tensor:
@@ -322,32 +323,32 @@ def _repeat_rows(planes: Tensor, *, size: int) -> Tensor:
 # Damage to the coded stream of a clip, which is then decoded with the decoder's concealment.
 #
 # The clip is coded by H.264 with FFmpeg's default quality, damaged in memory, and decoded. A frame
-# that the decoder cannot give back is replaced by the last one that it could, and counted. Before
-# the first good frame that one stands in; where nothing at all can be decoded the clip is black.
-# The decoder knows the stream's parameters from the start, as the published code damages none of
-# them. Damage that a longer video would have suffered before the clip is not seen.
+# that cannot be decoded is replaced by the last good one (before the first good frame, by that one)
+# and counted. If nothing can be decoded, the clip is black. The decoder knows the stream's
+# parameters from the start, because the published code damages none of them. Damage before the
+# clip, in a longer video, has no effect.
 
 # Seven packets of a transport stream fill what one datagram of a common network can carry.
 _DATAGRAM = 7 * 188
 _TICKS = 90_000 // FRAMES_PER_SECOND  # of a transport stream's clock, from frame to frame
-_LEAD = 16  # frames by which it starts late, more than any are reordered
+_LEAD = 16  # frames by which it starts late: more than an encoder reorders, so no time is < 0
 _SLICE_BYTES = "1200"
 _SLICES, _PARAMETERS = (1, 5), (7, 8)  # types of H.264's NAL units
 _START = b"\x00\x00\x01"
 
 
 class Recovered(NamedTuple):
-    """Clips, and of each the number of frames that could not be recovered: int64 `[N]`."""
+    """Clips, and the number of frames in each that could not be recovered, int64 `[N]`."""
 
     clips: Tensor
     repeated: Tensor
 
 
 def bit_error(clips: Tensor, *, generators: Generators, bytes_per_error: int) -> Recovered:
-    """On average one of `bytes_per_error` bytes is overwritten by a random one.
+    """Overwrite on average one of `bytes_per_error` bytes by a random one.
 
-    The published code runs FFmpeg's filter `noise`, which also overwrites one byte of so many, at
-    places that depend on the bytes before; here chance chooses them.
+    The published code runs FFmpeg's filter `noise`, which overwrites bytes at the same rate, at
+    places that depend on the bytes before; here the places are random.
     """
 
     def hit(data: bytes, generator: np.random.Generator) -> bytes:
@@ -359,7 +360,7 @@ def bit_error(clips: Tensor, *, generators: Generators, bytes_per_error: int) ->
 
 
 def nal_loss(clips: Tensor, *, generators: Generators, probability: float) -> Recovered:
-    """Each coded slice (a NAL unit of at most 1,200 bytes) is lost with `probability`."""
+    """Lose each coded slice (a NAL unit of at most 1,200 bytes) with `probability`."""
 
     def thin(data: bytes, generator: np.random.Generator) -> bytes:
         units = split_units(data)
@@ -371,9 +372,10 @@ def nal_loss(clips: Tensor, *, generators: Generators, probability: float) -> Re
 
 
 def packet_loss(clips: Tensor, *, generators: Generators, probability: float) -> Recovered:
-    """Each datagram of the stream is lost with `probability`.
+    """Lose each datagram of the stream with `probability`.
 
-    As FFmpeg sends it: an MPEG transport stream over UDP, seven packets of 188 bytes a datagram.
+    The stream is sent as FFmpeg does: an MPEG transport stream over UDP, with seven packets of
+    188 bytes per datagram.
     """
 
     def change(frames: Frames, generator: np.random.Generator) -> tuple[Frames, int]:
@@ -396,7 +398,7 @@ class Unit(bytes):
 
     @property
     def is_slice(self) -> bool:
-        """Whether it holds a part of a picture; other units hold parameters."""
+        """Whether it holds part of a picture; other units hold parameters."""
         return self.kind in _SLICES
 
 
@@ -418,7 +420,7 @@ def _damaged_packets(
     *,
     options: dict[str, str],
 ) -> Recovered:
-    """Code each clip, damage the packets of its frames, and recover what can be recovered."""
+    """Encode each clip, damage its packets, and recover the frames that can be recovered."""
 
     def change(frames: Frames, generator: np.random.Generator) -> tuple[Frames, int]:
         stream = encode(frames, encoder="libx264", options=options)
@@ -431,7 +433,7 @@ def _damaged_packets(
 def _concealed(
     packets: Iterable[tuple[int, bytes]], *, parameters: bytes
 ) -> Iterator[av.VideoFrame]:
-    """All that the decoder can make of damaged packets, given as (time, bytes)."""
+    """All frames that the decoder recovers from damaged packets, given as (time, bytes)."""
     context = open_codec("h264", "r")
     context.extradata = parameters
     context.flags |= Flags.output_corrupt
@@ -447,7 +449,7 @@ def _concealed(
 
 
 def _recovered(frames: Frames, decoded: Iterable[av.VideoFrame]) -> tuple[Frames, int]:
-    """The decoded frames at their times, each gap filled by the frame before it."""
+    """The decoded frames at their times, with each gap filled by the frame before it."""
     length, height, width, _ = frames.shape
     pixels = Pixels(height=height, width=width)
     found = {f.pts: pixels(f) for f in decoded if f.pts is not None and 0 <= f.pts < length}
@@ -459,7 +461,7 @@ def _recovered(frames: Frames, decoded: Iterable[av.VideoFrame]) -> tuple[Frames
 
 
 def _transport_stream(frames: Frames) -> tuple[bytes, bytes]:
-    """The coded clip as it is sent, and the parameters that its decoder needs."""
+    """The clip as a transport stream, and the parameters that its decoder needs."""
     file = io.BytesIO()
     coded: list[av.Packet] = []
     with av.open(file, "w", format="mpegts") as container:
@@ -474,8 +476,8 @@ def _transport_stream(frames: Frames) -> tuple[bytes, bytes]:
 
 
 def _received(sent: bytes) -> Iterator[tuple[int, bytes]]:
-    """The packets that can be found in what is left of a transport stream."""
-    # A stream without one whole packet cannot even be opened.
+    """The packets that remain in a damaged transport stream, as (time, bytes)."""
+    # A stream without a single whole packet cannot even be opened.
     with suppress(av.FFmpegError), av.open(io.BytesIO(sent), "r", format="mpegts") as container:
         for packet in container.demux(video=0) if container.streams.video else ():
             if packet.pts is not None and packet.size:

@@ -1,4 +1,4 @@
-"""Noise and light."""
+"""Sensor noise, exposure and colour."""
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def shot_noise(clips: Tensor, *, generators: Generators, rate: float) -> Tensor:
 
 
 def impulse_noise(clips: Tensor, *, generators: Generators, amount: float) -> Tensor:
-    """Salt and pepper: a share `amount` of the values becomes 0 or 1, half each."""
+    """Salt and pepper: a ratio `amount` of the values becomes 0 or 1, half each."""
     half = round(amount / 2 * LEVELS)
     steps = np.zeros(LEVELS, np.float32)
     steps[:half], steps[LEVELS - half :] = -1, 1  # a whole step leads to 0 or 1 from anywhere
@@ -48,11 +48,10 @@ def speckle_noise(clips: Tensor, *, generators: Generators, sigma: float) -> Ten
 def low_light(
     clips: Tensor, *, generators: Generators, light: float, photons: float, read_noise: float
 ) -> Tensor:
-    """A scene with `light` times the light, seen by a sensor that counts it.
+    """The scene in `light` times the light, as a sensor counts it (Foi et al., IEEE TIP 2008).
 
-    The picture is made linear (gamma 2.2), its light counted as photons (a fully lit white pixel
-    gives `photons`), the electronics add normal noise of `read_noise` photons, and gamma is
-    applied again. The model of Foi et al., IEEE TIP 2008.
+    Pixels are made linear (gamma 2.2) and counted as photons (`photons` for a fully lit white
+    pixel), the electronics add normal noise of `read_noise` photons, and gamma is applied again.
     """
     means = [light * photons * (level / _WHITE) ** 2.2 for level in range(_WHITE + 1)]
     counts = poisson_counts(to_bytes(clips).cpu(), means, generators=generators).to(clips.device)
@@ -61,7 +60,7 @@ def low_light(
 
 
 # ----------------------------------------------------------------------
-# Exposure and colour: contrast, brightness, saturation, flicker, banding.
+# Exposure and colour.
 
 SMALLEST = 1e-8  # keeps a division by a black pixel finite
 
@@ -100,13 +99,13 @@ def saturate(clips: Tensor, *, generators: Generators, factor: float, increase: 
 
 
 def exposure_flicker(clips: Tensor, *, generators: Generators, stops: float) -> Tensor:
-    """Every frame is exposed by its own U(-stops, stops) photographic stops more, factors of 2."""
+    """Expose every frame by its own U(-stops, stops) photographic stops (factors of 2) more."""
     draws = uniform(clips.shape[2], generators=generators)
     gains = torch.exp2(stops * (2 * draws - 1)).to(clips.device)
     return clips * gains[:, None, :, None, None]
 
 
 def banding(clips: Tensor, *, generators: Generators, levels: int) -> Tensor:
-    """Round every channel to `levels` evenly spaced values, so that slopes turn into steps."""
+    """Round every channel to `levels` evenly spaced values, so that gradients become steps."""
     del generators
     return (clips * (levels - 1)).round_().div_(levels - 1)

@@ -1,8 +1,8 @@
 """Frames lost, blank, frozen, reversed or out of order.
 
-The published code shortens some clips; here what is lost is replaced by a frame that is kept, or is
-black (`frame_drop`), so that a clip always has its T frames. All but `frame_drop` are a list of
-source frames `[N, T]`. A clip of one frame comes back as it is.
+The published code shortens some clips. Here a lost frame is replaced by one that is kept, or is
+black (`frame_drop`), so that a clip always has T frames. All but `frame_drop` select source frames
+by an index `[N, T]`. A clip of one frame does not change.
 """
 
 import numpy as np
@@ -49,7 +49,7 @@ def box_jumbling(clips: Tensor, *, generators: Generators, segments: int) -> Ten
 
 
 def freezing(clips: Tensor, *, generators: Generators, probability: float) -> Tensor:
-    """Each frame but the first is, with `probability`, replaced by the one shown before it."""
+    """Replace each frame but the first, with `probability`, by the one shown before it."""
     times = torch.arange(clips.shape[2])
     frozen = uniform(clips.shape[2], generators=generators) < probability
     shown = torch.where(frozen, torch.zeros_like(times), times)
@@ -57,15 +57,15 @@ def freezing(clips: Tensor, *, generators: Generators, probability: float) -> Te
 
 
 def frame_drop(clips: Tensor, *, generators: Generators, probability: float) -> Tensor:
-    """Each frame is, with `probability`, lost and shown as black."""
+    """Lose each frame with `probability`, and show it as black."""
     kept = uniform(clips.shape[2], generators=generators) >= probability
     return clips * kept[:, None, :, None, None].to(clips)
 
 
 def frame_rate(clips: Tensor, *, generators: Generators, rate: int, source_rate: int) -> Tensor:
-    """Show the clip at `rate` frames per second; between two shown frames the earlier one stays.
+    """Show the clip at `rate` frames per second; each shown frame is held until the next.
 
-    A clip does not know its frame rate: its frames are taken as `source_rate` a second.
+    A clip does not know its frame rate: it is assumed to have `source_rate` frames per second.
     """
     times = torch.arange(clips.shape[2])
     # In whole numbers: tick k of the slow clock falls on source frame ceil(k * source / rate).

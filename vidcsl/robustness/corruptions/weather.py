@@ -13,7 +13,7 @@ RAIN_SHADE = 220 / 255  # a light grey
 
 
 def fog(clips: Tensor, *, generators: Generators, scale: float, decay: float) -> Tensor:
-    """Lay one cloud of strength `scale` over the whole clip; a larger `decay` is smoother."""
+    """Blend one cloud of strength `scale` into the whole clip; a larger `decay` is smoother."""
     height, width = clips.shape[-2:]
     size = 1 << max(1, (max(height, width) - 1).bit_length())
     clouds = draw_each(generators, lambda g: plasma_fractal(size, decay=decay, generator=g))
@@ -32,8 +32,8 @@ def rain(
 ) -> Tensor:
     """Streaks one pixel wide and `length` pixels long, new in every frame, under a dull sky.
 
-    One drop for every `area_per_drop` pixels; `darkening` shrinks the contrast about each
-    channel's mean. In a frame lower than a streak the streak is cut.
+    There is one drop per `area_per_drop` pixels. `darkening` scales the contrast about each
+    channel's mean. Streaks are cut in frames that are not as high as they are.
     """
     streaks = _streaks(clips, generators=generators, area_per_drop=area_per_drop, length=length)
     veil = RAIN_SHADE * streaks
@@ -49,8 +49,8 @@ def snow(
 ) -> Tensor:
     """White flakes that fall and sway through the clip, in air that `veil` makes whiter.
 
-    One flake for every `area_per_flake` pixels, of a radius from half of `radius` pixels to all
-    of it; in each frame it sinks by its own radius or two.
+    There is one flake per `area_per_flake` pixels, with a radius between `radius / 2` and `radius`
+    pixels. From frame to frame it sinks by one to two times its radius.
     """
     white = veil + (1 - veil) * _flakes(clips, generators, area_per_flake, radius)
     return clips + white.to(clips.device) * (1 - clips)
@@ -61,7 +61,7 @@ def plasma_fractal(size: int, *, decay: float, generator: np.random.Generator) -
 
     Args:
         size: a power of two, at least 2.
-        decay: its square is by how much the random step shrinks each time the grid is halved.
+        decay: the random step is divided by its square each time the grid is halved.
         generator: draws the random steps.
     """
     cloud = torch.zeros(size, size, dtype=torch.float32)
@@ -120,7 +120,7 @@ def _streaks(clips: Tensor, *, generators: Generators, area_per_drop: int, lengt
 
 
 def _flakes(clips: Tensor, generators: Generators, area_per_flake: int, radius: float) -> Tensor:
-    """How much of each pixel is snow, `[N, 1, T, H, W]` in [0, 1]; a flake has a soft edge."""
+    """The coverage of each pixel by snow, `[N, 1, T, H, W]` in [0, 1]; flakes have soft edges."""
     length, (height, width) = clips.shape[2], clips.shape[-2:]
     draws = uniform(max(1, height * width // area_per_flake), 6, generators=generators)
     top, left, size, speed, phase, sway = draws[:, None].unbind(-1)  # [N, 1, flakes]

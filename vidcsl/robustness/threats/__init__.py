@@ -1,8 +1,8 @@
 """Threats: which perturbations of a clip are allowed, apart from what they are to achieve and how.
 
 A threat works on clips `[N, 3, T, H, W]` in [0, 1] (on images `[N, 3, H, W]` too, where time plays
-no part). `mask` says which pixels may change; whoever holds a threat asks for it once
-(`threat.mask(clips, seeds)`) and hands it back with every call, sliced along with the clips.
+no part). `mask` says which pixels may change: compute it once (`threat.mask(clips, seeds)`) and
+pass it to every call, sliced along with the clips.
 """
 
 from vidcsl.robustness.threats.flicker import Flicker, roughness, thickness
