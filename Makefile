@@ -9,7 +9,7 @@ PEER_TESTS := tests/robustness/test_corruptions_peers.py tests/robustness/attack
 .PHONY: demo test check peers docs wheel clean
 
 demo: $(VENV)/installed
-	$(BIN)/python tools/train_net.py --cfg configs/demo.yaml --resume
+	$(BIN)/python tools/study.py configs/studies/demo.yaml --jobs 2
 
 test: $(VENV)/installed-test check
 	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal

@@ -42,6 +42,10 @@ COMMANDS = {  # name: the module that holds the function of this name, and one l
         "vidcsl.commands.show",
         "show encoders and their cost, or a config's clips",
     ),
+    "neighbours": (
+        "vidcsl.commands.neighbours",
+        "measure which training videos a teacher takes for false negatives, before training",
+    ),
     "report": ("vidcsl.commands.report", "write report.html of a run's folder again"),
     "compare": ("vidcsl.commands.report", "tables of several runs, and the gap closed"),
     "study": ("vidcsl.commands.study", "run arms x seeds, then write tables, tests and a page"),

@@ -20,6 +20,7 @@ from vidcsl.robustness.attacks import PGD
 from vidcsl.robustness.attacks.training import FreeAttack, TrainingAttack
 from vidcsl.robustness.threats import Linf
 from vidcsl.seeding import numpy_generator
+from vidcsl.teachers.neighbours import Teacher
 
 VIDEOS = 64  # length of the training list
 DIM = 8
@@ -79,9 +80,13 @@ def rendered(*, videos=12, views=2, frames=4, size=16):
 
 
 def make_detector(name, distributed=None):
-    return DETECTORS.build(
+    detector = DETECTORS.build(
         name, {}, videos=VIDEOS, dim=DIM, epochs=5, distributed=distributed, **OPTIONS.get(name, {})
     )
+    if name == "teacher":
+        vectors = np.random.default_rng(0).standard_normal((VIDEOS, DIM)).astype(np.float16)
+        detector.attach(Teacher("made", vectors / np.linalg.norm(vectors, axis=1, keepdims=True)))
+    return detector
 
 
 def make_treatment(name):

@@ -14,6 +14,7 @@ from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.io import log_message
 from vidcsl.methods import Method
+from vidcsl.methods.false_negatives import TeacherNeighbours
 from vidcsl.pipelines.context import (
     evaluation_context,
     fitted_weights,
@@ -31,6 +32,7 @@ from vidcsl.pipelines.flagged_pairs import keep_flagged_pairs
 from vidcsl.pipelines.method import build_method, earlier_rounds
 from vidcsl.pipelines.model import load_weights_of
 from vidcsl.pipelines.targets import check_classes
+from vidcsl.pipelines.teachers import build_teacher, load_memory_bank
 from vidcsl.pipelines.training import (
     build_learner,
     build_pretraining_optimiser,
@@ -218,7 +220,7 @@ def pretrain_in_rounds(
     earlier = [folder.round(number) for number in range(1, count)]
     bank: tuple[Tensor, Tensor] | None = None  # embeddings [N, P], and visits [N] of each video
     if cfg.FALSE_NEGATIVES.TUTOR and checkpoint is None:
-        bank = load_memory_bank(cfg)
+        bank = load_memory_bank(cfg, Path(cfg.FALSE_NEGATIVES.TUTOR), key="FALSE_NEGATIVES.TUTOR")
     for number, own in enumerate(earlier if checkpoint is None else [], start=1):
         if distributed.is_main:
             log_message(f"round {number} of {count}, in {own.path}")
@@ -245,35 +247,14 @@ def _one_round(
     bank: tuple[Tensor, Tensor] | None,
 ) -> Method:
     method = build_method(cfg, train, distributed)
+    detector = getattr(method, "detector", None)
+    if isinstance(detector, TeacherNeighbours):
+        detector.attach(build_teacher(cfg, train, distributed, folder))
     if checkpoint is None:
         load_initial_weights(cfg, method, distributed, folder)
         if bank is not None:
             method.detector.learn_from(*bank)  # type: ignore[operator, union-attr]
     return pretrain(cfg, method, train, distributed, folder, checkpoint)
-
-
-def load_memory_bank(cfg: CfgNode) -> tuple[Tensor, Tensor]:
-    """The memory bank of another run on the same videos, FALSE_NEGATIVES.TUTOR.
-
-    Returns:
-        Mean embeddings `[N, P]`, and how often each video was seen, `[N]`.
-
-    Raises:
-        UserError: the run has no memory bank, or was trained on other videos.
-    """
-    path = cfg.FALSE_NEGATIVES.TUTOR
-    document = load_checkpoint(Path(path))
-    before = parse_config(document["config"], where=f"the config in {path}")
-    lists = {Path(each.DATA.TRAIN_LIST).name for each in (cfg, before)}  # folders may have moved
-    if len(lists) > 1 or differing_keys(cfg, before, sections=("SYNTHETIC",)):
-        raise UserError(f"FALSE_NEGATIVES.TUTOR {path} was trained on another list of videos")
-    weights = document["method"]
-    if "detector.memory" not in weights:
-        raise UserError(
-            f"FALSE_NEGATIVES.TUTOR {path} has no memory bank: train it with "
-            "FALSE_NEGATIVES.DETECTOR memory"
-        )
-    return weights["detector.memory"], weights["detector.visits"]
 
 
 def pretrain(
@@ -342,6 +323,9 @@ def pretrain(
     weights = {name: full_tensor(weight) for name, weight in method.state_dict().items()}
     trained = build_method(cfg, train, distributed)
     load_weights(trained, weights, source="the training run")
+    teacher = getattr(getattr(method, "detector", None), "teacher", None)
+    if teacher is not None:
+        trained.detector.attach(teacher)  # type: ignore[operator, union-attr]
     return trained
 
 
@@ -349,6 +333,7 @@ def _training_results(
     cfg: CfgNode, train: VideoList, trainer: Trainer, summary: dict[str, Any]
 ) -> dict[str, Any]:
     """The sections of results.json that training writes."""
+    by_teacher = cfg.FALSE_NEGATIVES.DETECTOR == "teacher"
     names = ("flagged", "removed", "precision", "recall")  # "removed": older name of "flagged"
     detection: dict[str, Any] = {name: summary[name] for name in names if name in summary}
     if {video.label for video in train.videos} != {-1} and "recall" in detection:
@@ -376,6 +361,7 @@ def _training_results(
         "false_negatives": {
             "detector": cfg.FALSE_NEGATIVES.DETECTOR,
             "treatment": cfg.FALSE_NEGATIVES.TREATMENT,
+            **({"teacher": cfg.FALSE_NEGATIVES.TEACHER} if by_teacher else {}),
             **detection,
         },
         "cost": {

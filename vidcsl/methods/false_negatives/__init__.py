@@ -19,6 +19,7 @@ from vidcsl.methods.false_negatives.similarity import AdaptiveSimilarity, Neares
 from vidcsl.methods.false_negatives.clusters import Clusters
 from vidcsl.methods.false_negatives.glofnd import LearntThresholds
 from vidcsl.methods.false_negatives.memory import MemoryBank
+from vidcsl.methods.false_negatives.teacher import TeacherNeighbours
 from vidcsl.methods.false_negatives.treatments import (
     TREATMENTS,
     FalseNegatives,
@@ -43,6 +44,7 @@ __all__ = [
     "Observation",
     "Samples",
     "SupportScores",
+    "TeacherNeighbours",
     "Treatment",
     "detection_counts",
     "pooled",

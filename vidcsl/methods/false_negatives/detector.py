@@ -22,8 +22,8 @@ DETECTORS: "Registry[type[Detector]]" = Registry(
     shared={
         "START": Option(
             0.25,
-            "fraction of the training run before anything is flagged; labels and known_groups flag "
-            "from the first step on",
+            "fraction of the training run before anything is flagged; labels, known_groups and "
+            "teacher flag from the first step on",
             minimum=0,
             maximum=1,
         ),
@@ -37,7 +37,7 @@ DETECTORS: "Registry[type[Detector]]" = Registry(
         "CEILING": Option(
             0.1,
             "adaptive, memory: largest flagged fraction of the negatives; glofnd: the fraction "
-            "that each threshold cuts off",
+            "that each threshold cuts off; teacher: the nearest fraction of the list",
             minimum=0,
             maximum=1,
         ),

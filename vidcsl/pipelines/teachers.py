@@ -1,0 +1,165 @@
+"""Teachers from a config: who says, before the training, which of its videos are alike."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fvcore.common.config import CfgNode
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidcsl.config import differing_keys, overridden, parse_config
+from vidcsl.data.lists import VideoList
+from vidcsl.distributed import DistributedContext
+from vidcsl.errors import UserError
+from vidcsl.io import log_message
+from vidcsl.methods import Method
+from vidcsl.models.pretrained import parse_weights
+from vidcsl.pipelines.context import evaluation_context
+from vidcsl.pipelines.model import build_encoder, load_weights_of
+from vidcsl.run_folder import RunFolder
+from vidcsl.teachers.neighbours import Teacher
+from vidcsl.teachers.vectors import is_features, join, motion_vectors, read_features
+from vidcsl.training.checkpoint import load_checkpoint
+
+CHECKPOINT_SUFFIXES = (".pt", ".pieces")
+
+
+def build_teacher(
+    cfg: CfgNode, videos: VideoList, distributed: DistributedContext, folder: RunFolder
+) -> Teacher:
+    """The teacher that FALSE_NEGATIVES.TEACHER names, its array in `teacher.npy` of the folder.
+
+    Motion descriptors are kept in DATA.CACHE where it is set, and shared by all runs with it.
+
+    Raises:
+        UserError: a teacher is unknown, cannot be read, or is of other videos.
+    """
+    names = teacher_names(cfg)
+    path = folder.path / "teacher.npy"
+    # Encoders take all processes; what is read or decoded is the main one's work.
+    arrays = {
+        name: _of_encoder(cfg, name, videos, distributed, folder) if _is_encoder(name) else None
+        for name in names
+    }
+    if distributed.is_main:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        join(
+            {
+                name: _array(cfg, name, videos, folder) if array is None else array
+                for name, array in arrays.items()
+            },
+            path,
+        )
+    distributed.barrier()
+    teacher = Teacher(" + ".join(names), np.load(path, mmap_mode="r"), path)
+    silent = len(videos) - sum(
+        int(teacher.vectors[start : start + 4096].any(axis=1).sum())
+        for start in range(0, len(teacher), 4096)
+    )
+    if silent == len(videos):
+        raise UserError(f"FALSE_NEGATIVES.TEACHER {teacher.name} tells no two videos apart")
+    if silent and distributed.is_main:
+        log_message(f"the teacher {teacher.name} has no vector of {silent} of {len(videos)} videos")
+    return teacher
+
+
+def teacher_names(cfg: CfgNode) -> list[str]:
+    """The teachers that are joined.
+
+    Raises:
+        UserError: none is named, or one is of no known kind or missing.
+    """
+    names = [name.strip() for name in cfg.FALSE_NEGATIVES.TEACHER.split("+")]
+    for name in names:
+        if name != "motion" and not _is_file(name) and not _is_encoder(name):
+            raise UserError(
+                f"FALSE_NEGATIVES.TEACHER: {name!r} is neither motion, a file of features (.npz, "
+                ".npy, .safetensors), a checkpoint (.pt), nor FORMAT:PATH of an encoder"
+            )
+        if _is_file(name) and not Path(name).exists():
+            raise UserError(f"FALSE_NEGATIVES.TEACHER: there is no {name}")
+    return names
+
+
+def load_memory_bank(cfg: CfgNode, path: Path, *, key: str) -> tuple[Tensor, Tensor]:
+    """The memory bank of another run on the same videos.
+
+    Args:
+        cfg: of this run.
+        path: the other run's checkpoint.
+        key: the option that names it.
+
+    Returns:
+        Mean embeddings `[N, P]`, and how often each video was seen, `[N]`.
+
+    Raises:
+        UserError: the run has no memory bank, or was trained on other videos.
+    """
+    document = load_checkpoint(path)
+    before = parse_config(document["config"], where=f"the config in {path}")
+    lists = {Path(each.DATA.TRAIN_LIST).name for each in (cfg, before)}  # folders may have moved
+    if len(lists) > 1 or differing_keys(cfg, before, sections=("SYNTHETIC",)):
+        raise UserError(f"{key} {path} was trained on another list of videos")
+    weights = document["method"]
+    if "detector.memory" not in weights:
+        raise UserError(
+            f"{key} {path} has no memory bank: train it with FALSE_NEGATIVES.DETECTOR memory"
+        )
+    return weights["detector.memory"], weights["detector.visits"]
+
+
+def _array(cfg: CfgNode, name: str, videos: VideoList, folder: RunFolder) -> NDArray[Any]:
+    if is_features(name):
+        return read_features(Path(name), videos)
+    if name == "motion":
+        kept = Path(cfg.DATA.CACHE) if cfg.DATA.CACHE else folder.path
+        found, failures = motion_vectors(
+            videos,
+            kept / "teacher",
+            workers=cfg.DATA.WORKERS,
+            backend=cfg.DATA.READER,
+            timeout=cfg.DATA.TIMEOUT or None,
+        )
+        if failures:
+            path, reason = next(iter(failures.items()))
+            log_message(f"{len(failures)} videos have no motion descriptor, first {path}: {reason}")
+        return found
+    memory, visits = load_memory_bank(cfg, Path(name), key="FALSE_NEGATIVES.TEACHER")
+    if len(memory) != len(videos):
+        raise UserError(
+            f"FALSE_NEGATIVES.TEACHER {name} remembers {len(memory)} videos, {videos.source} has "
+            f"{len(videos)}"
+        )
+    return (memory * (visits > 0)[:, None]).numpy()
+
+
+def _of_encoder(
+    cfg: CfgNode,
+    name: str,
+    videos: VideoList,
+    distributed: DistributedContext,
+    folder: RunFolder,
+) -> NDArray[Any]:
+    """Mean features of each video's views, taken as those of the evaluation."""
+    of_teacher = cfg if parse_weights(name).ours else overridden(cfg, {"MODEL.WEIGHTS": name})
+    encoder = build_encoder(of_teacher).to(distributed.device)
+    for note in load_weights_of(of_teacher, encoder, source=name):
+        log_message(note)
+    beside = RunFolder(folder.path / "teacher")
+    if distributed.is_main:
+        beside.create()
+    distributed.barrier()
+    context = evaluation_context(of_teacher, Method(encoder), videos, distributed, beside)
+    found = context.features(videos, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=cfg.EVALUATE.CROPS)
+    array = np.zeros((len(videos), found.values.shape[2]), dtype=np.float32)
+    array[found.indices.numpy()] = found.values.mean(dim=1).numpy()
+    return array
+
+
+def _is_encoder(name: str) -> bool:
+    return ":" in name and not _is_file(name)
+
+
+def _is_file(name: str) -> bool:
+    return is_features(name) or (Path(name).suffix in CHECKPOINT_SUFFIXES and ":" not in name)

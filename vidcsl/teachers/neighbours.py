@@ -1,0 +1,139 @@
+"""Which videos a teacher takes for false negatives of each other: a threshold for each video.
+
+A pair needs no list of neighbours: it is flagged where its similarity passes the thresholds of its
+two videos. So a training step compares the videos of its batch alone, and nothing of size N x N is
+ever held, whatever the number N of videos.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidcsl.seeding import numpy_generator
+
+RULES = ("auto", "share", "mutual")
+REFERENCES = 16_384  # videos that thresholds are estimated on; all of them in smaller lists
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a teacher knows of the videos of a training list.
+
+    Attributes:
+        name: for reports.
+        vectors: float16 `[N, D]`, in the order of the list, usually memory-mapped; rows have unit
+            length, or are zero where the teacher has nothing to say of a video.
+        path: where they are stored.
+    """
+
+    name: str
+    vectors: NDArray[np.float16]
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def rows(self, videos: Tensor) -> Tensor:
+        """Vectors float32 `[B, D]` of int64 `[B]`, on its device; zero for unknown videos, -1."""
+        numbers = videos.cpu().numpy()
+        found = np.asarray(self.vectors[np.maximum(numbers, 0)], dtype=np.float32)
+        found[numbers < 0] = 0
+        return torch.from_numpy(found).to(videos.device)
+
+
+def thresholds(
+    teacher: Teacher,
+    *,
+    rule: str,
+    share: float = 0.1,
+    rate: float = 0.5,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """From which similarity on another video counts as alike, for each video.
+
+    Args:
+        teacher: see there.
+        rule: "share" and "mutual": each video's nearest `share` of the others. "auto": as many as
+            stand out. Most videos are no false negatives of a given one, so the lower half of its
+            similarities shows how those are distributed: a normal distribution with the median and
+            the lower 15.9 % quantile. The threshold is the lowest at which the pairs that this
+            distribution expects above it are at most `rate` of those that are there (Benjamini &
+            Hochberg 1995, with an empirical null as in Efron, JASA 2004). It needs no number of
+            classes, and finds nothing where nothing stands out.
+        share: of the other videos.
+        rate: expected share of wrong pairs among the flagged.
+        device: where to compute.
+
+    Returns:
+        float32 `[N]`, on the CPU; infinite where nothing is flagged.
+    """
+    count = len(teacher)
+    chosen = np.arange(count)
+    if count > REFERENCES:
+        drawn = numpy_generator("references").choice(count, REFERENCES, replace=False)
+        chosen = np.sort(drawn)
+    chosen = chosen[np.asarray(teacher.vectors[chosen]).any(axis=1)]
+    references = teacher.rows(torch.from_numpy(chosen).to(device))
+    found = torch.full((count,), torch.inf)
+    for start in range(0, count, _BLOCK):
+        videos = torch.arange(start, min(start + _BLOCK, count))
+        rows = teacher.rows(videos.to(device))
+        similarities = rows @ references.T
+        itself = videos[:, None] == torch.from_numpy(chosen)[None]
+        # A video is no neighbour of its own: it sorts last, and is cut off where it was among them.
+        similarities = similarities.masked_fill(itself.to(device), -torch.inf)
+        falling = similarities.sort(dim=1, descending=True).values
+        others = (~itself).sum(dim=1).to(device)
+        known = rows.any(dim=1) & (others > 0)
+        least = (
+            _standing_out(falling, others, rate)
+            if rule == "auto"
+            else _nearest(falling, others, share)
+        )
+        found[videos] = torch.where(known, least, torch.inf).cpu()
+    return found
+
+
+def flagged(similarities: Tensor, anchors: Tensor, candidates: Tensor, *, agreement: str) -> Tensor:
+    """Bool `[b, M]`: which pairs pass.
+
+    Args:
+        similarities: `[b, M]`.
+        anchors, candidates: the thresholds of the rows `[b]` and columns `[M]`.
+        agreement: whose threshold is to be passed: the "anchor"'s, "either"'s or "both".
+    """
+    least = {
+        "anchor": lambda: anchors[:, None],
+        "either": lambda: torch.minimum(anchors[:, None], candidates[None]),
+        "both": lambda: torch.maximum(anchors[:, None], candidates[None]),
+    }[agreement]()
+    return similarities >= least
+
+
+def _nearest(falling: Tensor, others: Tensor, share: float) -> Tensor:
+    """The similarity of the last of each row's nearest share, at least one: `[b]`."""
+    ranks = (share * others).round().long().clamp(min=1) - 1
+    return falling.gather(1, ranks[:, None].clamp(max=falling.shape[1] - 1))[:, 0]
+
+
+def _standing_out(falling: Tensor, others: Tensor, rate: float) -> Tensor:
+    """The lowest similarity of each row at which the false discovery rate is at most `rate`."""
+    median, low = (_quantile(falling, others, q) for q in (0.5, 0.158655))
+    spread = (median - low).clamp(min=1e-6)
+    expected = others[:, None] * torch.special.ndtr((median[:, None] - falling) / spread[:, None])
+    ranks = torch.arange(1, falling.shape[1] + 1, device=falling.device)
+    passing = (expected <= rate * ranks) & (ranks <= others[:, None])
+    last = torch.where(passing, ranks, 0).amax(dim=1)
+    least = falling.gather(1, (last[:, None] - 1).clamp(min=0))[:, 0]
+    return torch.where(last > 0, least, torch.inf)
+
+
+def _quantile(falling: Tensor, others: Tensor, share: float) -> Tensor:
+    """The lower `share` quantile of the first `others` numbers of each falling row."""
+    place = ((1 - share) * (others - 1)).round().long()
+    return falling.gather(1, place[:, None])[:, 0]
