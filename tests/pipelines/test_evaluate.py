@@ -149,10 +149,7 @@ def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
     words += ["ROBUST.STEPS", "1"]
     weights = ["--weights", f"vidcsl:{tmp_path / 'dual.pt'}"]
     found = {}
-    for name in (
-        "clean",
-        "adversarial",
-    ):  # in one folder: nothing is shared
+    for name in ("clean", "adversarial"):  # in one folder: neither reuses the other's results
         assert main(["evaluate", *words, "EVALUATE.NORMS", name, *weights]) == 0
         found[name] = results_of(tmp_path / "run")
         told = (found[name]["clean"], found[name]["corruptions"])
@@ -161,7 +158,7 @@ def test_every_part_of_an_evaluation_uses_the_norms_that_are_named(
             told += (found[name]["attack_settings"][f"pgd_linf_{protocol}"],)
             assert 0 <= found[name]["clean"][f"{protocol}_top1"] <= 1
         assert {part["norms"] for part in told} == {name}
-        assert f"{name} BatchNorms" in (tmp_path / "run" / "report.html").read_text()
+        assert f"BatchNorm for {name} clips" in (tmp_path / "run" / "report.html").read_text()
     theirs = results_of(finished)
     assert found["clean"]["attacks"]["pgd_linf"] == theirs["attacks"]["pgd_linf"]
     blind = found["adversarial"]
