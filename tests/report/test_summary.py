@@ -131,3 +131,19 @@ def test_few_videos_missing_ones_and_chance_are_warned_of(tmp_path: Path) -> Non
     assert [text.split()[0] for text in found] == ["Only", "1", "2", "The"]
     assert "25.0" in found[-1]
     assert "20.0" in found[-1]
+
+
+def test_a_detector_that_guesses_is_warned_of(tmp_path: Path) -> None:
+    passed = {"pgd_linf": {"checks": []}}
+    guess = {"detector": "adaptive", "precision": 0.21, "chance": 0.2}
+    (found,) = found_warnings(tmp_path, attack_checks=passed, false_negatives=guess)
+    assert found.startswith("The detector adaptive is hardly better than a blind guess: 21.0")
+    better = {"detector": "adaptive", "precision": 0.3, "chance": 0.2}
+    assert found_warnings(tmp_path, attack_checks=passed, false_negatives=better) == []
+
+
+def test_the_headline_names_the_teacher() -> None:
+    flagged = {"detector": "teacher", "teacher": "a{b}.npz", "precision": 0.5, "chance": 0.1}
+    (sentence,) = summary.headline({"false_negatives": flagged})
+    assert "50.0" in sentence
+    assert sentence.endswith("the teacher is a{b}.npz.")

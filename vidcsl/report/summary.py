@@ -17,6 +17,7 @@ SUITE_TITLES = {
     "V": "Suite V (vidcsl's own)",
 }
 _FEW = 100  # videos: an accuracy is then known to about ten points
+_GUESS = 1.2  # times the precision of flagging at random: no better for a detector
 
 # ----------------------------------------------------------------------
 # How numbers are written.
@@ -227,8 +228,10 @@ def headline(results: Tree) -> list[Markup]:
     if flagged := flagged_pairs(results):
         ratio = flagged.get("chance")
         rest = f" ({percent(ratio)} of all pairs are)" if ratio else ""
-        sentence = f"Of the pairs flagged as false negatives, {{}} truly are{rest}."
-        add(sentence, flagged["precision"])
+        # A name is data and may hold braces, so that it comes after the percentage.
+        add(f"Of the pairs flagged as false negatives, {{}} truly are{rest}", flagged["precision"])
+        teacher = flagged.get("teacher")
+        sentences[-1] += f"; the teacher is {teacher}." if teacher else "."
     return sentences
 
 
@@ -264,6 +267,14 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
         found.append(f"{len(damaged)} training videos could not be read and were replaced.")
     if left_out := data.get("left_out"):
         found.append(f"{len(left_out)} test videos could not be read and were left out.")
+    flagged = flagged_pairs(results)
+    precision, ratio = number(flagged.get("precision")), number(flagged.get("chance"))
+    if precision is not None and ratio and precision <= _GUESS * ratio:
+        found.append(
+            f"The detector {flagged['detector']} is hardly better than a blind guess: "
+            f"{percent(precision)} of the flagged pairs are false negatives, {percent(ratio)} of "
+            "all pairs are."
+        )
     top1, chance = number(results["clean"].get("linear_top1")), number(data.get("chance"))
     seen = interval(top1, data.get("test_videos"))
     # An accuracy whose interval holds chance says nothing about the features.
