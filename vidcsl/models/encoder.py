@@ -1,4 +1,7 @@
-"""The encoder contract: clips in, features out; chunks, heads and cost."""
+"""The encoder contract: [0, 1] clips in, features out, with normalisation inside.
+
+Below the contract: the registry of encoders, forward passes in chunks, heads, and cost.
+"""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -15,112 +18,6 @@ from vidcsl.errors import UserError
 from vidcsl.io import return_freed_memory
 from vidcsl.models.batchnorm import keep_batchnorm_in_use
 from vidcsl.registry import Option, Registry
-
-# ----------------------------------------------------------------------
-# The repeated blocks of any network: what is recomputed, compiled or cut up as one.
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList)
-
-
-def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """The composite elements of the outermost lists in `module`, in order, none inside another.
-
-    These are the residual, inception or transformer blocks; single layers of a list are left out.
-    """
-    return list(_walk(module))
-
-
-def _walk(module: nn.Module) -> Iterator[nn.Module]:
-    listed = type(module) in _CONTAINERS  # a subclass is a block of its own
-    for child in module.children():
-        if type(child) in _CONTAINERS or not listed:
-            yield from _walk(child)
-        elif any(True for _ in child.children()):
-            yield child
-
-
-# ----------------------------------------------------------------------
-# Forward and backward chunk by chunk: the batch is bounded by the loss, not by activations.
-#
-# Contrastive losses want all embeddings of a large batch at once, but only the embeddings. So the
-# activations of a chunk are dropped after its forward pass and computed again when its gradient
-# comes: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
-# RepL4NLP 2021 (GradCache). One more forward pass buys a batch of any size.
-
-
-def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, *, size: int) -> Tensor:
-    """`function(inputs)`, of which one chunk's activations are held at a time.
-
-    Exact, dropout included, where rows do not depend on each other. A BatchNorm in training mode
-    normalises each chunk by itself; its running statistics see each chunk once.
-
-    Args:
-        function: `[n, ...]` -> `[n, D]`, a module or a method of one.
-        inputs: `[N, ...]`.
-        size: rows of a chunk, at least 1.
-    """
-    chunks = inputs.split(size)
-    if len(chunks) == 1 or not torch.is_grad_enabled():
-        return torch.cat([function(chunk) for chunk in chunks])
-    module = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
-    return torch.cat([recomputed(function, chunk, owner=module) for chunk in chunks])
-
-
-def recomputed(function: Callable[..., Any], *inputs: Any, owner: nn.Module | None) -> Any:
-    """`function(*inputs)`, whose activations are dropped and computed again when a gradient comes.
-
-    Exact, dropout included; running statistics of `owner` see the inputs once.
-
-    Args:
-        function: of tensors and whatever else.
-        inputs: what it is called with.
-        owner: the module that it computes with.
-    """
-    if not torch.is_grad_enabled():
-        return function(*inputs)
-    device = next((each.device for each in inputs if isinstance(each, Tensor)), torch.device("cpu"))
-
-    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return _freed_memory_returned(device), _again(owner, device)
-
-    return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
-
-
-def _again(module: nn.Module | None, device: torch.device) -> AbstractContextManager[None]:
-    """A block in which `module` computes once more what it computes next."""
-    norms = keep_batchnorm_in_use(module) if module else nullcontext()
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        with _freed_memory_returned(device), norms, _buffers_kept(module):
-            yield
-
-    return block()
-
-
-@contextmanager
-def _freed_memory_returned(device: torch.device) -> Iterator[None]:
-    """Give what earlier chunks have freed back to the system first."""
-    return_freed_memory(device)
-    yield
-
-
-@contextmanager
-def _buffers_kept(module: nn.Module | None) -> Iterator[None]:
-    """Within, `module` works on copies of its buffers: its running statistics see nothing."""
-    owners = list(module.modules()) if module else []
-    before = [dict(owner._buffers) for owner in owners]
-    for owner, buffers in zip(owners, before, strict=True):
-        owner._buffers.update({name: b if b is None else b.clone() for name, b in buffers.items()})
-    try:
-        yield
-    finally:
-        for owner, buffers in zip(owners, before, strict=True):
-            owner._buffers.update(buffers)
-
-
-# ----------------------------------------------------------------------
-# What every encoder is: [0, 1] clips in, features out, with normalisation inside.
 
 ENCODERS: Registry[Callable[..., "Encoder"]] = Registry(
     "MODEL.NAME",
@@ -140,10 +37,10 @@ Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 # Mean and standard deviation of RGB, in units of [0, 1] pixels.
 NORMALISATIONS: dict[str, Statistics] = {
-    # of Kinetics-400, in torchvision's video weights
+    # Kinetics-400, torchvision's video weights
     "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    # of PySlowFast, and of the MViT that torchvision took from it
+    # PySlowFast, and the MViT that torchvision took from it
     "pyslowfast": ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225)),
     "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "dpn": ((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3),
@@ -155,16 +52,20 @@ NORMALISATIONS: dict[str, Statistics] = {
 class Encoder(nn.Module):
     """A backbone behind the contract that pretraining, evaluation, attacks and corruptions rely on.
 
+    Normalisation belongs to the encoder, so that the eps of an attack means [0, 1] pixels
+    everywhere else.
+
     Args:
-        backbone: module from normalised clips `[N, 3, T, S, S]` to features `[N, feature_dim]`. Its
-            `tokens(clips) -> [N, L, C]`, if it has one, gives what it pools these from.
+        backbone: module from normalised clips `[N, 3, T, S, S]` to features `[N, feature_dim]`. An
+            optional method `tokens(clips) -> [N, L, C]` returns what the features are pooled from.
         feature_dim: length of a feature vector.
         clip_frames: frames T of a clip.
         frame_size: side S of the square frames, pixels.
         normalisation: a name in `NORMALISATIONS`.
 
-    In training mode, clips pass `chunk` at a time where that is not 0: see `chunks`. They have the
-    layout that 3-D convolutions are faster in, `channels_last`, where that is not switched off.
+    Attributes:
+        chunk: clips per forward pass in training mode; 0: all at once. See `in_chunks`.
+        channels_last: whether clips use the memory layout in which 3-D convolutions are faster.
     """
 
     mean: Tensor
@@ -189,11 +90,12 @@ class Encoder(nn.Module):
         self.normalise_by(normalisation)
 
     def normalise_by(self, name: str, *, bgr: bool = False) -> None:
-        """Normalise by the statistics of this name from now on.
+        """Replace the pixel statistics.
 
         Args:
-            name: in `NORMALISATIONS`.
-            bgr: they were laid over BGR pixels as they stand: red got the mean that is listed last.
+            name: a name in `NORMALISATIONS`.
+            bgr: the weights were trained on BGR pixels with the statistics in RGB order, so that
+                red was normalised by the mean that is listed last.
         """
         self.normalisation = name
         mean, std = (torch.tensor(each) for each in NORMALISATIONS[name])
@@ -207,10 +109,10 @@ class Encoder(nn.Module):
         return self._features(clips)
 
     def tokens(self, clips: Tensor) -> Tensor:
-        """What the features are pooled from, one vector a place in space and time: `[N, L, C]`.
+        """The vectors that features are pooled from, one per place in space and time: `[N, L, C]`.
 
         Raises:
-            UserError: the backbone has none.
+            UserError: the backbone has no tokens.
         """
         if not hasattr(self.backbone, "tokens"):
             raise UserError(f"{type(self.backbone).__name__} gives no tokens, only pooled features")
@@ -222,34 +124,116 @@ class Encoder(nn.Module):
         return features
 
     def normalised(self, clips: Tensor) -> Tensor:
-        """The clips `[N, 3, T, H, W]` in [0, 1], as the backbone takes them."""
+        """Clips `[N, 3, T, H, W]` in [0, 1], normalised for the backbone."""
         normalised = (clips - self.mean) / self.std
         layout = torch.channels_last_3d if self.channels_last else torch.contiguous_format
         return normalised.contiguous(memory_format=layout)
 
 
-def published_or(value: int, published: int) -> int:
-    """A size that was asked for; 0 is the published one."""
-    return value or published
-
-
 def shallow(blocks: tuple[int, ...], depth: int) -> tuple[int, ...]:
-    """Blocks of each stage, of none more than `depth`; 0: as published."""
+    """Blocks per stage, at most `depth` in each; 0 keeps the published numbers."""
     return tuple(min(count, depth) for count in blocks) if depth else blocks
 
 
 def flat(maps: Tensor) -> Tensor:
-    """Feature maps `[N, C, T, H, W]` as tokens `[N, T * H * W, C]`."""
+    """Reshape feature maps `[N, C, T, H, W]` to tokens `[N, T * H * W, C]`."""
     return maps.flatten(2).transpose(1, 2)
 
 
-# ----------------------------------------------------------------------
-# What sits on top of an encoder: projectors for pretraining, a linear layer for classes.
+# Forward and backward passes in chunks ------------------------------------------------------------
+#
+# A contrastive loss needs all embeddings of a large batch at once, but not the activations. So the
+# activations of a chunk are dropped after its forward pass and recomputed for its backward pass:
+# Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", RepL4NLP
+# 2021 (GradCache). One more forward pass allows a batch of any size.
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor, *, size: int) -> Tensor:
+    """`function(inputs)` while memory holds the activations of one chunk at a time.
+
+    Exact, dropout included, if the rows do not depend on each other. A BatchNorm in training mode
+    normalises each chunk separately; its running statistics are updated once per chunk.
+
+    Args:
+        function: `[n, ...]` -> `[n, D]`, a module or a bound method of one.
+        inputs: `[N, ...]`.
+        size: rows per chunk, at least 1.
+    """
+    chunks = inputs.split(size)
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        return torch.cat([function(chunk) for chunk in chunks])
+    module = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+    return torch.cat([recomputed(function, chunk, owner=module) for chunk in chunks])
+
+
+def recomputed(function: Callable[..., Any], *inputs: Any, owner: nn.Module | None) -> Any:
+    """`function(*inputs)`, whose activations are dropped and recomputed in the backward pass.
+
+    Exact, dropout included; the running statistics of `owner` are updated once.
+
+    Args:
+        function: takes `inputs`, tensors or other objects.
+        inputs: its arguments.
+        owner: the module whose BatchNorms and buffers it uses; None if it uses none.
+    """
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    device = next((each.device for each in inputs if isinstance(each, Tensor)), torch.device("cpu"))
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        # Runs before the first pass. The second pass must use the BatchNorms that are in use now,
+        # although a method with auxiliary ones (AdvProp) may have switched by then.
+        batchnorm = keep_batchnorm_in_use(owner) if owner else nullcontext()
+
+        @contextmanager
+        def second_pass() -> Iterator[None]:
+            return_freed_memory(device)
+            with batchnorm, _buffers_kept(owner):
+                yield
+
+        return_freed_memory(device)  # memory that earlier chunks have freed
+        return nullcontext(), second_pass()
+
+    return checkpoint(function, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module | None) -> Iterator[None]:
+    """Within, `module` works on copies of its buffers, so its running statistics stay."""
+    owners = list(module.modules()) if module else []
+    before = [dict(owner._buffers) for owner in owners]
+    for owner, buffers in zip(owners, before, strict=True):
+        owner._buffers.update({name: b if b is None else b.clone() for name, b in buffers.items()})
+    try:
+        yield
+    finally:
+        for owner, buffers in zip(owners, before, strict=True):
+            owner._buffers.update(buffers)
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a network in order: the units to recompute, compile or shard.
+
+    They are the composite elements of the outermost lists in `module` (residual, inception or
+    transformer blocks), none inside another. Single layers of a list do not count.
+    """
+    # Exact types: a subclass, such as torchvision's Conv2Plus1D, is a block and not a list.
+    containers = (nn.Sequential, nn.ModuleList)
+    blocks: list[nn.Module] = []
+    for child in module.children():
+        if type(child) in containers or type(module) not in containers:
+            blocks += blocks_of(child)
+        elif any(True for _ in child.children()):
+            blocks.append(child)
+    return blocks
+
+
+# Heads and cost -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Norms:
-    """Where a head has BatchNorm: between its layers, at its end."""
+    """Where a head has BatchNorm: between its layers (`hidden`) and at its end (`last`)."""
 
     hidden: bool = True
     last: bool = True
@@ -258,16 +242,15 @@ class Norms:
 def projector(
     *, in_dim: int, hidden_dim: int, out_dim: int, layers: int, norms: Norms = Norms()
 ) -> nn.Module:
-    """Multi-layer perceptron with ReLU between its layers; also the predictors of BYOL and MoCo v3.
+    """A multi-layer perceptron with ReLU; also the predictor of BYOL and MoCo v3.
 
     A BatchNorm at the end, as in SimCLR's released code and MoCo v3, centres the embeddings of a
-    batch: without it all of them first drift to one point, and it takes hundreds of steps to part
-    them again.
+    batch. Without it they first collapse to one point, and take hundreds of steps to separate.
 
     Args:
         in_dim, hidden_dim, out_dim: feature, hidden and embedding sizes.
-        layers: number of linear layers; 0 gives the features themselves.
-        norms: where there is BatchNorm; a layer without it has a bias.
+        layers: number of linear layers; 0 returns the features.
+        norms: places of BatchNorm; a layer without BatchNorm has a bias.
     """
     if layers == 0:
         return nn.Identity()
@@ -295,21 +278,17 @@ class Classifier(nn.Module):
         return logits
 
 
-# ----------------------------------------------------------------------
-# What an encoder costs: parameters, and FLOPs of one clip by fvcore.
-
-
 @dataclass(frozen=True)
 class Cost:
-    """Of one clip: parameters, and fused multiply-adds (what papers call FLOPs)."""
+    """Parameters, and fused multiply-adds for one clip (what papers call FLOPs)."""
 
     parameters: int
     flops: int
 
 
 def cost_of(encoder: Encoder) -> Cost:
-    """Count on a clip of the encoder's own size, in eval mode."""
-    from fvcore.nn import FlopCountAnalysis  # warns of torch's plans when it is imported
+    """Count parameters and FLOPs for one clip of the encoder's own size, in eval mode."""
+    from fvcore.nn import FlopCountAnalysis  # imported here: it prints deprecation warnings
 
     was_training = encoder.training
     encoder.eval()

@@ -1,7 +1,7 @@
-"""An image backbone of timm on every frame, and what joins the frames.
+"""A timm image backbone on every frame, and a mean or a transformer over the frames.
 
-Its weights can come from anywhere in the image world; of motion it sees what differs between
-frames: with `mean` nothing of their order, with `transformer` that too.
+It can start from any image weights. It sees motion only as the difference between frames; `mean`
+ignores their order, `transformer` uses it.
 """
 
 from typing import Any
@@ -18,18 +18,18 @@ from vidcsl.models.encoder import ENCODERS, NORMALISATIONS, Encoder
 from vidcsl.registry import Option
 
 LAYERS = 2  # of the temporal transformer
-HEAD_DIM = 64  # or wider, where the features cannot be cut so
+HEAD_DIM = 64  # wider if the feature length is not divisible
 
 
 class FrameEncoder(nn.Module):
-    """Features of frames, joined over time.
+    """Features of single frames, pooled over time.
 
     Args:
         image: frames `[N, 3, S, S]` -> features `[N, D]`.
         feature_dim: D.
-        clip_frames: frames for which positions are made; other numbers are interpolated.
-        temporal: mean, or transformer: two blocks over the frames with learned positions, then the
-            mean.
+        clip_frames: number of learned positions; clips of another length interpolate them.
+        temporal: "mean", or "transformer" for two blocks over the frames with learned positions,
+            then the mean.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class FrameEncoder(nn.Module):
             )
 
     def tokens(self, clips: Tensor) -> Tensor:
-        """A vector a frame, `[N, T, D]`."""
+        """One vector per frame, `[N, T, D]`."""
         frames = rearrange(clips, "n c t h w -> (n t) c h w").contiguous(
             memory_format=torch.channels_last
         )
@@ -81,10 +81,10 @@ class FrameEncoder(nn.Module):
 def frames(
     *, clip_frames: int, frame_size: int, image: str = "resnet18", temporal: str = "mean"
 ) -> Encoder:
-    """A timm image backbone per frame; slim ones are chosen by name (resnet10t, vit_tiny_...).
+    """A timm image backbone per frame; for a slim one choose its name (resnet10t, vit_tiny_...).
 
     Raises:
-        UserError: timm knows no such backbone, or none of this size.
+        UserError: timm has no such backbone, or it does not accept frames of this size.
     """
     if image not in timm.list_models():
         close = timm.list_models(f"*{image[:6]}*")[:3]
@@ -95,31 +95,25 @@ def frames(
     options: dict[str, Any] = {"img_size": frame_size} if fixed else {}
     try:
         network = timm.create_model(image, num_classes=0, **options)
-        feature_dim = _feature_dim(network, frame_size)
+        # Measured on a frame: timm's `num_features` is not the output size of every backbone.
+        with torch.no_grad():
+            features = network.eval()(torch.zeros(1, 3, frame_size, frame_size))
+        network.train()
+        if features.ndim != 2:
+            raise ValueError(f"its features have the shape {list(features.shape)}")
     except (AssertionError, ValueError, RuntimeError) as error:
         raise UserError(
             f"MODEL.IMAGE {image} takes no frames of MODEL.FRAME_SIZE {frame_size}: {error}"
         ) from error
+    feature_dim, normalisation = int(features.shape[1]), "imagenet"
+    if published:
+        own = (tuple(published.mean), tuple(published.std))
+        known = (name for name, each in NORMALISATIONS.items() if each == own)
+        normalisation = next(known, "imagenet")
     return Encoder(
         FrameEncoder(network, feature_dim=feature_dim, clip_frames=clip_frames, temporal=temporal),
         feature_dim=feature_dim,
         clip_frames=clip_frames,
         frame_size=frame_size,
-        normalisation=_normalisation(published.mean, published.std) if published else "imagenet",
+        normalisation=normalisation,
     )
-
-
-@torch.no_grad()
-def _feature_dim(network: nn.Module, frame_size: int) -> int:
-    """Of a frame that has passed through: what timm says of a backbone is not always so."""
-    features = network.eval()(torch.zeros(1, 3, frame_size, frame_size))
-    network.train()
-    if features.ndim != 2:
-        raise ValueError(f"its features have the shape {list(features.shape)}")
-    return int(features.shape[1])
-
-
-def _normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
-    """The name of these statistics; ImageNet's where they have none."""
-    names = (name for name, known in NORMALISATIONS.items() if known == (tuple(mean), tuple(std)))
-    return next(names, "imagenet")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 from vidcsl.errors import UserError
-from vidcsl.models.encoder import ENCODERS, Encoder, published_or, shallow
+from vidcsl.models.encoder import ENCODERS, Encoder, shallow
 
 WIDTH = 96  # channels of the published first stage
 BLOCKS = (1, 2, 11, 2)  # of the four stages; each later one halves space and doubles channels
@@ -19,7 +19,7 @@ class PooledMViT(MViT):
     """torchvision's network up to its classifier."""
 
     def tokens(self, clips: Tensor) -> Tensor:
-        """The class token, then a vector a place: `[N, 1 + L, 8 * width]`."""
+        """The class token, then one vector per place: `[N, 1 + L, 8 * width]`."""
         tokens = self.pos_encoding(self.conv_proj(clips).flatten(2).transpose(1, 2))
         grid = (self.pos_encoding.temporal_size, *self.pos_encoding.spatial_size)
         for block in self.blocks:
@@ -44,7 +44,7 @@ def mvit_v2_s(*, clip_frames: int, frame_size: int, width: int = 0, depth: int =
             f"mvit_v2_s halves frames and pools space {REDUCTION} times: MODEL.FRAME_SIZE "
             f"{frame_size} must be a multiple of {REDUCTION}, DATA.FRAMES {clip_frames} even"
         )
-    width = published_or(width, WIDTH)
+    width = width or WIDTH
     backbone = PooledMViT(
         spatial_size=(frame_size, frame_size),
         temporal_size=clip_frames,
@@ -67,9 +67,10 @@ def mvit_v2_s(*, clip_frames: int, frame_size: int, width: int = 0, depth: int =
 
 
 def block_settings(width: int, stages: tuple[int, ...]) -> list[MSBlockConfig]:
-    """Of stages of so many blocks, the first of `width` channels.
+    """Settings of all blocks, for `stages[i]` blocks in stage i and `width` channels in the first.
 
-    The first block of a later stage pools its queries; keys are pooled to one small grid.
+    The first block of each later stage pools its queries and so halves space. Keys and values are
+    pooled more in earlier stages, which keeps attention on their large grids cheap.
     """
     settings = []
     for stage, depth in enumerate(stages):

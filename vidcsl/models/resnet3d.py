@@ -1,4 +1,10 @@
-"""R(2+1)D, R3D and MC3."""
+"""R(2+1)D, R3D and MC3: residual networks of 3-D convolutions.
+
+Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018.
+R(2+1)D splits each convolution into space, then time; MC3 has full 3-D convolutions in its first
+stage only. Parameter names are torchvision's, so its weights and those of their many descendants
+load.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -8,12 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DNoTemporal, Conv3DSimple
 
-from vidcsl.models.encoder import ENCODERS, Encoder, flat, published_or, shallow
+from vidcsl.models.encoder import ENCODERS, Encoder, flat, shallow
 
-# ----------------------------------------------------------------------
-# Residual networks of 3-D convolutions: what R(2+1)D, R3D and MC3 share.
-#
-# Parameter names are torchvision's, so that its weights and those of its many descendants fit.
+WIDTH = 64  # channels of the published first stage
+STRIDES = ((1, 1), (2, 2), (2, 2), (2, 2))  # (time, space) of each stage
+STEM_RATIO = 45 / 64  # middle channels of R(2+1)D's published stem over its output channels
 
 ConvMaker = Callable[..., nn.Module]
 """`(in_planes, out_planes, midplanes, stride=1, padding=1) -> convolution`, as torchvision's."""
@@ -31,7 +36,8 @@ class VideoResNet(nn.Module):
         blocks: residual blocks of each stage.
         width: channels of the first stage, doubled by each later one.
         strides: (time, space) of the first block of each stage.
-        shortcut: of blocks that change the size of their maps.
+        shortcut: makes the shortcut of blocks that change the size of their maps; None: one
+            1 x 1 x 1 convolution.
     """
 
     def __init__(
@@ -49,14 +55,28 @@ class VideoResNet(nn.Module):
         widths = [width, width, 2 * width, 4 * width, 8 * width]  # the stem's, then the stages'
         settings = zip(pairwise(widths), convs, blocks, strides, strict=True)
         for number, ((before, after), conv, depth, (time, space)) in enumerate(settings, start=1):
-            downsample = None
+            downsample: nn.Module | None = None
             if (time, space) != (1, 1) or before != after:
-                downsample = (shortcut or plain_shortcut)(before, after, (time, space, space))
+                stride = (time, space, space)
+                if shortcut is not None:
+                    downsample = shortcut(before, after, stride)
+                else:
+                    downsample = nn.Sequential(
+                        nn.Conv3d(before, after, 1, stride=stride, bias=False),
+                        nn.BatchNorm3d(after),
+                    )
             first = BasicBlock(before, after, conv, space, downsample)
             later = (BasicBlock(after, after, conv) for _ in range(depth - 1))
             setattr(self, f"layer{number}", nn.Sequential(first, *later))
         self.feature_dim = widths[-1]
-        initialise(self)
+        # He's initialisation, and each residual block starts as its shortcut (Goyal et al., 2017).
+        # Otherwise a new network is so steep that contrastive losses hardly fall: its gradient norm
+        # is 500 rather than 20.
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, BasicBlock):
+                nn.init.zeros_(module.conv2[1].weight)
 
     def maps(self, clips: Tensor) -> Tensor:
         """Maps `[N, 8 * width, T', H', W']` of normalised clips `[N, 3, T, H, W]`."""
@@ -66,7 +86,7 @@ class VideoResNet(nn.Module):
         return maps
 
     def tokens(self, clips: Tensor) -> Tensor:
-        """A vector a place, `[N, T' * H' * W', 8 * width]`."""
+        """One vector per place, `[N, T' * H' * W', 8 * width]`."""
         return flat(self.maps(clips))
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -77,7 +97,7 @@ class VideoResNet(nn.Module):
 def as_encoder(
     backbone: VideoResNet, *, clip_frames: int, frame_size: int, normalisation: str = "kinetics"
 ) -> Encoder:
-    """The network behind the contract, its weights in the layout that convolves fastest."""
+    """Wrap the network, with its weights in the memory layout of the fastest 3-D convolutions."""
     return Encoder(
         backbone.to(memory_format=torch.channels_last_3d),
         feature_dim=backbone.feature_dim,
@@ -87,67 +107,28 @@ def as_encoder(
     )
 
 
-def basic_stem(width: int) -> nn.Sequential:
-    """A 3 x 7 x 7 convolution of stride 2 in space."""
-    return nn.Sequential(
-        nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
-        nn.BatchNorm3d(width),
-        nn.ReLU(inplace=True),
-    )
-
-
-def plain_shortcut(inplanes: int, planes: int, stride: tuple[int, int, int]) -> nn.Sequential:
-    """One 1 x 1 x 1 convolution."""
-    return nn.Sequential(
-        nn.Conv3d(inplanes, planes, 1, stride=stride, bias=False), nn.BatchNorm3d(planes)
-    )
-
-
-def initialise(network: nn.Module) -> None:
-    """He's initialisation; each residual block starts as its shortcut (Goyal et al., 2017).
-
-    Otherwise a fresh network is so steep that contrastive losses hardly fall: gradient norms of
-    500, not of 20.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, BasicBlock):
-            nn.init.zeros_(module.conv2[1].weight)
-
-
-# ----------------------------------------------------------------------
-# R(2+1)D: residual networks whose 3-D convolutions are split into space, then time.
-#
-# Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018.
-
-R2PLUS1D_WIDTH = 64  # of the published networks
-STEM_RATIO = 45 / 64  # middle channels of the published stem over its output channels
-STRIDES = ((1, 1), (2, 2), (2, 2), (2, 2))
-
-
 @ENCODERS.register("r2plus1d_18", "R(2+1)D-18")
 def r2plus1d_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """R(2+1)D-18; `width` below 64 or `depth` below 2 give a slim network."""
-    return _build((2, 2, 2, 2), clip_frames, frame_size, width, depth)
+    return _r2plus1d((2, 2, 2, 2), clip_frames, frame_size, width, depth)
 
 
 @ENCODERS.register("r2plus1d_34", "R(2+1)D-34")
 def r2plus1d_34(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """R(2+1)D-34; `width` below 64 or `depth` below 6 give a slim network."""
-    return _build((3, 4, 6, 3), clip_frames, frame_size, width, depth)
+    return _r2plus1d((3, 4, 6, 3), clip_frames, frame_size, width, depth)
 
 
 @ENCODERS.register("r2plus1d_34_mmaction2", "R(2+1)D-34 as in mmaction2")
 def r2plus1d_34_mmaction2(
     *, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0
 ) -> Encoder:
-    """R(2+1)D-34 as mmaction2 builds it, another network than torchvision's.
+    """R(2+1)D-34 of mmaction2, which differs from torchvision's.
 
-    It pools after its stem, splits its shortcuts too, and counts the middle channels of every
-    convolution by itself (23 of them in the stem).
+    It pools after the stem, splits the shortcuts too, and computes the middle channels for each
+    convolution, not for each block (23 in the stem).
     """
-    width = published_or(width, R2PLUS1D_WIDTH)
+    width = width or WIDTH
     backbone = VideoResNet(
         stem=nn.Sequential(
             *_stem(width, middle=_middle(3, width, area=9)),
@@ -164,10 +145,10 @@ def r2plus1d_34_mmaction2(
     )
 
 
-def _build(
+def _r2plus1d(
     blocks: tuple[int, ...], clip_frames: int, frame_size: int, width: int, depth: int
 ) -> Encoder:
-    width = published_or(width, R2PLUS1D_WIDTH)
+    width = width or WIDTH
     backbone = VideoResNet(
         stem=_stem(width, middle=max(1, round(width * STEM_RATIO))),
         convs=(_Conv2Plus1D,) * 4,
@@ -190,7 +171,7 @@ def _stem(width: int, *, middle: int) -> nn.Sequential:
 
 
 def _middle(inplanes: int, planes: int, *, area: int) -> int:
-    """Middle channels that keep the parameters of a full convolution, 3 deep and `area` wide."""
+    """Middle channels for as many parameters as a full convolution, 3 frames by `area` pixels."""
     return max(1, 3 * inplanes * planes * area // (inplanes * area + 3 * planes))
 
 
@@ -223,7 +204,7 @@ class _OwnMiddle(_Conv2Plus1D):
     def __init__(
         self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1, padding: int = 1
     ) -> None:
-        del midplanes  # torchvision counts them once a block
+        del midplanes  # torchvision's number for the whole block
         own = _middle(in_planes, out_planes, area=9)
         super().__init__(in_planes, out_planes, own, stride, padding)
 
@@ -246,43 +227,33 @@ class _TemporalConv(nn.Conv3d):
         return F.conv3d(padded, self.weight, self.bias, self.stride)
 
 
-# ----------------------------------------------------------------------
-# R3D-18 and MC3-18: residual networks of full 3-D convolutions, in all stages or in the first.
-#
-# Tran et al., "A Closer Look at Spatiotemporal Convolutions for Action Recognition", CVPR 2018.
-
-R3D_WIDTH = 64  # of the published networks
-R3D_BLOCKS = (2, 2, 2, 2)
-IN_TIME_AND_SPACE = ((1, 1), (2, 2), (2, 2), (2, 2))
-
-
 @ENCODERS.register("r3d_18", "R3D-18")
 def r3d_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """R3D-18; `width` below 64 or `depth` below 2 give a slim network."""
     convs = (Conv3DSimple,) * 4
-    backbone = _r3d_build(convs, IN_TIME_AND_SPACE, width=width, depth=depth)
+    backbone = _full_network(convs, STRIDES, width=width, depth=depth)
     return as_encoder(backbone, clip_frames=clip_frames, frame_size=frame_size)
 
 
 @ENCODERS.register("mc3_18", "MC3-18")
 def mc3_18(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
-    """MC3-18: after the first stage convolutions are of space alone, and time is kept whole."""
+    """MC3-18: after the first stage, convolutions cover space only and keep all frames."""
     convs = (Conv3DSimple, *(Conv3DNoTemporal,) * 3)
     strides = ((1, 1), (1, 2), (1, 2), (1, 2))
-    backbone = _r3d_build(convs, strides, width=width, depth=depth)
+    backbone = _full_network(convs, strides, width=width, depth=depth)
     return as_encoder(backbone, clip_frames=clip_frames, frame_size=frame_size)
 
 
 @ENCODERS.register("r3d_18_tclr", "R3D-18 as in TCLR")
 def r3d_18_tclr(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
-    """R3D-18 as TCLR trains it: the last stage dilates in time where others halve it.
+    """R3D-18 of TCLR: the last stage dilates its first convolution in time and keeps all frames.
 
     Dave et al., "TCLR: Temporal Contrastive Learning for Video Representation", CVIU 2022. Pixels
     are not normalised.
     """
     convs = (Conv3DSimple,) * 4
-    strides = (*IN_TIME_AND_SPACE[:3], (1, 2))
-    backbone = _r3d_build(convs, strides, width=width, depth=depth)
+    strides = (*STRIDES[:3], (1, 2))
+    backbone = _full_network(convs, strides, width=width, depth=depth)
     first = backbone.layer4[0].conv1[0]  # type: ignore[index,union-attr]
     assert isinstance(first, nn.Conv3d)
     first.stride, first.padding, first.dilation = (1, 2, 2), (2, 1, 1), (2, 1, 1)
@@ -291,14 +262,18 @@ def r3d_18_tclr(*, clip_frames: int, frame_size: int, width: int = 0, depth: int
     )
 
 
-def _r3d_build(
+def _full_network(
     convs: Sequence[ConvMaker], strides: Sequence[tuple[int, int]], *, width: int, depth: int
 ) -> VideoResNet:
-    width = published_or(width, R3D_WIDTH)
+    width = width or WIDTH
     return VideoResNet(
-        stem=basic_stem(width),
+        stem=nn.Sequential(
+            nn.Conv3d(3, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False),
+            nn.BatchNorm3d(width),
+            nn.ReLU(inplace=True),
+        ),
         convs=convs,
-        blocks=shallow(R3D_BLOCKS, depth),
+        blocks=shallow((2, 2, 2, 2), depth),
         width=width,
         strides=strides,
     )

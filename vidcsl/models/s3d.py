@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.video.s3d import SepInceptionBlock3D, TemporalSeparableConv
 from torchvision.ops.misc import Conv3dNormActivation
 
-from vidcsl.models.encoder import ENCODERS, Encoder, flat, published_or
+from vidcsl.models.encoder import ENCODERS, Encoder, flat
 
 WIDTH = 64  # channels of the published stem
 
@@ -28,11 +28,14 @@ BLOCKS = {
     ),
     "5": ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128)),
 }
-OUTPUTS = (0, 2, 4, 5)  # branches that are joined
+OUTPUTS = (0, 2, 4, 5)  # columns of `BLOCKS` that are concatenated; the others are inner
 
 
 class HalvingPool(nn.Module):
-    """Maxima of 2 x 2 x 2 as torchvision has them; a single frame, row or column is kept."""
+    """torchvision's 2 x 2 x 2 max pooling, which keeps an axis of length 1.
+
+    torchvision's fails on clips so short or small that one frame, row or column is left.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps `[N, C, T, H, W]` of half the length of each axis."""
@@ -43,13 +46,16 @@ class S3D(nn.Module):
     """The network without its classifier.
 
     Args:
-        width: channels of the stem; all others change with it.
+        width: channels of the stem; all others scale with it.
     """
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
         norm = partial(nn.BatchNorm3d, eps=0.001)
-        size = partial(_scaled, width=width)
+
+        def size(channels: int) -> int:
+            return max(1, round(channels * width / WIDTH))
+
         self.features = nn.Sequential(
             TemporalSeparableConv(3, size(64), 7, 2, 3, norm),
             nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)),
@@ -65,7 +71,7 @@ class S3D(nn.Module):
         self.feature_dim = sum(size(BLOCKS["5"][-1][branch]) for branch in OUTPUTS)
 
     def tokens(self, clips: Tensor) -> Tensor:
-        """A vector a place, `[N, L, 16 * width]`."""
+        """One vector per place, `[N, L, 16 * width]`."""
         return flat(self.features(clips))
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -77,7 +83,7 @@ class S3D(nn.Module):
 @ENCODERS.register("s3d", "S3D")
 def s3d(*, clip_frames: int, frame_size: int, width: int = 0) -> Encoder:
     """S3D; `width` below 64 gives a slim network."""
-    backbone = S3D(width=published_or(width, WIDTH))
+    backbone = S3D(width=width or WIDTH)
     return Encoder(
         backbone.to(memory_format=torch.channels_last_3d),
         feature_dim=backbone.feature_dim,
@@ -98,9 +104,5 @@ def _inception(
 
 
 def _joined(stage: str, number: int, size: Callable[[int], int]) -> int:
-    """Channels that leave a block."""
+    """Output channels of a block."""
     return sum(size(BLOCKS[stage][number][branch]) for branch in OUTPUTS)
-
-
-def _scaled(channels: int, *, width: int) -> int:
-    return max(1, round(channels * width / WIDTH))

@@ -1,4 +1,4 @@
-"""Slow-R50: the slow pathway of SlowFast, on which MoCo, BYOL and others were compared on video.
+"""Slow-R50: the slow pathway of SlowFast, the usual encoder of MoCo and BYOL on video.
 
 Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019, and "A Large-Scale Study
 on Unsupervised Spatiotemporal Representation Learning", CVPR 2021.
@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from vidcsl.models.encoder import ENCODERS, Encoder, flat, published_or, shallow
+from vidcsl.models.encoder import ENCODERS, Encoder, flat, shallow
 
 WIDTH = 64  # channels of the published stem
 EXPANSION = 4
@@ -17,7 +17,7 @@ KERNELS = (1, 1, 3, 3)  # temporal extent of the first convolution of the blocks
 
 
 class Bottleneck(nn.Module):
-    """1 x 1 convolutions around a 3 x 3 one in space; the first may reach over time."""
+    """1 x 1 convolutions around a 3 x 3 one in space; the first one may extend over time."""
 
     def __init__(self, inplanes: int, planes: int, *, kernel: int, stride: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps of `4 * planes` channels."""
+        """Maps with `4 * planes` channels."""
         shortcut = maps if self.downsample is None else self.downsample(maps)
         inner = self.relu(self.bn1(self.conv1(maps)))
         inner = self.relu(self.bn2(self.conv2(inner)))
@@ -52,7 +52,7 @@ class SlowResNet(nn.Module):
     """The network without its head; time is never strided.
 
     Args:
-        blocks: of the four stages.
+        blocks: residual blocks of each of the four stages.
         width: channels of the stem.
     """
 
@@ -66,10 +66,9 @@ class SlowResNet(nn.Module):
         )
         planes = [width, 2 * width, 4 * width, 8 * width]
         widths = [width, *(EXPANSION * each for each in planes)]
-        for number, depth in enumerate(blocks, start=1):
-            before, after = list(pairwise(widths))[number - 1]
-            kernel, stride = KERNELS[number - 1], 1 if number == 1 else 2
-            inner = planes[number - 1]
+        stages = zip(blocks, pairwise(widths), planes, KERNELS, strict=True)
+        for number, (depth, (before, after), inner, kernel) in enumerate(stages, start=1):
+            stride = 1 if number == 1 else 2
             first = Bottleneck(before, inner, kernel=kernel, stride=stride)
             later = (Bottleneck(after, inner, kernel=kernel, stride=1) for _ in range(depth - 1))
             setattr(self, f"layer{number}", nn.Sequential(first, *later))
@@ -81,7 +80,7 @@ class SlowResNet(nn.Module):
                 nn.init.zeros_(module.bn3.weight)  # each block starts as its shortcut
 
     def tokens(self, clips: Tensor) -> Tensor:
-        """A vector a place, `[N, L, 32 * width]`."""
+        """One vector per place, `[N, L, 32 * width]`."""
         return flat(self._maps(clips))
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -99,7 +98,7 @@ class SlowResNet(nn.Module):
 def slow_r50(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """Slow-R50; `width` below 64 or `depth` below 6 give a slim network."""
     blocks = shallow((3, 4, 6, 3), depth)
-    backbone = SlowResNet(blocks=blocks, width=published_or(width, WIDTH))
+    backbone = SlowResNet(blocks=blocks, width=width or WIDTH)
     return Encoder(
         backbone.to(memory_format=torch.channels_last_3d),
         feature_dim=backbone.feature_dim,

@@ -7,14 +7,14 @@ from torch import Tensor, nn
 from torchvision.models.video.swin_transformer import SwinTransformer3d
 
 from vidcsl.errors import UserError
-from vidcsl.models.encoder import ENCODERS, Encoder, published_or, shallow
+from vidcsl.models.encoder import ENCODERS, Encoder, shallow
 
 
 class PooledSwin3D(SwinTransformer3d):
     """torchvision's network up to its classifier."""
 
     def tokens(self, clips: Tensor) -> Tensor:
-        """A vector a place, `[N, L, 8 * width]`."""
+        """One vector per place, `[N, L, 8 * width]`."""
         tokens = self.features(self.pos_drop(self.patch_embed(clips)))  # [N, T', H', W', C]
         normed: Tensor = self.norm(tokens)
         return normed.flatten(1, 3)
@@ -27,25 +27,19 @@ class PooledSwin3D(SwinTransformer3d):
 @ENCODERS.register("swin3d_t", "Video Swin-T")
 def swin3d_t(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """Video Swin T; `width` (a multiple of 3) below 96 or `depth` below 6 give a slim network."""
-    return _build(
-        (2, 2, 6, 2), 3, clip_frames, frame_size, width=published_or(width, 96), depth=depth
-    )
+    return _build((2, 2, 6, 2), 3, clip_frames, frame_size, width=width or 96, depth=depth)
 
 
 @ENCODERS.register("swin3d_s", "Video Swin-S")
 def swin3d_s(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """Video Swin S; `width` (a multiple of 3) below 96 or `depth` below 18 give a slim network."""
-    return _build(
-        (2, 2, 18, 2), 3, clip_frames, frame_size, width=published_or(width, 96), depth=depth
-    )
+    return _build((2, 2, 18, 2), 3, clip_frames, frame_size, width=width or 96, depth=depth)
 
 
 @ENCODERS.register("swin3d_b", "Video Swin-B")
 def swin3d_b(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 0) -> Encoder:
     """Video Swin B; `width` (a multiple of 4) below 128 or `depth` below 18 give a slim network."""
-    return _build(
-        (2, 2, 18, 2), 4, clip_frames, frame_size, width=published_or(width, 128), depth=depth
-    )
+    return _build((2, 2, 18, 2), 4, clip_frames, frame_size, width=width or 128, depth=depth)
 
 
 def _build(

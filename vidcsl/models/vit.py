@@ -1,4 +1,9 @@
-"""Video vision transformers and their positions."""
+"""Video vision transformers on tubelets, with joint or divided attention, and their positions.
+
+Arnab et al., "ViViT", ICCV 2021 (tubelets); Bertasius et al., "Is Space-Time Attention All You Need
+for Video Understanding?", ICML 2021 (divided attention); Tong et al., "VideoMAE", 2022; Assran et
+al., "V-JEPA 2", 2025 (rotary positions). Blocks are timm's.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,20 +16,17 @@ from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
-from vidcsl.models.encoder import ENCODERS, Encoder, flat, published_or
+from vidcsl.models.encoder import ENCODERS, Encoder, flat
 from vidcsl.registry import Option
-
-# ----------------------------------------------------------------------
-# Where a token lies in time, height and width: tables of positions for any grid of tokens.
 
 Grid = tuple[int, int, int]
 """Tokens along time, height and width."""
 
 
 def sine_table(grid: Grid, dim: int) -> Tensor:
-    """Sines and cosines of a token's number in the flattened grid, `[T * H * W, dim]`.
+    """Sines and cosines of a token's index in the flattened grid, `[T * H * W, dim]`.
 
-    Vaswani et al., "Attention Is All You Need", 2017, as VideoMAE has it (Tong et al., 2022).
+    Vaswani et al., "Attention Is All You Need", 2017, in VideoMAE's form (Tong et al., 2022).
     """
     number = torch.arange(grid[0] * grid[1] * grid[2], dtype=torch.float64)
     exponent = torch.arange(dim, dtype=torch.float64).div(2, rounding_mode="floor") * 2 / dim
@@ -34,26 +36,26 @@ def sine_table(grid: Grid, dim: int) -> Tensor:
 
 
 def rotary_table(grid: Grid, head_dim: int) -> Tensor:
-    """Sines, then cosines, of the rotation of each pair of a head's channels, `[L, 2 * head_dim]`.
+    """Sines, then cosines, of the rotary angle of each channel of a head, `[L, 2 * head_dim]`.
 
-    A third of the channels turns with time, height and width each, the rest stays: V-JEPA 2's
-    (Assran et al., 2025). Within a third its code pairs neighbouring channels but lays its angles
-    out twice in a row, so that the two of a pair turn by different angles; so does this table, as
-    its weights were trained that way.
+    One third of the channels rotates with time, one with height, one with width; the rest does not
+    rotate. This follows V-JEPA 2 (Assran et al., 2025). Within a third, its code pairs neighbouring
+    channels but repeats the list of angles as a whole, so the two channels of a pair rotate by
+    different angles. Its weights were trained that way, so this table does the same.
     """
-    share = 2 * (head_dim // 3 // 2)
-    frequency = 1 / 10000 ** (torch.arange(share // 2) / max(1, share / 2))
+    third = 2 * (head_dim // 3 // 2)  # even, because channels rotate in pairs
+    frequency = 1 / 10000 ** (torch.arange(third // 2) / max(1, third / 2))
     axes = torch.meshgrid(*(torch.arange(size).float() for size in grid), indexing="ij")
     angles = [(axis.flatten()[:, None] * frequency).repeat(1, 2) for axis in axes]
-    still = torch.zeros(angles[0].shape[0], head_dim - 3 * share)
+    still = torch.zeros(angles[0].shape[0], head_dim - 3 * third)
     table = torch.cat([*angles, still], dim=1)  # [L, head_dim]
     return torch.cat([table.sin(), table.cos()], dim=1)
 
 
 def interpolated(table: Tensor, grid: Grid) -> Tensor:
-    """A table of positions `[1, T, H, W, dim]` for another grid: bicubic in space, linear in time.
+    """Resize positions `[1, T, H, W, dim]` to another grid: bicubic in space, linear in time.
 
-    Space as timm does it for pictures; what is of the right size is left as it is.
+    Space is resized as timm does for images; axes of the right size stay bit for bit.
     """
     _, time, *space, _ = table.shape
     new_time, *new_space = grid
@@ -69,11 +71,11 @@ def interpolated(table: Tensor, grid: Grid) -> Tensor:
 
 
 class FixedTable(nn.Module):
-    """A table that follows from the grid; kept for the grid that is usual, made for others.
+    """A position table computed from the grid, cached for one grid and recomputed for others.
 
     Args:
-        make: from a grid to its table.
-        grid: the usual one.
+        make: grid -> table.
+        grid: the grid to cache.
     """
 
     table: Tensor
@@ -84,36 +86,29 @@ class FixedTable(nn.Module):
         self.register_buffer("table", make(grid), persistent=False)
 
     def forward(self, grid: Grid) -> Tensor:
-        """The table of this grid, on the module's device."""
+        """The table for `grid`, on the module's device."""
         return self.table if grid == self.grid else self.make(grid).to(self.table)
 
 
-# ----------------------------------------------------------------------
-# Video transformers on tubelets, with attention joint over space and time or divided.
-#
-# Arnab et al., "ViViT", ICCV 2021 (tubelets); Bertasius et al., "Is Space-Time Attention All You
-# Need for Video Understanding?", ICML 2021 (divided attention); Tong et al., "VideoMAE", 2022;
-# Assran et al., "V-JEPA 2", 2025 (rotary positions). Blocks are timm's.
-
 HEAD_DIM = 64  # of the published sizes
 LEAST_ROTARY = 6  # channels of a head: a pair for each of three axes
-PUBLISHED_CLIP = (16, 224)  # frames and pixels for which VideoMAE numbers its tokens
+PUBLISHED_CLIP = (16, 224)  # frames and pixels of the clips of VideoMAE's sine table
 
 
 class VideoTransformer(nn.Module):
-    """A transformer whose tokens are tubelets: a few frames deep, a patch wide.
+    """A transformer whose tokens are tubelets, a few frames deep and a patch wide.
 
-    Clips may be of another length and size than it was made for: learned and sine positions are
-    interpolated, rotary ones go on.
+    It accepts clips of another length and size than `grid`: learned and sine positions are
+    interpolated, rotary ones extrapolated.
 
     Args:
         width, depth, heads: channels, blocks and attention heads.
         tubelet: (frames, pixels) of a token.
-        grid: tokens along time, height and width of the clips it is made for.
-        attention: joint: every token with every other one; divided: over time, then over space.
-        positions: learned; sine: a fixed table; rotary: within the attention.
-        pooling: mean: of the tokens, normalised afterwards; tokens: the tokens are normalised, then
-            averaged; class: a token of its own, normalised.
+        grid: tokens along time, height and width.
+        attention: "joint" over all tokens; "divided": over time, then over space.
+        positions: "learned"; "sine", a fixed table; "rotary", applied within the attention.
+        pooling: "mean": average the tokens, then LayerNorm (VideoMAE); "tokens": LayerNorm, then
+            average; "class": LayerNorm, then the class token.
     """
 
     def __init__(
@@ -134,7 +129,7 @@ class VideoTransformer(nn.Module):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, width, kernel, stride=kernel)})
         self.attention, self.feature_dim = attention, width
         self.cls_token = _learned(1, 1, width) if pooling == "class" else None
-        # Shaped as the grid, so that a checkpoint tells for which clips it was made.
+        # Shaped like the grid, so that a checkpoint records the clip size it was trained for.
         self.pos_embed = _learned(1, *grid, width) if positions == "learned" else None
         numbered = partial(_sine_positions, tubelet=kernel, width=width)
         self.sine = FixedTable(numbered, grid) if positions == "sine" else None
@@ -154,7 +149,7 @@ class VideoTransformer(nn.Module):
                     nn.init.zeros_(module.bias)
         for block in self.blocks:
             if isinstance(block, DividedBlock):
-                nn.init.zeros_(block.temporal_proj.weight)  # starts as attention over space
+                nn.init.zeros_(block.temporal_proj.weight)  # starts as space attention only
 
     @property
     def prefix(self) -> int:
@@ -162,7 +157,7 @@ class VideoTransformer(nn.Module):
         return int(self.cls_token is not None)
 
     def tokens(self, clips: Tensor) -> Tensor:
-        """A class token, if there is one, and a vector a tubelet: `[N, L, width]`."""
+        """One vector per tubelet, after the class token of pooling "class": `[N, L, width]`."""
         maps = self.patch_embed["proj"](clips)  # [N, C, T', H', W']
         grid: Grid = tuple(maps.shape[2:])
         tokens = flat(maps)
@@ -176,7 +171,10 @@ class VideoTransformer(nn.Module):
         places = _attended_grids(grid, self.attention)
         ropes = [rope(each) for rope, each in zip(self.ropes, places, strict=False)]
         for block in self.blocks:
-            tokens = self._through(block, tokens, grid, ropes)
+            if self.attention == "divided":
+                tokens = block(tokens, grid, ropes=ropes or (None, None))
+            else:
+                tokens = block(tokens, rope=ropes[0] if ropes else None)
         return tokens if self.norm is None else self.norm(tokens)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -187,21 +185,12 @@ class VideoTransformer(nn.Module):
         pooled = tokens.mean(dim=1)
         return pooled if self.fc_norm is None else self.fc_norm(pooled)
 
-    def _through(
-        self, block: nn.Module, tokens: Tensor, grid: Grid, ropes: Sequence[Tensor]
-    ) -> Tensor:
-        through: Tensor
-        if self.attention == "divided":
-            through = block(tokens, grid, ropes=ropes or (None, None))
-        else:
-            through = block(tokens, rope=ropes[0] if ropes else None)
-        return through
-
 
 class DividedBlock(nn.Module):
-    """Attention over time at each place, over space in each frame, and a perceptron.
+    """Attention over time at each place, then over space in each frame, then an MLP.
 
-    A class token takes no part in time; in space every frame sees it, and its answers are averaged.
+    The class token skips the attention over time. In space each frame attends to its own copy, and
+    the copies' outputs are averaged.
     """
 
     def __init__(
@@ -212,7 +201,7 @@ class DividedBlock(nn.Module):
         self.temporal_norm = norm_layer(dim)
         self.temporal_attn = AttentionRope(dim, num_heads, num_prefix_tokens=0)
         self.temporal_proj = nn.Linear(dim, dim)
-        # The rest is named as in an undivided block: weights of image transformers fit.
+        # Named as in an image transformer's block, so that image weights load.
         self.norm1 = norm_layer(dim)
         self.attn = AttentionRope(dim, num_heads, num_prefix_tokens=num_prefix_tokens)
         self.norm2 = norm_layer(dim)
@@ -220,7 +209,7 @@ class DividedBlock(nn.Module):
         self.mlp.fc1, self.mlp.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, tokens: Tensor, grid: Grid, *, ropes: Sequence[Tensor | None]) -> Tensor:
-        """Tokens `[N, prefix + L, width]` of a grid with L places."""
+        """Transform tokens `[N, prefix + L, width]`, L = T * H * W of `grid`."""
         batch, time = tokens.shape[0], grid[0]
         own, rest = tokens[:, : self.prefix], tokens[:, self.prefix :]
         tubes = rest.unflatten(1, (time, -1)).transpose(1, 2).flatten(0, 1)  # [N * places, T, C]
@@ -252,12 +241,12 @@ def video_vit(
     positions: str = "sine",
     pooling: str = "mean",
 ) -> Encoder:
-    """A video transformer of the `published` (width, depth) or a slim one of another.
+    """A video transformer with the `published` (width, depth) unless `width` or `depth` is given.
 
-    `heads` 0 gives heads of 64 channels. See `VideoTransformer`.
+    `heads` 0 means one head per 64 channels. Other arguments: see `VideoTransformer`.
 
     Raises:
-        UserError: the clip cannot be cut into tubelets, or the width into heads.
+        UserError: the clip is not divisible into tubelets, or the width into heads.
     """
     if len(tubelet) != 2 or min(tubelet) < 1:
         raise UserError(
@@ -269,7 +258,7 @@ def video_vit(
             f"clips of DATA.FRAMES {clip_frames} and MODEL.FRAME_SIZE {frame_size} cannot be cut "
             f"into tubelets of {frames} frames and {pixels} x {pixels} pixels (MODEL.TUBELET)"
         )
-    width, depth = published_or(width, published[0]), published_or(depth, published[1])
+    width, depth = width or published[0], depth or published[1]
     heads = heads or max(1, width // HEAD_DIM)
     if width % heads or (width // heads) % 2:
         raise UserError(f"MODEL.WIDTH {width} cannot be cut into {heads} heads of even size")
@@ -321,13 +310,16 @@ def _learned(*shape: int) -> nn.Parameter:
 
 
 def _attended_grids(grid: Grid, attention: str) -> tuple[Grid, ...]:
-    """The tokens that see each other, of each attention of a block."""
+    """For each attention of a block, the grid of tokens that attend to each other."""
     time, height, width = grid
     return (grid,) if attention == "joint" else ((time, 1, 1), (1, height, width))
 
 
 def _sine_positions(grid: Grid, *, tubelet: Grid, width: int) -> Tensor:
-    """VideoMAE's table `[1, L, width]`; of clips other than the published one, interpolated."""
+    """VideoMAE's table `[1, L, width]`, interpolated for other clips than the published size.
+
+    Computing it for the other grid would give its tokens other indices than in pretraining.
+    """
     frames, pixels = PUBLISHED_CLIP
     times, heights, widths = tubelet
     numbered = (max(1, frames // times), max(1, pixels // heights), max(1, pixels // widths))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vidcsl.models.batchnorm import ADVERSARIAL, add_auxiliary_batchnorm, batchnorm_in_use
-from vidcsl.models.encoder import in_chunks
+from vidcsl.models.encoder import Classifier, in_chunks, projector
 from vidcsl.models.resnet3d import r2plus1d_18
 
 
@@ -40,7 +40,7 @@ def step(module, inputs, size):
     return [loss.detach(), inputs.grad, *(p.grad for p in module.parameters())]
 
 
-def test_equals_the_plain_step():
+def test_a_step_in_chunks_equals_the_plain_step():
     torch.manual_seed(0)
     module, inputs = Spy().eval(), torch.rand(10, 5, dtype=torch.float64)
     for one, other in zip(step(module, inputs, 3), step(module, inputs, 10), strict=True):
@@ -149,3 +149,31 @@ def test_evaluation_and_copies(clips):
     assert deepcopy(made).chunk == 4  # a momentum encoder passes chunks as well
     assert set(made.state_dict()) == set(encoder().state_dict())
     torch.testing.assert_close(made.eval()(clips), encoder().eval()(clips))
+
+
+# Heads
+
+
+@pytest.mark.parametrize(("layers", "linear"), [(1, 1), (2, 2), (3, 3)])
+def test_projector_has_that_many_linear_layers(layers, linear):
+    head = projector(in_dim=6, hidden_dim=8, out_dim=4, layers=layers)
+    assert sum(isinstance(module, nn.Linear) for module in head.modules()) == linear
+    assert head(torch.rand(5, 6)).shape == (5, 4)
+
+
+def test_embeddings_of_a_batch_are_centred():
+    embeddings = projector(in_dim=6, hidden_dim=8, out_dim=4, layers=2)(torch.rand(50, 6) + 3)
+    torch.testing.assert_close(embeddings.mean(dim=0), torch.zeros(4), atol=1e-5, rtol=0)
+    assert embeddings.std(dim=0).min() > 0.9
+
+
+def test_a_projector_without_layers_returns_the_features():
+    features = torch.rand(5, 6)
+    assert projector(in_dim=6, hidden_dim=8, out_dim=4, layers=0)(features) is features
+
+
+def test_classifier_is_the_head_on_the_features():
+    encoder = r2plus1d_18(clip_frames=4, frame_size=16, width=4).eval()
+    head = nn.Linear(encoder.feature_dim, 3)
+    clips = torch.rand(2, 3, 4, 16, 16)
+    torch.testing.assert_close(Classifier(encoder, head)(clips), head(encoder(clips)))
