@@ -267,7 +267,7 @@ def test_replays_are_no_attack_that_could_be_made_cheaper(tmp_path, words):
 def test_support_views_are_further_clips(tmp_path):
     cfg = config(tmp_path, "FALSE_NEGATIVES.VOTERS", 2, "AUGMENT.BLUR_PROBABILITY", "[1.0, 0.1]")
     augmentation = build_augmentation(cfg)
-    assert augmentation.blur_probability == (1.0, 0.1, 0.1, 0.1)
+    assert augmentation.colour.blur_probability == (1.0, 0.1, 0.1, 0.1)
     for sampling in ("random", "decreasing_interval"):
         cfg = config(tmp_path, "FALSE_NEGATIVES.VOTERS", 2, "DATA.SAMPLING", sampling)
         loader = build_train_loader(cfg, videos(), ALONE)
