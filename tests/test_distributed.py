@@ -18,7 +18,7 @@ from vidcsl.methods.false_negatives import DETECTORS
 from vidcsl.models.encoder import Norms
 from vidcsl.models.resnet3d import r2plus1d_18
 from vidcsl.training.batchnorm import synchronise_batchnorm
-from vidcsl.training.metrics import MetricAccumulator
+from vidcsl.training.train import MetricAccumulator
 
 CASES = [
     *((name, {}) for name in METHODS if not issubclass(METHODS[name], Attacking)),

@@ -34,7 +34,7 @@ from vidcsl.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from vidcsl.training.trackers import Tracker
+    from vidcsl.training.monitor import Tracker
 
 Item = TypeVar("Item")
 

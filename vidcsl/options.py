@@ -16,9 +16,9 @@ from vidcsl.registry import Option
 from vidcsl.robustness.attacks import GOALS, SOLVERS
 from vidcsl.robustness.targets import INPUTS, TRANSFORMS
 from vidcsl.robustness.threats import BUDGETS, THREATS
+from vidcsl.training.monitor import TRACKERS
 from vidcsl.training.optimisation import DTYPES, OPTIMISERS
 from vidcsl.training.parallel import COMPILED, PARALLEL
-from vidcsl.training.trackers import TRACKERS
 
 # ----------------------------------------------------------------------
 # The run itself.

@@ -13,7 +13,7 @@ from vidcsl.distributed import DistributedContext
 from vidcsl.models.pretrained import load_pretrained, parse_weights
 from vidcsl.pipelines.context import load_context
 from vidcsl.pipelines.model import build_encoder
-from vidcsl.training.trackers import TRACKERS
+from vidcsl.training.monitor import TRACKERS
 
 CPU = DistributedContext(rank=0, size=1, device=torch.device("cpu"))
 

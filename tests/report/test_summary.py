@@ -7,7 +7,7 @@ import pytest
 
 from tests.report.run_folder import results
 from vidcsl.report import summary
-from vidcsl.report.files import read_results
+from vidcsl.report.summary import read_results
 
 
 @pytest.mark.parametrize(

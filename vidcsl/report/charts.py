@@ -22,8 +22,15 @@ import vl_convert
 from markupsafe import Markup
 
 from vidcsl.io import replacing
-from vidcsl.report.files import Tree, number
-from vidcsl.report.summary import attack_title, by_budget, interval, interval_text, plain
+from vidcsl.report.summary import (
+    Tree,
+    attack_title,
+    by_budget,
+    interval,
+    interval_text,
+    number,
+    plain,
+)
 
 Spec = dict[str, Any]
 Row = dict[str, Any]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vidcsl.errors import UserError
 from vidcsl.report.charts import COLOURS, Row, Spec
-from vidcsl.report.files import has_array, read_arrays
+from vidcsl.report.summary import has_array, read_arrays
 
 RING = 15  # degrees between rings
 _MOST_VIDEOS, _MOST_AROUND, _MOST_CLASSES = 800, 200, 12  # that a page can bear

@@ -15,20 +15,20 @@ from markupsafe import Markup
 from vidcsl.errors import UserError
 from vidcsl.io import replacing
 from vidcsl.report import charts, summary
-from vidcsl.report.files import (
-    Tree,
-    number,
-    read_log,
-    read_mapping,
-    read_results,
-    read_text,
-)
 from vidcsl.report.maps import read_maps
 from vidcsl.report.pictures import (
     AttackPicture,
     read_attack_picture,
     read_corrupted,
     read_pairs,
+)
+from vidcsl.report.summary import (
+    Tree,
+    number,
+    read_log,
+    read_mapping,
+    read_results,
+    read_text,
 )
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidcsl.errors import UserError
-from vidcsl.report.files import read_arrays
+from vidcsl.report.summary import read_arrays
 
 _STRIP_PIXELS = 16 * 128 * 128  # of a strip: keeps the report small enough to mail
 _FEWEST_FRAMES = 4

@@ -17,8 +17,7 @@ from vidcsl.evaluation.statistics import (
     gap_closed,
     gap_interval,
 )
-from vidcsl.report.files import Tree, number, read_results, read_text
-from vidcsl.report.summary import by_budget
+from vidcsl.report.summary import Tree, by_budget, number, read_results, read_text
 
 # ----------------------------------------------------------------------
 # Runs are read in: their results, and the outcome of each video under each attack.

@@ -10,9 +10,8 @@ from scipy import stats
 
 from vidcsl.io import write_atomically
 from vidcsl.report.charts import COLOURS, Row, Spec, budget_title, line_chart, scatter_chart
-from vidcsl.report.files import Tree
 from vidcsl.report.page import script, style_sheet, templates
-from vidcsl.report.summary import UNDEFINED, attack_title, budget, by_budget, percent, plain
+from vidcsl.report.summary import UNDEFINED, Tree, attack_title, budget, by_budget, percent, plain
 
 _FEW = 3  # seeds
 

@@ -28,8 +28,7 @@ from vidcsl.io import acquire_lock, log_message, write_atomically
 from vidcsl.launch import Resources, TorchRun
 from vidcsl.pipelines.data import build_lists
 from vidcsl.pipelines.training import check
-from vidcsl.report.files import Tree, number
-from vidcsl.report.summary import duration
+from vidcsl.report.summary import Tree, duration, number
 from vidcsl.run_folder import RunFolder, digest
 from vidcsl.studies.plan import StudyRun
 

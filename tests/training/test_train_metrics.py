@@ -4,7 +4,7 @@ import torch
 from tests.processes import run_in_processes
 from vidcsl.distributed import DistributedContext
 from vidcsl.methods.metrics import Ratio
-from vidcsl.training.metrics import MetricAccumulator
+from vidcsl.training.train import MetricAccumulator
 
 
 def step(loss, flagged, correct):

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from vidcsl.errors import UserError
-from vidcsl.report import files
+from vidcsl.report import summary as files
 from vidcsl.report.page import write_report
 
 

@@ -5,7 +5,7 @@ import pytest
 from vidcsl.errors import UserError
 from vidcsl.io import Log
 from vidcsl.run_folder import RunFolder
-from vidcsl.training.trackers import TRACKERS, TrackedRun, open_trackers
+from vidcsl.training.monitor import TRACKERS, TrackedRun, open_trackers
 
 
 @pytest.fixture
