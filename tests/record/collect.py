@@ -43,11 +43,14 @@ CORRUPT: {NAMES: [gaussian_noise], EXAMPLES: 0}
 REPORT: {ENABLED: false}
 LOG: {TRACKERS: []}
 """
+# Without a projector, whose last BatchNorm would enlarge the rounding errors of embeddings that lie
+# close together, as those of a new encoder do.
+BARE = ("METHOD.PROJECTOR_LAYERS", "0")
 RUNS = {
-    "simclr": ("FALSE_NEGATIVES.DETECTOR", "labels"),
+    "simclr": (*BARE, "FALSE_NEGATIVES.DETECTOR", "labels"),
     "supervised": ("METHOD.NAME", "supervised", "DATA.TEST_LIST", ""),
     "moco_v2": ("METHOD.NAME", "moco_v2", "DATA.TEST_LIST", ""),
-    "rocl": ("METHOD.NAME", "rocl", "DATA.TEST_LIST", ""),
+    "rocl": (*BARE, "METHOD.NAME", "rocl", "DATA.TEST_LIST", ""),
 }
 # What the smallest encoder of a family needs beside TINY.
 SLIM = {
