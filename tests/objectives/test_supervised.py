@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,15 @@ def test_the_loss_is_cross_entropy_over_views():
     torch.testing.assert_close(out["loss"], wanted)
     right = logits.argmax(1) == data.labels.repeat_interleave(2)
     assert float(out["train_accuracy"]) == pytest.approx(float(right.float().mean()))
+
+
+def test_a_small_step_against_the_gradient_lowers_the_loss():
+    method = make_method("supervised").double()
+    data = replace(batch(), clips=batch().clips.double())
+    loss = method(data)["loss"]
+    loss.backward()
+    torch.optim.SGD(method.parameters(), lr=1e-4).step()
+    assert float(method(data)["loss"].detach()) < float(loss.detach())
 
 
 def test_a_head_that_names_one_class_is_right_of_its_videos():
