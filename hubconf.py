@@ -2,6 +2,7 @@
 encoder, `torch.hub.load(REPOSITORY, "encoder", "FOLDER OR OWNER/NAME")` for an exported one.
 """
 
+from vidcsl.hub import load_encoder as encoder  # noqa: F401
 from vidcsl.models import ENCODERS
 
 dependencies = ["torch", "torchvision", "timm", "einops", "fvcore", "safetensors", "yaml"]

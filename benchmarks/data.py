@@ -30,7 +30,7 @@ from common import Report, Times, arguments, interleaved, peer
 from torchvision.transforms import v2
 
 from vidcsl.augment.pipeline import EvalCrop, TrainAugmentation
-from vidcsl.augment.transforms import RandomColour, RandomCrop
+from vidcsl.augment.transforms import RandomColour, RandomResizedCrop
 from vidcsl.data import sampling
 from vidcsl.data.dataset import ClipDataset
 from vidcsl.data.lists import Video, VideoList
@@ -174,7 +174,7 @@ def augmentation() -> TrainAugmentation:
     return TrainAugmentation(
         size=SIZE,
         cropped=True,
-        crop=RandomCrop(area=AREA, aspect=ASPECT),
+        crop=RandomResizedCrop(area=AREA, aspect=ASPECT),
         colour=RandomColour(jitter_probability=0.0, gray_probability=0.0),
     )
 

@@ -94,7 +94,7 @@ def test_the_batchnorms_that_are_judged_are_exported(tmp_path):
 def test_an_encoder_of_nan_is_not_exported(tmp_path):
     cfg, encoder = made()
     next(encoder.parameters()).data.fill_(torch.nan)
-    with pytest.raises(UserError, match="gives other features"):
+    with pytest.raises(UserError, match="holds NaN or infinite values"):
         export_encoder(encoder, cfg, tmp_path)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from vidcsl.augment.pipeline import EvalCrop, TrainAugmentation
 from vidcsl.augment.transforms import (
     RandomColour,
-    RandomCrop,
+    RandomResizedCrop,
     clip_draws,
     crop_resize,
     random_resized_boxes,
@@ -17,7 +17,7 @@ from vidcsl.errors import UserError
 from vidcsl.seeding import seed_of
 
 UNCHANGED = {"jitter_probability": 0.0, "gray_probability": 0.0}
-PLAIN = {"crop": RandomCrop(flip=0.0), "colour": RandomColour(**UNCHANGED)}
+PLAIN = {"crop": RandomResizedCrop(flip=0.0), "colour": RandomColour(**UNCHANGED)}
 STRONG = RandomColour(
     jitter_probability=1.0,
     gray_probability=0.5,
@@ -131,7 +131,7 @@ def test_without_colours_it_is_a_plain_crop() -> None:
 
 def test_identity_settings_give_the_whole_frame() -> None:
     frames = video(2, sides=(24, 24))
-    whole = RandomCrop(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
+    whole = RandomResizedCrop(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0)
     augment = TrainAugmentation(size=24, crop=whole, colour=PLAIN["colour"])
     clips = augment(frames, full_sizes(frames), torch.arange(2))
     assert torch.equal(clips, frames.float() / 255)
@@ -141,7 +141,7 @@ def test_flip_mirrors_every_frame() -> None:
     frames, seeds = video(3), torch.arange(3)
     sizes = full_sizes(frames)
     plain = TrainAugmentation(size=16, **PLAIN)(frames, sizes, seeds)
-    always = PLAIN | {"crop": RandomCrop(flip=1.0)}
+    always = PLAIN | {"crop": RandomResizedCrop(flip=1.0)}
     mirrored = TrainAugmentation(size=16, **always)(frames, sizes, seeds)
     assert torch.equal(mirrored, plain.flip(-1))
 
@@ -207,7 +207,7 @@ def test_evaluation_options_out_of_range_are_errors(options: dict) -> None:
 
 def test_strength_follows_the_progress_of_the_training_run() -> None:
     frames = video(4, sides=(24, 24))
-    strong = {"crop": RandomCrop(flip=0.0), "colour": STRONG}
+    strong = {"crop": RandomResizedCrop(flip=0.0), "colour": STRONG}
     augment = TrainAugmentation(size=24, strengths=(1.0, 0.5, 0.0), **strong)
     full = TrainAugmentation(size=24, **strong)
     shown = [augment(frames, full_sizes(frames), torch.arange(4), p) for p in (0, 0.3, 0.4, 0.9, 1)]

@@ -16,7 +16,7 @@ from vidcsl.augment.transforms import (
     CROP_TRIES,
     ClipDraws,
     RandomColour,
-    RandomCrop,
+    RandomResizedCrop,
     apply_colour_,
     between,
     brightness_,
@@ -456,10 +456,10 @@ def test_batch_and_single_clips_agree() -> None:
 @pytest.mark.parametrize(
     ("options", "option", "value"),
     [
-        (RandomCrop, "crop_area", (0.5, 1.2)),
-        (RandomCrop, "crop_area", (0.5, 0.2)),
-        (RandomCrop, "crop_aspect", (0.0, 2.0)),
-        (RandomCrop, "flip", 1.5),
+        (RandomResizedCrop, "crop_area", (0.5, 1.2)),
+        (RandomResizedCrop, "crop_area", (0.5, 0.2)),
+        (RandomResizedCrop, "crop_aspect", (0.0, 2.0)),
+        (RandomResizedCrop, "flip", 1.5),
         (RandomColour, "jitter", (0.1, 0.1, 0.1, 0.6)),
         (RandomColour, "jitter", (0.1, 0.1, 0.1)),
         (RandomColour, "jitter", (-0.1, 0.1, 0.1, 0.1)),

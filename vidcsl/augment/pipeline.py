@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vidcsl.augment.transforms import (
     RandomColour,
-    RandomCrop,
+    RandomResizedCrop,
     apply_colour_,
     centre_boxes,
     clip_draws,
@@ -42,7 +42,7 @@ class TrainAugmentation:
 
     size: int
     cropped: bool = False
-    crop: RandomCrop = field(default_factory=RandomCrop)
+    crop: RandomResizedCrop = field(default_factory=RandomResizedCrop)
     colour: RandomColour = field(default_factory=RandomColour)
     corrupt: Callable[[Tensor, Sequence[int]], Tensor] | None = None
     strengths: Sequence[float] = (1.0,)

@@ -77,7 +77,7 @@ def between(low: float | Tensor, high: float | Tensor, uniform: Tensor) -> Tenso
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomCrop:
+class RandomResizedCrop:
     """Options of the random crop and flip. The defaults crop less than SimCLR (area from 0.08).
 
     Args:
@@ -98,7 +98,7 @@ class RandomCrop:
         _check_interval("crop_aspect", self.aspect)
         _check_probability("flip", self.flip)
 
-    def weakened(self, strength: float) -> "RandomCrop":
+    def weakened(self, strength: float) -> "RandomResizedCrop":
         """The crop at `strength` in [0, 1]: 0 is the largest central square, 1 this crop."""
         least, most = self.area
         return replace(
@@ -119,7 +119,7 @@ def random_resized_boxes(
     Args:
         draws: one row per clip.
         sizes: true (height, width) of the clips, int `[N, 2]`.
-        area, aspect: as in `RandomCrop`.
+        area, aspect: as in `RandomResizedCrop`.
 
     Returns:
         int64 `[N, 4]` on the CPU.

@@ -6,7 +6,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from vidcsl.augment.pipeline import EvalCrop, TrainAugmentation
-from vidcsl.augment.transforms import RandomColour, RandomCrop
+from vidcsl.augment.transforms import RandomColour, RandomResizedCrop
 from vidcsl.config import value_of
 from vidcsl.data import synthetic
 from vidcsl.data.dataset import ClipDataset
@@ -227,7 +227,7 @@ def build_augmentation(cfg: CfgNode) -> TrainAugmentation:
     return TrainAugmentation(
         size=cfg.MODEL.FRAME_SIZE,
         cropped=options.CROP_BY == "decoder",
-        crop=RandomCrop(
+        crop=RandomResizedCrop(
             area=tuple(options.CROP_AREA), aspect=tuple(options.CROP_ASPECT), flip=options.FLIP
         ),
         colour=RandomColour(
