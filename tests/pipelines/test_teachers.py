@@ -8,7 +8,9 @@ import pytest
 
 from tests.tiny_job import arguments, fails, losses, results_of, stop_after, weights
 from vidcsl.cli import main
+from vidcsl.config import default_config, overridden
 from vidcsl.data.lists import read_rows
+from vidcsl.pipelines.teachers import teacher_names
 
 TEACHER = ("FALSE_NEGATIVES.DETECTOR", "teacher", "DATA.TEST_LIST", "")
 LABELS = ("FALSE_NEGATIVES.DETECTOR", "labels", "DATA.TEST_LIST", "")
@@ -130,3 +132,11 @@ def test_neighbours_warns_of_a_teacher_that_guesses(data, config, tmp_path, caps
     words = arguments(data, config, tmp_path / "run", *words)
     assert main(["neighbours", *words, "--out", str(tmp_path / "out")]) == 0
     assert "No better than a blind guess" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".sharded", ".pieces"])
+def test_a_checkpoint_is_a_teacher_however_it_was_written(tmp_path, suffix):
+    path = tmp_path / f"epoch00001_step000000{suffix}"
+    path.touch()
+    cfg = overridden(default_config(), {"FALSE_NEGATIVES.TEACHER": str(path)})
+    assert teacher_names(cfg) == [str(path)]

@@ -64,7 +64,7 @@ def measure_neighbours(
         "treatment": options.TREATMENT,
         "list": videos.source,
         "videos": len(videos),
-        "silent": int(sum(not row.any() for row in teacher.vectors)),
+        "silent": teacher.silent(),
         "warning": warning_of(found),
     }
     paths = [folder / f"neighbours.{suffix}" for suffix in ("json", "csv", "html")]

@@ -20,9 +20,7 @@ from vidcsl.pipelines.model import build_encoder, load_weights_of
 from vidcsl.run_folder import RunFolder
 from vidcsl.teachers.neighbours import Teacher
 from vidcsl.teachers.vectors import is_features, join, motion_vectors, read_features
-from vidcsl.training.checkpoint import load_checkpoint
-
-CHECKPOINT_SUFFIXES = (".pt", ".pieces")
+from vidcsl.training.checkpoint import SUFFIXES, load_checkpoint
 
 
 def build_teacher(
@@ -53,10 +51,7 @@ def build_teacher(
         )
     distributed.barrier()
     teacher = Teacher(" + ".join(names), np.load(path, mmap_mode="r"), path)
-    silent = len(videos) - sum(
-        int(teacher.vectors[start : start + 4096].any(axis=1).sum())
-        for start in range(0, len(teacher), 4096)
-    )
+    silent = teacher.silent()
     if silent == len(videos):
         raise UserError(f"FALSE_NEGATIVES.TEACHER {teacher.name} tells no two videos apart")
     if silent and distributed.is_main:
@@ -162,4 +157,4 @@ def _is_encoder(name: str) -> bool:
 
 
 def _is_file(name: str) -> bool:
-    return is_features(name) or (Path(name).suffix in CHECKPOINT_SUFFIXES and ":" not in name)
+    return is_features(name) or (Path(name).suffix in SUFFIXES and ":" not in name)

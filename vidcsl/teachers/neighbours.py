@@ -38,6 +38,14 @@ class Teacher:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    def silent(self) -> int:
+        """The number of videos without a vector; they are never flagged."""
+        known = (
+            self.vectors[start : start + _BLOCK].any(axis=1).sum()
+            for start in range(0, len(self), _BLOCK)
+        )
+        return len(self) - int(sum(known))
+
     def rows(self, videos: Tensor) -> Tensor:
         """Vectors float32 `[B, D]` of int64 `[B]`, on its device; zero for unknown videos, -1."""
         numbers = videos.cpu().numpy()

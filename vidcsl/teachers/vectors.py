@@ -128,7 +128,8 @@ def read_features(path: Path, videos: VideoList) -> NDArray[np.float32]:
             )
         return found.astype(np.float32)
     named = _load(path)
-    unknown = next((name for name in named if name not in set(names)), None)
+    listed = set(names)
+    unknown = next((name for name in named if name not in listed), None)
     if unknown is not None:
         raise UserError(f"the features {path} name {unknown}, which is not in {videos.source}")
     lengths = {name: np.asarray(named[name]).shape for name in names if name in named}

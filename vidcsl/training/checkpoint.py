@@ -24,8 +24,8 @@ from vidcsl.io import log_message
 from vidcsl.state import copied_to_cpu, delete, read_sharded, tensors_of, write_sharded
 
 _KEYS = {"config", "method", "position"}
-# Folders were once called .pieces.
-_NAME = re.compile(r"epoch(\d+)_step(\d+)\.(pt|sharded|pieces)")
+SUFFIXES = (".pt", ".sharded", ".pieces")  # the last is what folders were once called
+_NAME = re.compile(rf"epoch(\d+)_step(\d+)({'|'.join(map(re.escape, SUFFIXES))})")
 
 
 @dataclass(frozen=True)
