@@ -24,10 +24,14 @@ def build_encoder(cfg: CfgNode) -> Encoder:
         UserError: it does not take an option that was set, or clips of this shape.
     """
     name = cfg.MODEL.NAME
+    taken = ["MODEL.NAME", *encoder_options(name)]
     for key, option in ENCODERS.options().items():
-        value = value_of(cfg, key)
-        if key != "MODEL.NAME" and key not in encoder_options(name) and value != option.default:
-            raise UserError(f"MODEL.NAME {name} takes no {key}: leave it at {option.default}")
+        if key not in taken and value_of(cfg, key) != option.default:
+            takers = ", ".join(ENCODERS.takers(key.removeprefix("MODEL.")))
+            raise UserError(
+                f"MODEL.NAME {name} takes no {key}: leave it at {option.default}, or choose from "
+                f"{takers}"
+            )
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(cfg.SEED, "encoder"))
         encoder: Encoder = ENCODERS.build(
