@@ -130,7 +130,6 @@ def fit_linear_probe(
     classes: int,
     seed: int,
     penalties: Sequence[float] = PENALTIES,
-    rows_to_choose: int = ROWS_TO_CHOOSE,
 ) -> LinearProbe:
     """Fit a linear probe on every view of the labelled training videos.
 
@@ -144,7 +143,6 @@ def fit_linear_probe(
         classes: number of classes.
         seed: seed of the folds.
         penalties: L2 penalties to choose from.
-        rows_to_choose: approximate number of rows that the choice uses.
 
     Raises:
         UserError: no labelled video, or fewer than two classes.
@@ -162,7 +160,7 @@ def fit_linear_probe(
     penalty, held_out, start = DEFAULT_PENALTY, float("nan"), None
     sources = sources_of(train.groups[labelled], train.indices[labelled])
     if can_hold_out(sources, labels):
-        most = max(1, rows_to_choose // len(labels))
+        most = max(1, ROWS_TO_CHOOSE // len(labels))
         folds, few = folds_of(sources, seed=seed), spread_views(standard, most=most)
         penalty, held_out, start = _choose_penalty(
             few, labels, folds, classes=classes, penalties=penalties

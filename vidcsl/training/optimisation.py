@@ -16,8 +16,8 @@ from vidcsl.errors import Diverged
 # Optimiser and learning rate.
 
 # Ours: timm's name. timm's "sgd" is Nesterov's; its "momentum" is the published recipes' plain SGD.
-OPTIMISERS = {"sgd": "momentum", "adamw": "adamw", "lars": "lars", "lamb": "lamb"}
-FUSED = ("sgd", "adamw")  # torch's own; timm's lars and lamb run one kernel per parameter
+OPTIMISERS = {"sgd": "momentum", "adamw": "adamw", "lars": "lars"}
+FUSED = ("sgd", "adamw")  # torch's own; timm's lars runs one kernel per parameter
 
 
 def build_optimiser(
