@@ -227,7 +227,7 @@ def attack_batch(
 @torch.inference_mode()
 def predict(model: nn.Module, clips: Tensor) -> Tensor:
     """The predicted class of each clip, int64 `[N]`."""
-    return model(clips).argmax(dim=1)
+    return model(clips.clone()).argmax(dim=1)  # a copy: many models normalise in place
 
 
 def frame_rms(clean: Tensor, adversarial: Tensor) -> Tensor:

@@ -88,8 +88,9 @@ def check_model(model: nn.Module, clips: Clips) -> Iterator[Check]:
     # TF32 convolutions of a GPU round by the shape of the batch, more than a check can bear.
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
     with torch.no_grad(), frozen(model), exact:
-        once, again = model(clips.clips), model(clips.clips)
-        alone = torch.cat([model(clip[None]) for clip in clips.clips])
+        # Copies: many models normalise in place what they are given.
+        once, again = model(clips.clips.clone()), model(clips.clips.clone())
+        alone = torch.cat([model(clip[None].clone()) for clip in clips.clips])
     scale = once.abs().amax().clamp_min(1e-6)
     differs = float((once - again).abs().amax() / scale)
     yield Check(
@@ -164,7 +165,7 @@ def check_search(trial: Trial) -> Iterator[Check]:
     largest = float(threat.size(torch.full_like(clips.clips[:1], 0.5)).amax())
     left = trial.robust(trial.solver, replace(threat, eps=largest))
     with torch.no_grad():
-        classes = model(clips.clips[:1]).shape[1]
+        classes = model(clips.clips[:1].clone()).shape[1]
     yield Check(
         "a budget that allows everything leaves chance",
         left <= max(1, trial.clips / classes),

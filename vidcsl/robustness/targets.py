@@ -227,7 +227,8 @@ class Expectation(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """The mean output `[N, K]`."""
         generators = [torch_generator(self.seed, draw, "transform") for draw in range(self.draws)]
-        outputs = [self.model(self.transform(clips, generator)) for generator in generators]
+        # Copies: the model may normalise in place, and a transform may pass on what it was given.
+        outputs = [self.model(self.transform(clips.clone(), each)) for each in generators]
         return self.mean(torch.stack(outputs, dim=1))
 
 

@@ -1,25 +1,29 @@
 """Attacks: threat (what is allowed) x goal (what is maximised) x solver (how).
 
 One file per attack. `pgd.py` has PGD and the loop that all attacks by gradients share; `goals.py`
-what can be maximised; `problem.py` what a solver is given; `specs.py` reads attacks from a config;
+what can be maximised; `problem.py` what a solver is given; `answers.py` how the model is held
+still and asked; `specs.py` reads attacks from a config;
 `training.py` attacks inside a training step.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.adam import Adam
+from vidcsl.robustness.attacks.answers import Model, answer, frozen, networks_of
 from vidcsl.robustness.attacks.apgd import APGD
 from vidcsl.robustness.attacks.autoattack import AutoAttack
 from vidcsl.robustness.attacks.fab import FAB
 from vidcsl.robustness.attacks.goals import GOALS, Goal, goal_of
 from vidcsl.robustness.attacks.noise import RandomNoise, RandomSearch
 from vidcsl.robustness.attacks.pgd import FGSM, PGD, GradientAscent, MomentumPGD
-from vidcsl.robustness.attacks.problem import SOLVERS, Model, Problem, Solver, frozen
+from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Solver
 from vidcsl.robustness.attacks.square import Square
 from vidcsl.robustness.threats import LEVEL, Threat, to_levels
 
@@ -48,7 +52,7 @@ __all__ = [
 def attack(
     model: Model,
     clips: Tensor,
-    labels: Tensor | None,
+    labels: Tensor | Sequence[int] | NDArray[np.integer] | None,
     *,
     threat: Threat,
     goal: str | Goal | Callable[[Tensor, Tensor], Tensor] = "cross_entropy",
@@ -59,11 +63,13 @@ def attack(
 ) -> Tensor:
     """Perturb clips, as the threat allows, so that the model misclassifies them.
 
-    The model is attacked in eval mode with its parameters frozen, and left exactly as it was.
+    The model is attacked in eval mode with its parameters frozen, and left exactly as it was; so is
+    every network that a function of clips can reach.
 
     Args:
         model: from clips in [0, 1] to logits `[N, K]` (for goals on features, to features); any
-            function of clips that torch can differentiate. Normalisation belongs inside it.
+            function of clips that torch can differentiate. Normalisation belongs inside it; it may
+            change in place what it is given.
         clips: float32 or float64 `[N, 3, T, H, W]` (or images `[N, 3, H, W]`) in [0, 1].
         labels: integers `[N]`, the true classes; None for goals that need none.
         threat: which perturbations are allowed.
@@ -84,15 +90,17 @@ def attack(
         UserError: clips, labels, seeds, goal or model do not fit.
         BudgetExceeded: the solver left the threat (an error in the solver).
     """
-    if not hasattr(threat, "steepest_step"):
-        raise UserError(f"a threat is needed, such as Linf(4 / 255), not {threat!r}")
-    if not callable(solver):
-        raise UserError(f"a solver is needed, such as PGD(steps=20), not {solver!r}")
-    _check_clips(clips)
-    labels = torch.full(clips.shape[:1], -1) if labels is None else labels
-    if labels.shape != clips.shape[:1] or labels.is_floating_point() or labels.is_complex():
+    if isinstance(threat, type) or not hasattr(threat, "steepest_step"):
         raise UserError(
-            f"{len(clips)} clips need integer labels [N], not {labels.dtype} {list(labels.shape)}"
+            f"a threat is needed, such as Linf(4 / 255), not {_named(threat, '4 / 255')}"
+        )
+    if isinstance(solver, type) or not callable(solver):
+        raise UserError(f"a solver is needed, such as PGD(steps=20), not {_named(solver)}")
+    _check_clips(clips)
+    given = torch.as_tensor([-1] * len(clips) if labels is None else labels)
+    if given.shape != clips.shape[:1] or given.is_floating_point() or given.is_complex():
+        raise UserError(
+            f"{len(clips)} clips need integer labels [N], not {given.dtype} {list(given.shape)}"
         )
     seeds = range(len(clips)) if seeds is None else [int(seed) for seed in seeds]
     if len(seeds) != len(clips):
@@ -101,11 +109,21 @@ def attack(
         raise UserError(f"no 8-bit clip is within eps {threat.eps:g}, below 1/255 = {LEVEL:.5f}")
     if len(clips) == 0:
         return clips.clone()
-    if isinstance(model, nn.Module) and model.training:
+    if any(network.training for network in networks_of(model)):
         warnings.warn("the model is in train mode: it is attacked in eval mode", stacklevel=2)
     # Evaluation code may call this in inference mode, whose tensors (labels, too) give no gradient.
     with torch.inference_mode(False), torch.no_grad(), frozen(model):
         clean = to_levels(clips) if quantise else clips.detach()
+        if not isinstance(model, nn.Module):
+            # What a function does to its networks cannot be seen, only what comes of it.
+            once, again = answer(model, clean), answer(model, clean)
+            if not torch.allclose(once, again, rtol=1e-3, atol=1e-4 * float(once.abs().max())):
+                warnings.warn(
+                    "the attacked function is random: two passes over the same clips differ by "
+                    f"{float((once - again).abs().max()):.2g}. Switch dropout off, or attack its "
+                    "`Expectation` (vidcsl.robustness.targets)",
+                    stacklevel=2,
+                )
         warm = None
         if start is not None:
             # A delta of fewer numbers than the clips have (flicker, say) cannot be read off clips.
@@ -118,7 +136,7 @@ def attack(
             threat,
             goal_of(goal),
             clean,
-            labels.to(clips.device, torch.long, copy=True),
+            given.to(clips.device, torch.long, copy=True),
             seeds=seeds,
             warm=warm,
             quantise=quantise,
@@ -128,15 +146,39 @@ def attack(
     return adversarial
 
 
+def _named(given: object, argument: str = "") -> str:
+    """What was given instead of an instance."""
+    if isinstance(given, type):
+        return f"the class {given.__name__}: give an instance, {given.__name__}({argument})"
+    return repr(given)
+
+
 def _check_clips(clips: Tensor) -> None:
     if not isinstance(clips, Tensor):
-        raise UserError(f"attacks need a tensor of clips, not {type(clips).__name__}")
+        raise UserError(
+            f"attacks need a tensor of clips, not {type(clips).__name__}: torch.from_numpy(clips)"
+        )
     if clips.dtype not in (torch.float32, torch.float64):
         raise UserError(
-            f"attacks need float32 or float64 clips, not {clips.dtype}: eps is too fine"
+            f"attacks need float32 or float64 clips, not {clips.dtype}: eps is too fine "
+            "(`clips.float()`; bytes, also divided by 255)"
         )
     if clips.ndim not in (4, 5) or clips.shape[1] != 3:
-        raise UserError(f"attacks need clips [N, 3, T, H, W], not shape {list(clips.shape)}")
+        remedy = ""
+        if clips.ndim == 5 and clips.shape[2] == 3:
+            remedy = ": clips.transpose(1, 2)"
+        elif clips.ndim == 5 and clips.shape[4] == 3:
+            remedy = ": clips.permute(0, 4, 1, 2, 3)"
+        elif clips.ndim == 4 and clips.shape[0] == 3:
+            remedy = ": of one clip, clips[None]"
+        shape = list(clips.shape)
+        raise UserError(f"attacks need clips [N, 3, T, H, W], not shape {shape}{remedy}")
+    if clips.ndim == 5 and clips.shape[2] == 3:
+        warnings.warn(
+            f"clips {list(clips.shape)} are taken as [N, 3, T, H, W], three colours and then three "
+            "frames; if frames come first, attack clips.transpose(1, 2)",
+            stacklevel=3,
+        )
     if not ((clips >= 0) & (clips <= 1)).all():
         low, high = clips.min().item(), clips.max().item()
         raise UserError(

@@ -98,7 +98,12 @@ class Targeted:
 
 def _check_classes(logits: Tensor, labels: Tensor) -> Tensor:
     classes = logits.shape[1]
-    if classes < 2 or ((labels < 0) | (labels >= classes)).any():
+    if classes == 1:
+        raise UserError(
+            "a model of 1 classes has nothing to be fooled into: of one logit make two, "
+            "`lambda clips: F.pad(model(clips), (1, 0))`"
+        )
+    if ((labels < 0) | (labels >= classes)).any():
         raise UserError(
             f"labels {labels.unique().tolist()} do not fit a model of {classes} classes"
         )

@@ -1,20 +1,17 @@
 """What every solver is given, and what it keeps: the problem, and the worst deltas found so far."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.registry import Registry
+from vidcsl.robustness.attacks.answers import Model, answer
 from vidcsl.robustness.attacks.goals import Goal
 from vidcsl.robustness.threats import Threat, to_levels
 from vidcsl.seeding import torch_generator
-
-Model = Callable[[Tensor], Tensor]
-"""Clips [N, ...] in [0, 1] -> logits [N, K] or features [N, D]."""
 
 Solver = Callable[["Problem"], Tensor]
 """A search: from a problem to one delta a row."""
@@ -159,19 +156,8 @@ class Problem:
         return self._differentiate(clips)[1]
 
     def outputs(self, clips: Tensor) -> Tensor:
-        """The model's outputs at any clips, in float32 or float64.
-
-        Raises:
-            UserError: they are not one finite row of numbers for each clip.
-        """
-        outputs = self.model(clips)
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(clips):
-            found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise UserError(f"the attacked model must return logits [{len(clips)}, K], not {found}")
-        if not outputs.isfinite().all():
-            raise UserError("the model's logits are not finite: check its weights and its dtype")
-        # Losses of half-precision logits (a model under autocast) would be too coarse to compare.
-        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        """The model's outputs at any clips, see `answer`."""
+        return answer(self.model, clips)
 
     def _evaluate(self, clips: Tensor) -> Evaluation:
         outputs = self.outputs(clips)
@@ -229,27 +215,6 @@ class Worst:
         if rows is None:
             return (~self.fooled).nonzero()[:, 0]
         return rows[~self.fooled[rows]]
-
-
-@contextmanager
-def frozen(model: Model) -> Iterator[None]:
-    """The model in eval mode and without parameter gradients; afterwards exactly as it was.
-
-    A model that is no module, but a function of clips, is taken as it is.
-    """
-    root = model if isinstance(model, nn.Module) else nn.Identity()
-    modes = [(module, module.training) for module in root.modules()]
-    trainable = [parameter for parameter in root.parameters() if parameter.requires_grad]
-    try:
-        root.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        for module, training in modes:
-            module.training = training
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:

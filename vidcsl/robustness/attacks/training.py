@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from vidcsl.errors import UserError
 from vidcsl.models.batchnorm import folded
 from vidcsl.robustness.attacks import attack
-from vidcsl.robustness.attacks.problem import Solver, frozen
+from vidcsl.robustness.attacks.answers import frozen
+from vidcsl.robustness.attacks.problem import Solver
 from vidcsl.robustness.threats import Linf, Threat
 from vidcsl.seeding import torch_generator
 

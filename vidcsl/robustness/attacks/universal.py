@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
+from vidcsl.robustness.attacks.answers import frozen
 from vidcsl.robustness.attacks.goals import Goal
 from vidcsl.robustness.attacks.pgd import PGD
-from vidcsl.robustness.attacks.problem import Problem, frozen
+from vidcsl.robustness.attacks.problem import Problem
 from vidcsl.robustness.targets import Clips
 from vidcsl.robustness.threats import Universal, to_levels
 from vidcsl.seeding import seed_of
