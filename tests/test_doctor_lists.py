@@ -14,8 +14,8 @@ from vidcsl.data.lists import write_list
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
     root = tmp_path_factory.mktemp("videos")
-    for name in "abcd":
-        write_numbered(root / f"{name}.mp4", frames=6)
+    for more, name in enumerate("abcd"):
+        write_numbered(root / f"{name}.mp4", frames=6 + more)
     (root / "cut.mp4").write_bytes((root / "a.mp4").read_bytes()[:600])
     write_list(root / "train.csv", [("a.mp4", "x", "g1"), ("b.mp4", "y", "g2")])
     write_list(root / "test.csv", [("c.mp4", "x", "g3"), ("d.mp4", "y", "g4")])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from vidcsl.data.lists import Row, VideoList, check_files, read_list, read_rows, shorten
+from vidcsl.data.lists import VideoList, check_files, read_list, shared, shorten
 from vidcsl.data.readers import READERS, open_reader
 from vidcsl.errors import UserError
 from vidcsl.robustness.corruptions.codec import DECODERS, USED_BY
@@ -205,7 +205,13 @@ def examine_lists(
             words = f"{count} videos have no label: add their class, or leave DATA.TEST_LIST empty"
             yield Finding("lists", "labels of the test list", False, words, broken=True)
     if len(lists) == 2:
-        yield from _overlaps(train, test)
+        videos, groups = shared(lists["training"], lists["test"])
+        videos = tuple(os.path.relpath(path, root) for path in videos)
+        for name, both in (("videos", videos), ("groups", groups)):
+            words = "none in both lists"
+            if both:
+                words = f"{len(both)} are in both lists: {shorten(both)}"
+            yield Finding("lists", f"{name} apart", not both, words, broken=bool(both))
 
 
 def _decode_some(name: str, videos: VideoList, backend: str, tolerated: float) -> Finding:
@@ -223,23 +229,3 @@ def _decode_some(name: str, videos: VideoList, backend: str, tolerated: float) -
         words += f"; first: {failures[0]}"
     broken = len(failures) > tolerated * len(chosen) or len(failures) == len(chosen)
     return Finding("lists", f"videos of the {name} list", not failures, words, broken=broken)
-
-
-def _overlaps(train: str, test: str) -> Iterator[Finding]:
-    """Videos and groups must not be in both lists.
-
-    A group counts within its class: the films of HMDB51's published splits give clips of one class
-    to training and of another to testing.
-    """
-
-    def group(row: Row) -> str:
-        return f"{row.group} of {row.class_name}" if row.class_name else row.group
-
-    sides = [read_rows(path) for path in (train, test)]
-    for name, values in (
-        ("videos", [{os.path.normpath(row.video) for row in rows} for rows in sides]),
-        ("groups", [{group(row) for row in rows if row.group} for rows in sides]),
-    ):
-        both = sorted(values[0] & values[1])
-        words = f"{len(both)} are in both lists: {shorten(both)}" if both else "none in both lists"
-        yield Finding("lists", f"{name} apart", not both, words, broken=bool(both))

@@ -1,4 +1,6 @@
 import csv
+import itertools
+import shutil
 import warnings
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from vidcsl.data.lists import (
     check_files,
     read_list,
     read_rows,
+    shared,
     write_list,
 )
 from vidcsl.errors import UserError
@@ -153,3 +156,38 @@ def test_the_official_split(tmp_path):
     assert (len(train), len(test), len(train.classes)) == (9537, 3783, 101)
     assert len({video.group for video in train.videos}) == 101 * 18
     assert min(video.group for video in train.videos) == 0
+
+
+# What two lists share, and whether two are the same -----------------------------------------------
+
+
+def test_a_digest_is_of_what_a_list_says_and_not_of_how(tmp_path):
+    rows = [("a/1.mp4", "x", "g"), ("b.mp4", "", ""), ("c d.mp4", "x", "")]
+    plain = write(tmp_path / "plain.csv", "video,class,group\na/1.mp4,x,g\nb.mp4,,\nc d.mp4,x,\n")
+    quoted = write(
+        tmp_path / "other.csv",
+        'video, class, group\r\n"./a/1.mp4", x,g\r\n\r\nb.mp4,,\r\n"c d.mp4",x,\r\n',
+    )
+    digest = read_list(plain, root=tmp_path).digest
+    assert digest == read_list(quoted, root=tmp_path).digest
+    for place, column in itertools.product(range(3), range(3)):
+        changed = [list(row) for row in rows]
+        changed[place][column] += "z"
+        write_list(tmp_path / "changed.csv", changed)
+        assert read_list(tmp_path / "changed.csv", root=tmp_path).digest != digest
+    write_list(tmp_path / "changed.csv", rows[::-1])
+    assert read_list(tmp_path / "changed.csv", root=tmp_path).digest != digest
+
+
+def test_one_file_under_two_names_is_shared(tmp_path):
+    for name in ("a", "b", "c", "d", "e"):
+        (tmp_path / f"{name}.mp4").write_bytes(name.encode() * 400_000)
+    (tmp_path / "link.mp4").symlink_to("a.mp4")
+    (tmp_path / "hard.mp4").hardlink_to(tmp_path / "b.mp4")
+    shutil.copy(tmp_path / "c.mp4", tmp_path / "copy.mp4")
+    write_list(tmp_path / "train.csv", [(f"{k}.mp4", "x", f"g{k}") for k in "abcd"])
+    names = ("link", "hard", "copy", "d", "e")
+    write_list(tmp_path / "test.csv", [(f"{k}.mp4", "x", f"h{k}") for k in names])
+    found = shared(*(read_list(tmp_path / f"{k}.csv", root=tmp_path) for k in ("train", "test")))
+    assert found.videos == tuple(str(tmp_path / f"{k}.mp4") for k in names[:-1])
+    assert found.groups == ()

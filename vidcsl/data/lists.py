@@ -8,6 +8,7 @@ clip number.
 """
 
 import csv
+import hashlib
 import io
 import os
 import re
@@ -65,14 +66,30 @@ class Video:
 
 @dataclass(frozen=True)
 class VideoList:
-    """Videos in the order of their list; `label` counts along `classes`, -1 is unlabelled."""
+    """Videos in the order of their list.
+
+    Attributes:
+        videos: their `label` counts along `classes` and their `group` along `groups`.
+        classes, groups: names.
+        source: the list's path.
+        digest: of the videos, classes and groups that it names, in their order, whatever its form;
+            empty for one that was not read from a file.
+    """
 
     videos: tuple[Video, ...]
     classes: tuple[str, ...]
     source: str
+    groups: tuple[str, ...] = ()
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.videos)
+
+    def with_classes(self, classes: Sequence[str]) -> "VideoList":
+        """The same videos, their labels counted along the same classes in another order."""
+        place = {-1: -1} | {k: classes.index(name) for k, name in enumerate(self.classes)}
+        videos = (replace(video, label=place[video.label]) for video in self.videos)
+        return replace(self, videos=tuple(videos), classes=tuple(classes))
 
 
 def read_list(
@@ -121,7 +138,22 @@ def read_list(
         )
         for _, row in numbered
     )
-    return VideoList(videos=tuple(videos), classes=known, source=str(path))
+    return VideoList(
+        videos=tuple(videos),
+        classes=known,
+        source=str(path),
+        groups=tuple(groups),
+        digest=_digest(row for _, row in numbered),
+    )
+
+
+def _digest(rows: Iterable[Row]) -> str:
+    """Equal for lists whose rows name the same videos, classes and groups in the same order."""
+    found = hashlib.sha256()
+    for row in rows:
+        fields = os.path.normpath(row.video), row.class_name, row.group
+        found.update("\0".join((*fields, "")).encode(errors="surrogateescape"))
+    return found.hexdigest()[:16]
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -161,6 +193,70 @@ def check_files(videos: Sequence[Video]) -> None:
     twins = [first.with_suffix(s) for s in VIDEO_SUFFIXES if first.with_suffix(s).is_file()]
     hint = f" ({twins[0].name} is there: the list must name the files as they are)" if twins else ""
     raise UserError(f"{len(missing)} of {len(videos)} videos are missing, first {first}{hint}")
+
+
+class Shared(NamedTuple):
+    """What two lists have in common: paths of videos in the second, names of groups."""
+
+    videos: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+def shared(one: VideoList, other: VideoList) -> Shared:
+    """Videos and groups that stand in both lists.
+
+    Videos are compared as files, not by their names: links and copies are the same video. A group
+    counts within its class, because the films of HMDB51's published splits give clips of one class
+    to training and of another to testing.
+    """
+    sizes: dict[object, list[Video]] = {}
+    for video in one.videos:
+        sizes.setdefault(_size_of(video), []).append(video)
+    prints: dict[Path, object] = {}  # few are needed: only of files of one size
+
+    def print_of(video: Video) -> object:
+        if video.path not in prints:
+            prints[video.path] = _print_of(video)
+        return prints[video.path]
+
+    both = [
+        str(video.path)
+        for video in other.videos
+        if any(print_of(video) == print_of(twin) for twin in sizes.get(_size_of(video), ()))
+    ]
+
+    def groups(videos: VideoList) -> set[str]:
+        known = {(each.label, each.group) for each in videos.videos if each.group >= 0}
+        return {
+            videos.groups[group] + (f" of {videos.classes[label]}" if label >= 0 else "")
+            for label, group in known
+        }
+
+    return Shared(tuple(both), tuple(sorted(groups(one) & groups(other))))
+
+
+def _size_of(video: Video) -> object:
+    """Equal for equal files; itself for a folder of pictures, whose size says nothing."""
+    if video.span:
+        return video.span.size
+    try:
+        return os.path.realpath(video.path) if video.path.is_dir() else video.path.stat().st_size
+    except OSError:  # `check_files` reports it
+        return None
+
+
+_PROBE = 2**16  # bytes
+
+
+def _print_of(video: Video) -> object:
+    """Tells files of one size apart: the bytes at the start, in the middle and at the end."""
+    if video.span:
+        return video.span.crc32  # without reading it, which may take a request
+    if video.path.is_dir():
+        return os.path.realpath(video.path)
+    source = video.source()
+    places = (0, max(0, (source.size - _PROBE) // 2), max(0, source.size - _PROBE))
+    return hashlib.sha256(b"".join(source.read_at(at, _PROBE) for at in places)).digest()
 
 
 def shorten(names: Sequence[object], *, most: int = 5) -> str:

@@ -23,13 +23,14 @@ from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features, extract_features
 from vidcsl.evaluation.probes import LinearProbe, PooledTokens, fit_linear_probe
 from vidcsl.io import Bar, Log
-from vidcsl.methods import Method
+from vidcsl.methods import METHODS, Method
 from vidcsl.methods.supervised import Supervised
 from vidcsl.models.batchnorm import use_batchnorm
 from vidcsl.models.encoder import Encoder
 from vidcsl.models.layouts import State
 from vidcsl.models.pretrained import fitted
 from vidcsl.pipelines.data import build_crop, build_lists, build_test_loader
+from vidcsl.pipelines.list_checks import in_order_of
 from vidcsl.pipelines.method import build_method, require_labels
 from vidcsl.pipelines.model import batchnorm_names, build_encoder, load_weights_of
 from vidcsl.pipelines.training import check, output_dir
@@ -303,6 +304,7 @@ def load_context(
         method = Method(build_encoder(cfg).to(distributed.device))
         notes = load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
     else:
+        train, test = in_order_of(state, METHODS[cfg.METHOD.NAME], train, test, source=source)
         method = build_method(cfg, train, distributed)
         notes = load_for_evaluation(method, state["method"], source=source)
     log_notes(notes, folder, distributed)

@@ -77,12 +77,15 @@ def teacher_names(cfg: CfgNode) -> list[str]:
     return names
 
 
-def load_memory_bank(cfg: CfgNode, path: Path, *, key: str) -> tuple[Tensor, Tensor]:
+def load_memory_bank(
+    cfg: CfgNode, path: Path, videos: VideoList, *, key: str
+) -> tuple[Tensor, Tensor]:
     """The memory bank of another run on the same videos.
 
     Args:
         cfg: of this run.
         path: the other run's checkpoint.
+        videos: the training list of this run.
         key: the option that names it.
 
     Returns:
@@ -93,8 +96,11 @@ def load_memory_bank(cfg: CfgNode, path: Path, *, key: str) -> tuple[Tensor, Ten
     """
     document = load_checkpoint(path)
     before = parse_config(document["config"], where=f"the config in {path}")
-    lists = {Path(each.DATA.TRAIN_LIST).name for each in (cfg, before)}  # folders may have moved
-    if len(lists) > 1 or differing_keys(cfg, before, sections=("SYNTHETIC",)):
+    if "train_list" in document:
+        differs = document["train_list"] != videos.digest
+    else:  # of an earlier version: by the list's name alone, as folders may have moved
+        differs = Path(before.DATA.TRAIN_LIST).name != Path(cfg.DATA.TRAIN_LIST).name
+    if differs or differing_keys(cfg, before, sections=("SYNTHETIC",)):
         raise UserError(f"{key} {path} was trained on another list of videos")
     weights = document["method"]
     if "detector.memory" not in weights:
@@ -120,7 +126,7 @@ def _array(cfg: CfgNode, name: str, videos: VideoList, folder: RunFolder) -> NDA
             path, reason = next(iter(failures.items()))
             log_message(f"{len(failures)} videos have no motion descriptor, first {path}: {reason}")
         return found
-    memory, visits = load_memory_bank(cfg, Path(name), key="FALSE_NEGATIVES.TEACHER")
+    memory, visits = load_memory_bank(cfg, Path(name), videos, key="FALSE_NEGATIVES.TEACHER")
     if len(memory) != len(videos):
         raise UserError(
             f"FALSE_NEGATIVES.TEACHER {name} remembers {len(memory)} videos, {videos.source} has "

@@ -4,7 +4,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.io import log_message
-from vidcsl.methods import Method
+from vidcsl.methods import METHODS, Method
 from vidcsl.methods.false_negatives import TeacherNeighbours
 from vidcsl.pipelines.context import (
     evaluation_context,
@@ -30,6 +29,12 @@ from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_l
 from vidcsl.pipelines.evaluate import evaluate
 from vidcsl.pipelines.flagged_pairs import keep_flagged_pairs
 from vidcsl.pipelines.method import build_method, earlier_rounds
+from vidcsl.pipelines.list_checks import (
+    in_order_of,
+    record_lists,
+    refuse_changed_list,
+    refuse_memory_of_another_list,
+)
 from vidcsl.pipelines.model import load_weights_of
 from vidcsl.pipelines.targets import check_classes
 from vidcsl.pipelines.teachers import build_teacher, load_memory_bank
@@ -67,7 +72,8 @@ def train_and_evaluate(
     check(cfg)
     folder = RunFolder(output_dir(cfg))
     with folder.lock() if distributed.is_main else nullcontext():
-        checkpoint = open_folder(cfg, folder, distributed, resume=resume)
+        if not resume:
+            refuse_overwriting(folder)
 
         # Lists of videos. What evaluation would refuse is refused before hours of training.
         train, test = build_lists(cfg, distributed)
@@ -76,18 +82,24 @@ def train_and_evaluate(
             check_classes(cfg, len(train.classes))
 
         # The method: trained here, or only loaded.
+        checkpoint = open_folder(cfg, folder, distributed, train)
+        source, begins = newest_checkpoint(folder), checkpoint
+        if checkpoint is None and cfg.TRAIN.WEIGHTS:
+            source, begins = cfg.TRAIN.WEIGHTS, load_checkpoint(Path(cfg.TRAIN.WEIGHTS))
+        if begins:
+            kind = METHODS[cfg.METHOD.NAME]
+            train, test = in_order_of(begins, kind, train, test, source=source)
+        record_lists(train, test, folder, distributed)
         if cfg.TRAIN.ENABLED:
             method = pretrain_in_rounds(cfg, train, distributed, folder, checkpoint)
             keep_flagged_pairs(cfg, method, train, distributed, folder)
         else:
             method = build_method(cfg, train, distributed)
             if checkpoint:
-                notes = load_for_evaluation(
-                    method, checkpoint["method"], source=newest_checkpoint(folder)
-                )
+                notes = load_for_evaluation(method, checkpoint["method"], source=source)
                 log_notes(notes, folder, distributed)
             elif cfg.TRAIN.WEIGHTS or cfg.MODEL.WEIGHTS:
-                load_initial_weights(cfg, method, distributed, folder)
+                load_initial_weights(cfg, method, train, distributed, folder)
             else:
                 raise UserError(
                     "TRAIN.ENABLED is false and there is no checkpoint: give TRAIN.WEIGHTS or "
@@ -116,6 +128,7 @@ def evaluate_model(
     distributed.barrier()
     evaluate(context, test)
     return context.folder
+    record_lists(context.train, test, context.folder, distributed)
 
 
 # ----------------------------------------------------------------------
@@ -146,15 +159,13 @@ def refuse_overwriting(folder: RunFolder) -> None:
 
 
 def open_folder(
-    cfg: CfgNode, folder: RunFolder, distributed: DistributedContext, *, resume: bool
+    cfg: CfgNode, folder: RunFolder, distributed: DistributedContext, train: VideoList
 ) -> dict[str, Any] | None:
     """Create the run's folder, or open it again; the newest checkpoint in it, if there is one.
 
     Raises:
-        UserError: it holds a run that is not to be resumed, or one with other training options.
+        UserError: it holds a run with other training options or other training videos.
     """
-    if not resume:
-        refuse_overwriting(folder)
     checkpoint = load_newest(folder.checkpoints)
     if checkpoint and cfg.TRAIN.ENABLED:
         # The checkpoint's own config: an evaluation may have written another to the folder since.
@@ -169,6 +180,7 @@ def open_folder(
             )
     distributed.barrier()  # all processes look before one of them makes files
     if distributed.is_main:
+        refuse_changed_list(checkpoint, train, folder)
         folder.create()
         folder.write_config(dump_config(cfg))
         folder.write_environment(distributed.device)
@@ -177,12 +189,19 @@ def open_folder(
 
 
 def load_initial_weights(
-    cfg: CfgNode, method: Method, distributed: DistributedContext, folder: RunFolder
+    cfg: CfgNode,
+    method: Method,
+    train: VideoList,
+    distributed: DistributedContext,
+    folder: RunFolder,
 ) -> None:
     """Load TRAIN.WEIGHTS and MODEL.WEIGHTS, if set; log what was changed to make them fit."""
     if cfg.TRAIN.WEIGHTS:
-        weights, notes = fitted_weights(method, load_checkpoint(Path(cfg.TRAIN.WEIGHTS))["method"])
-        load_weights(method, weights, source=cfg.TRAIN.WEIGHTS)
+        source = cfg.TRAIN.WEIGHTS
+        document = load_checkpoint(Path(source))
+        refuse_memory_of_another_list(document, method, train, key="TRAIN.WEIGHTS", source=source)
+        weights, notes = fitted_weights(method, document["method"])
+        load_weights(method, weights, source=source)
         log_notes([f"{cfg.TRAIN.WEIGHTS}: {note}" for note in notes], folder, distributed)
     if cfg.MODEL.WEIGHTS:
         notes = load_weights_of(cfg, method.encoder)  # type: ignore[arg-type]
@@ -220,12 +239,14 @@ def pretrain_in_rounds(
     earlier = [folder.round(number) for number in range(1, count)]
     bank: tuple[Tensor, Tensor] | None = None  # embeddings [N, P], and visits [N] of each video
     if cfg.FALSE_NEGATIVES.TUTOR and checkpoint is None:
-        bank = load_memory_bank(cfg, Path(cfg.FALSE_NEGATIVES.TUTOR), key="FALSE_NEGATIVES.TUTOR")
+        bank = load_memory_bank(
+            cfg, Path(cfg.FALSE_NEGATIVES.TUTOR), train, key="FALSE_NEGATIVES.TUTOR"
+        )
     for number, own in enumerate(earlier if checkpoint is None else [], start=1):
         if distributed.is_main:
             log_message(f"round {number} of {count}, in {own.path}")
         before = earlier_rounds(cfg)
-        begun = open_folder(before, own, distributed, resume=True)
+        begun = open_folder(before, own, distributed, train)
         detector: Any = _one_round(before, train, distributed, own, begun, bank).detector
         bank = detector.memory, detector.visits
     method = _one_round(cfg, train, distributed, folder, checkpoint, bank)
@@ -251,7 +272,7 @@ def _one_round(
     if isinstance(detector, TeacherNeighbours):
         detector.attach(build_teacher(cfg, train, distributed, folder))
     if checkpoint is None:
-        load_initial_weights(cfg, method, distributed, folder)
+        load_initial_weights(cfg, method, train, distributed, folder)
         if bank is not None:
             method.detector.learn_from(*bank)  # type: ignore[operator, union-attr]
     return pretrain(cfg, method, train, distributed, folder, checkpoint)
@@ -300,7 +321,11 @@ def pretrain(
                 background=cfg.TRAIN.CHECKPOINT_BACKGROUND,
             ),
             trackers=lambda: build_trackers(cfg, folder),
-            document={"config": dump_config(cfg), "classes": list(train.classes)},
+            document={
+                "config": dump_config(cfg),
+                "classes": list(train.classes),
+                "train_list": train.digest,
+            },
         ),
         distributed=distributed,
         guard=Guard(spike=cfg.GUARD.SPIKE, rollbacks=cfg.GUARD.ROLLBACKS, skip=cfg.GUARD.SKIP),

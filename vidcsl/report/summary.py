@@ -27,6 +27,7 @@ Tree = Mapping[str, Any]
 # The types of results.json, as far as a page relies on them; "*" stands for any other key.
 _TYPES: dict[str, Any] = {
     "data": {"classes": list, "left_out": list},
+    "lists": {"first_in_both": list},
     "training": {"damaged_videos": list},
     "clean": {"retrieval": dict, "intervals": {"*": list}, "low_shot": {"*": {"draws": list}}},
     "splits": {"mean": dict},
@@ -436,6 +437,7 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
 
 
 # ----------------------------------------------------------------------
+    found += overlap_warnings(results["lists"])
 # Several models side by side.
 
 
@@ -457,6 +459,22 @@ def compare_corruptions(sections: Mapping[str, Mapping[str, Any]]) -> str:
     header = ["model", "videos", "clean"]
     for suite, groups in suites.items():
         header += [f"{suite}: mean (95 %)", f"{suite}: γᵃ", f"{suite}: γʳ"]
+def overlap_warnings(lists: Tree) -> list[str]:
+    """What training and test have in common, a sentence each; `lists` as in results.json."""
+    found, first = [], iter(lists.get("first_in_both", ()))
+    if videos := number(lists.get("videos_in_both")):
+        found.append(
+            f"{videos:.0f} of {lists.get('test_videos')} test videos are training videos, too "
+            f"(first: {next(first, '')}): what was seen in training is no test."
+        )
+    if groups := number(lists.get("groups_in_both")):
+        found.append(
+            f"{groups:.0f} groups have videos in training and in test (first: {next(first, '')}): "
+            "a test video may be recognised by its source."
+        )
+    return found
+
+
         header += [f"{suite}: {group}" for group in groups if group != "all"]
     rows = [header, ["---"] * len(header)]
     for name, section in sections.items():
