@@ -11,6 +11,7 @@ from vidcsl.evaluation.statistics import (
     PairedOutcomes,
     VideoOutcomes,
     adjusted,
+    blind_precision,
     bootstrap_interval,
     bootstrap_means,
     gap_closed,
@@ -196,3 +197,15 @@ def test_p_values_are_adjusted():
     ps = [0.01, 0.02, 0.03, 0.5]
     assert adjusted(ps) == pytest.approx([0.04, 0.04, 0.04, 0.5])
     assert adjusted([]) == []
+
+
+def test_a_blind_guess_is_judged_on_labelled_videos_alone():
+    labels = [k % 10 for k in range(140)] + [-1] * 140
+    assert blind_precision(labels) == pytest.approx(0.0935, abs=1e-4)  # 0.0233 of all pairs
+    same, known = 0, 0
+    for i, one in enumerate(labels):
+        for j, other in enumerate(labels):
+            if i != j and min(one, other) >= 0:
+                known, same = known + 1, same + (one == other)
+    assert blind_precision(labels) == same / known
+    assert blind_precision([-1, -1, 0]) is None

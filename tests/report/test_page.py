@@ -149,7 +149,7 @@ def test_headline_says_the_main_numbers(run: Path) -> None:
         content["data"]["chance"],
         content["clean"]["knn_top1"],
         content["attacks"]["pgd_linf"]["0.5/255"],
-        content["corruptions"]["scores"]["mPC"],
+        content["corruptions"]["scores"]["mean"]["accuracy"],
         content["false_negatives"]["precision"],
     ]
     for share in shares:
@@ -159,7 +159,7 @@ def test_headline_says_the_main_numbers(run: Path) -> None:
 
 @pytest.mark.parametrize("value", [None, math.nan])
 def test_undefined_numbers_are_called_undefined(tmp_path: Path, value: float | None) -> None:
-    scores = {"gamma_a": value, "gamma_r": value, "mPC": 0.0, "rPC": value}
+    scores = {"mean": {"accuracy": value, "retained": value}, "mPC": 0.0, "rPC": value, "over": {}}
     corruptions = {"clean": 0.0, "P": {"jpeg": [value, 0.0]}, "scores": scores}
     page = _with(tmp_path, corruptions=corruptions, clean={"linear_top1": value})
     assert page.row("Linear probe") == ["undefined"]
@@ -246,9 +246,7 @@ def test_names_never_become_markup(tmp_path: Path) -> None:
     content["attack_classes"] = {evil: table}
     content["attack_frames"] = {evil: {evil: [1.0], "1/255": [1.0, 2.0]}}
     content["corruptions"]["P"] = {evil: [0.1]}
-    content["corruptions"]["scores"]["over"] = {
-        "mPC": {"suite": evil, "corruptions": evil, "published": evil}
-    }
+    content["corruptions"]["scores"]["over"] = {evil: {"corruptions": evil, "published": evil}}
     content["clean"]["retrieval"] = {evil: 0.1}
     content["false_negatives"]["detector"] = evil
     content["cost"]["seconds"] = {evil: 3.0}

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from tests.report.run_folder import results
+from vidcsl.pipelines.train import headline
 from vidcsl.report import summary
 from vidcsl.report.summary import read_results
+from vidcsl.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -77,12 +79,32 @@ def test_attack_title(name: str, title: str) -> None:
 
 
 def test_scores_say_over_which_corruptions_they_were_taken() -> None:
-    gamma, mean = ({"suite": "P", "corruptions": n, "published": 18} for n in (6, 18))
-    scores = {"gamma_a": 0.9, "mPC": None, "over": {"gamma": gamma, "mPC": mean}}
+    over = {"P": {"corruptions": 18, "published": 18}, "C": {"corruptions": 1, "published": 12}}
+    mean = {"accuracy": 0.262, "retained": 0.6}
+    scores = {"mean": mean, "gamma_a": 0.9, "mPC": None, "over": over}
+    ran = "19 corruptions (all 18 of suite P, 1 of the 12 of suite C)"
     cards = {card.label: card for card in summary.score_cards({"scores": scores})}
-    assert cards["γᵃ, absolute"].note.endswith("; 6 of the 18 of suite P")
-    assert cards["mPC"].value == "undefined"
-    assert len(cards) == 2
+    assert list(cards) == ["Accuracy", "γᵃ, absolute"]  # no mPC: of suite C only a part ran
+    assert ran in cards["Accuracy"].note
+    corruptions = {"clean": 0.4, "scores": scores}
+    (said,) = summary.headline({"corruptions": corruptions})
+    assert "26.2" in said
+    assert said.endswith(f"on average, over {ran}.")
+    assert ran in summary.cards({"corruptions": corruptions})[0].note
+
+
+def test_a_table_of_models_says_how_much_of_a_suite_ran():
+    mean = {"accuracy": 0.3, "gamma_a": 0.8, "gamma_r": 0.6, "interval": {"accuracy": [0.2, 0.4]}}
+    scores = {"over": {"C": {"corruptions": 1, "published": 12}}, "suites": {"C": {"all": mean}}}
+    table = summary.compare_corruptions({"a": {"clips": 9, "clean": 0.5, "scores": scores}})
+    assert "C, 1 of the 12: mean (95 %)" in table
+
+
+def test_the_terminal_says_over_which_corruptions_the_mean_is(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.update_results({"corruptions": results()["corruptions"]})
+    line = "mean accuracy 30.1%, 8 corruptions (5 of the 18 of suite P, 3 of the 12 of suite C)"
+    assert line in headline(folder)
 
 
 @pytest.mark.parametrize(

@@ -177,38 +177,42 @@ def test_every_corruption_counts_alike_whatever_its_severities():
     assert mean_performance({"jpeg": [0.2], "fog": [0.4, 0.6]}) == pytest.approx(0.35)
 
 
+def whole(suite, value):
+    """A suite of which all counted corruptions ran."""
+    return {name: [value] * 5 for name, each in SUITES[suite].items() if each.scored}
+
+
 def test_each_score_is_taken_over_its_own_suite():
-    scores = robustness_scores(0.5, {"P": P, "C": C})
+    scores = robustness_scores(0.5, {"P": whole("P", 0.34), "C": whole("C", 0.4)})
     assert scores["gamma_a"] == pytest.approx(1 - (0.5 - 0.34))
     assert scores["gamma_r"] == pytest.approx(0.34 / 0.5)
     assert scores["mPC"] == pytest.approx(0.4)
     assert scores["rPC"] == pytest.approx(0.8)
-    assert scores["over"]["gamma"] == {
-        "suite": "P",
-        "corruptions": 2,
-        "published": 18,
-        "severities": 5,
+    assert scores["over"] == {
+        "P": {"corruptions": 18, "published": 18, "severities": 5},
+        "C": {"corruptions": 12, "published": 12, "severities": 5},
     }
-    assert scores["over"]["mPC"]["corruptions"] == 1
 
 
-@pytest.mark.parametrize(("run", "suite"), [({"P": P, "C": {}}, "P"), ({"C": C}, "C")])
-def test_one_suite_alone_serves_all_scores_and_says_so(run, suite):
-    scores = robustness_scores(0.5, run)
-    assert scores["over"]["gamma"]["suite"] == scores["over"]["mPC"]["suite"] == suite
-    assert scores["mPC"] == pytest.approx(mean_performance(run[suite]))
-    assert scores["gamma_a"] == pytest.approx(gamma_absolute(0.5, scores["mPC"]))
-
-
-def test_a_quick_run_shows_its_missing_severities():
-    run = {"P": {**P, "jpeg": [0.5, 0.3]}}
-    assert robustness_scores(0.5, run)["over"]["gamma"]["severities"] == 2
+def test_a_part_of_a_suite_has_no_published_score():
+    # Five corruptions of P and one of C: what was called the mean accuracy was that of C alone.
+    five = dict(list(whole("P", 0.252).items())[:5])
+    scores = robustness_scores(0.5, {"P": five, "C": {"h264": [0.312] * 5}})
+    assert [scores[key] for key in ("gamma_a", "gamma_r", "mPC", "rPC")] == [None] * 4
+    assert scores["mean"]["accuracy"] == pytest.approx(0.262)
+    assert scores["mean"]["retained"] == pytest.approx(0.524)
+    assert scores["over"]["P"]["corruptions"] == 5
+    assert scores["over"]["C"] == {"corruptions": 1, "published": 12, "severities": 5}
+    quick = robustness_scores(0.5, {"C": {**whole("C", 0.4), "h264": [0.4, 0.4]}})
+    assert quick["mPC"] is None
+    assert quick["over"]["C"]["severities"] == 2
 
 
 def test_relative_scores_are_undefined_without_clean_accuracy():
-    scores = robustness_scores(0.0, {"P": P, "C": C})
+    scores = robustness_scores(0.0, {"P": whole("P", 0.34), "C": C})
     assert scores["gamma_r"] is None
     assert scores["rPC"] is None
+    assert scores["mean"]["retained"] is None
     assert scores["gamma_a"] == pytest.approx(1.34)
 
 
@@ -266,8 +270,9 @@ def test_corruptions_outside_the_published_twelve_do_not_count():
 
 def test_a_suite_of_our_own_is_named_as_such():
     scores = robustness_scores(0.5, {"V": {"snow": [0.3] * 5}})
-    assert scores["over"]["mPC"]["suite"] == scores["over"]["gamma"]["suite"] == "V"
-    assert scores["mPC"] == pytest.approx(0.3)
+    assert list(scores["over"]) == ["V"]
+    assert scores["mean"]["accuracy"] == pytest.approx(0.3)
+    assert scores["mPC"] is None
 
 
 def test_bootstrap_intervals_cover_the_truth_as_often_as_they_say():

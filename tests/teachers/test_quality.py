@@ -35,7 +35,7 @@ def test_equals_loops(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     least = thresholds(teacher, rule="share", share=0.2) - 1e-3  # no pair is on the edge
     found = measure(teacher, least, videos, agreement="both")
     vectors = teacher.vectors.astype(np.float32)
-    total = flagged = judged = right = false = 0
+    total = labelled = flagged = judged = right = false = 0
     nearest = {each: [0, 0] for each in SHARES}
     for i, anchor in enumerate(videos.videos):
         ranking = []
@@ -46,7 +46,7 @@ def test_equals_loops(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
             same = known and anchor.label == other.label
             similarity = float(vectors[i] @ vectors[j])
             passes = similarity >= max(least[i], least[j])
-            total, flagged = total + 1, flagged + passes
+            total, labelled, flagged = total + 1, labelled + known, flagged + passes
             judged, right = judged + (passes and known), right + (passes and same)
             false += same
             if 4 not in (i, j):
@@ -58,7 +58,7 @@ def test_equals_loops(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
                 sums[0] += known
                 sums[1] += same
     assert found.flagged == pytest.approx(flagged / total)
-    assert found.chance == pytest.approx(false / total)
+    assert found.chance == pytest.approx(false / labelled)  # as the precision, of labelled pairs
     assert found.precision == pytest.approx(right / judged)
     assert found.recall == pytest.approx(right / false)
     for each, precision, recall in found.curve:

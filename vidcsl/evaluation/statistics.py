@@ -82,6 +82,22 @@ def bootstrap_means(columns: Mapping[str, ArrayLike], *, draws: int) -> dict[str
     return {name: times @ column / count for name, column in values.items()}
 
 
+def blind_precision(labels: ArrayLike) -> float | None:
+    """Precision of flagging pairs of different videos at random: how many share their label.
+
+    Args:
+        labels: int `[n]`, -1 where unknown. Only pairs of two known labels count, as nobody knows
+            whether others were flagged rightly.
+
+    Returns:
+        A ratio; None where fewer than two videos have a label.
+    """
+    known = np.asarray(labels)
+    counts = np.bincount(known[known >= 0])
+    total = int(counts.sum())
+    return float((counts * (counts - 1)).sum() / (total * (total - 1))) if total > 1 else None
+
+
 # ----------------------------------------------------------------------
 # Several models on the same videos.
 

@@ -11,6 +11,7 @@ from vidcsl.config import differing_keys, dump_config, parse_config
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
+from vidcsl.evaluation.statistics import blind_precision
 from vidcsl.io import log_message
 from vidcsl.methods import METHODS, Method
 from vidcsl.methods.false_negatives import TeacherNeighbours
@@ -28,13 +29,13 @@ from vidcsl.pipelines.context import (
 from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_loader
 from vidcsl.pipelines.evaluate import evaluate
 from vidcsl.pipelines.flagged_pairs import keep_flagged_pairs
-from vidcsl.pipelines.method import build_method, earlier_rounds
 from vidcsl.pipelines.list_checks import (
     in_order_of,
     record_lists,
     refuse_changed_list,
     refuse_memory_of_another_list,
 )
+from vidcsl.pipelines.method import build_method, earlier_rounds
 from vidcsl.pipelines.model import load_weights_of
 from vidcsl.pipelines.targets import check_classes
 from vidcsl.pipelines.teachers import build_teacher, load_memory_bank
@@ -47,6 +48,7 @@ from vidcsl.pipelines.training import (
     check,
     output_dir,
 )
+from vidcsl.report.summary import corruptions_run
 from vidcsl.run_folder import RunFolder
 from vidcsl.state import full_tensor, load_weights
 from vidcsl.training.checkpoint import (
@@ -80,8 +82,6 @@ def train_and_evaluate(
         if test is not None:
             require_test_labels(test)
             check_classes(cfg, len(train.classes))
-
-        # The method: trained here, or only loaded.
         checkpoint = open_folder(cfg, folder, distributed, train)
         source, begins = newest_checkpoint(folder), checkpoint
         if checkpoint is None and cfg.TRAIN.WEIGHTS:
@@ -90,6 +90,8 @@ def train_and_evaluate(
             kind = METHODS[cfg.METHOD.NAME]
             train, test = in_order_of(begins, kind, train, test, source=source)
         record_lists(train, test, folder, distributed)
+
+        # The method: trained here, or only loaded.
         if cfg.TRAIN.ENABLED:
             method = pretrain_in_rounds(cfg, train, distributed, folder, checkpoint)
             keep_flagged_pairs(cfg, method, train, distributed, folder)
@@ -126,9 +128,9 @@ def evaluate_model(
         context.folder.write_config(dump_config(with_checkpoint(cfg, context.folder, checkpoint)))
         context.folder.write_environment(distributed.device)
     distributed.barrier()
+    record_lists(context.train, test, context.folder, distributed)
     evaluate(context, test)
     return context.folder
-    record_lists(context.train, test, context.folder, distributed)
 
 
 # ----------------------------------------------------------------------
@@ -178,9 +180,9 @@ def open_folder(
                 f"cannot continue {folder.path}: {', '.join(changed)} changed since it was "
                 "started; set back or choose another OUTPUT_DIR"
             )
+        refuse_changed_list(checkpoint, train, folder)
     distributed.barrier()  # all processes look before one of them makes files
     if distributed.is_main:
-        refuse_changed_list(checkpoint, train, folder)
         folder.create()
         folder.write_config(dump_config(cfg))
         folder.write_environment(distributed.device)
@@ -361,12 +363,9 @@ def _training_results(
     by_teacher = cfg.FALSE_NEGATIVES.DETECTOR == "teacher"
     names = ("flagged", "removed", "precision", "recall")  # "removed": older name of "flagged"
     detection: dict[str, Any] = {name: summary[name] for name in names if name in summary}
-    if {video.label for video in train.videos} != {-1} and "recall" in detection:
-        labels = np.array([video.label for video in train.videos])
-        counts = np.bincount(labels[labels >= 0])
-        # The precision of flagging pairs at random.
-        pairs = len(train) * (len(train) - 1)
-        detection["chance"] = float((counts * (counts - 1)).sum() / pairs)
+    chance = blind_precision([video.label for video in train.videos])
+    if chance is not None and "recall" in detection:
+        detection["chance"] = chance
         detection["by_class"] = {
             name: {k: values[label] for k, values in summary["by_class"].items()}
             for label, name in enumerate(train.classes)
@@ -423,8 +422,9 @@ def headline(folder: RunFolder) -> str:
             if not each["passed"]:
                 lines.append(f"    warning: check failed: {each['name']} ({each['seen']})")
     scores = results.get("corruptions", {}).get("scores", {})
-    if scores.get("mPC") is not None:
-        lines.append(f"  corruptions   mean accuracy {scores['mPC']:.1%}")
+    if "mean" in scores:
+        accuracy, over = scores["mean"]["accuracy"], corruptions_run(scores)
+        lines.append(f"  corruptions   mean accuracy {accuracy:.1%}, {over}")
     detection = results.get("false_negatives", {})
     if "precision" in detection:
         flagged = detection.get("flagged", detection.get("removed"))

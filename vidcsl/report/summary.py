@@ -42,7 +42,11 @@ _TYPES: dict[str, Any] = {
     "attack_checks": {"*": {"checks": list}},
     "corruptions": {
         **{suite: {"*": list} for suite in ("P", "C", "V")},
-        "scores": {"over": {"*": dict}, "suites": {"*": {"*": {"interval": {"*": list}}}}},
+        "scores": {
+            "mean": dict,
+            "over": {"*": dict},
+            "suites": {"*": {"*": {"interval": {"*": list}}}},
+        },
         "repeated_frames": {"*": list},
     },
     "cost": {"seconds": dict},
@@ -298,9 +302,9 @@ def cards(results: Tree) -> list[Card]:
             title = f"{attack_title(name)}, ε = {point[0]}"
             found.append(Card(title, percent(point[1]), f"{percent(before)} when clean"))
     scores = corruptions.get("scores", {})
-    if "mPC" in scores:
-        note = f"{percent(corruptions.get('clean'))} when clean; rPC {percent(scores.get('rPC'))}"
-        found.append(Card("Corrupted, mPC", percent(scores["mPC"]), note))
+    if "mean" in scores:
+        note = f"{percent(corruptions.get('clean'))} when clean; mean of {corruptions_run(scores)}"
+        found.append(Card("Corrupted", percent(scores["mean"].get("accuracy")), note))
     if flagged := flagged_pairs(results):
         chance = flagged.get("chance")
         note = "" if chance is None else f"of the pairs; {percent(chance)} at random"
@@ -315,24 +319,41 @@ def flagged_pairs(results: Tree) -> Tree:
     return found if known else {}
 
 
+def corruptions_run(scores: Tree) -> str:
+    """ "6 corruptions (5 of the 18 of suite P, 1 of the 12 of suite C)"."""
+    over = scores.get("over", {})
+    parts = [
+        _of_suite(plain(each.get("corruptions")), plain(each.get("published"))) + f" of suite {s}"
+        for s, each in over.items()
+    ]
+    count = sum(int(number(each.get("corruptions")) or 0) for each in over.values())
+    return f"{count} corruption{'s' if count != 1 else ''} ({', '.join(parts)})"
+
+
+def _of_suite(ran: str, published: str) -> str:
+    return f"all {published}" if ran == published else f"{ran} of the {published}"
+
+
 def score_cards(corruptions: Tree) -> list[Card]:
-    """The four scores of corruption robustness, and over which corruptions they were taken."""
+    """The mean over what ran, and the published scores of suites that ran as a whole."""
     scores = corruptions.get("scores", {})
-    meanings = {
-        "mPC": ("mPC", "mPC", "mean accuracy under corruption"),
-        "rPC": ("rPC", "mPC", "mPC / clean accuracy"),
-        "gamma_a": ("γᵃ, absolute", "gamma", "1 − (clean − corrupted)"),
-        "gamma_r": ("γʳ, relative", "gamma", "1 − (clean − corrupted) / clean"),
-    }
     found = []
-    for key, (label, group, meaning) in meanings.items():
-        if key in scores:
-            over = scores.get("over", {}).get(group, {})
-            if {"corruptions", "published", "suite"} <= set(over):
-                meaning += f"; {over['corruptions']} of the {over['published']} of suite "
-                meaning += str(over["suite"])
-            found.append(Card(label, percent(scores[key]), meaning))
-    return found
+    if mean := scores.get("mean"):
+        retained = percent(mean.get("retained"))
+        note = f"mean of {corruptions_run(scores)}; {retained} of clean accuracy"
+        found.append(Card("Accuracy", percent(mean.get("accuracy")), note))
+    meanings = {
+        "mPC": ("mPC", "mean accuracy over the whole of suite C"),
+        "rPC": ("rPC", "mPC / clean accuracy"),
+        "gamma_a": ("γᵃ, absolute", "1 − (clean − corrupted), the whole of suite P"),
+        "gamma_r": ("γʳ, relative", "1 − (clean − corrupted) / clean"),
+    }
+    # Results of earlier versions have these of parts of suites, too, but no mean.
+    return found + [
+        Card(label, percent(scores[key]), meaning)
+        for key, (label, meaning) in meanings.items()
+        if "mean" in scores and number(scores.get(key)) is not None
+    ]
 
 
 # ----------------------------------------------------------------------
@@ -373,8 +394,9 @@ def headline(results: Tree) -> list[Markup]:
             add("Accuracy falls to {} from " + percent(before), point[1])
             sentences[-1] += f" under {attack_title(name)} at ε = {point[0]}."
     scores = results.get("corruptions", {}).get("scores", {})
-    if "mPC" in scores:
-        add("Under corruptions it is {} on average.", scores["mPC"])
+    if "mean" in scores:
+        add("Under corruption it is {} on average, over ", scores["mean"].get("accuracy"))
+        sentences[-1] += f"{corruptions_run(scores)}."
     if flagged := flagged_pairs(results):
         ratio = flagged.get("chance")
         rest = f" ({percent(ratio)} of all pairs are)" if ratio else ""
@@ -415,6 +437,7 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
         found.append(f"Only {videos:.0f} test videos: differences of a few points mean nothing.")
     if damaged:
         found.append(f"{len(damaged)} training videos could not be read and were replaced.")
+    found += overlap_warnings(results["lists"])
     if left_out := data.get("left_out"):
         found.append(f"{len(left_out)} test videos could not be read and were left out.")
     flagged = flagged_pairs(results)
@@ -436,29 +459,6 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
     return found
 
 
-# ----------------------------------------------------------------------
-    found += overlap_warnings(results["lists"])
-# Several models side by side.
-
-
-def compare_corruptions(sections: Mapping[str, Mapping[str, Any]]) -> str:
-    """Corruption results of several models as a Markdown table, one row a model.
-
-    Clean accuracy, then for each suite its mean, gammas and categories; accuracies in per cent,
-    the mean with its interval. The relative gamma of a suite is also its rPC, and its mean
-    accuracy its mPC.
-
-    Args:
-        sections: `corruptions` of results.json, by the model's name.
-    """
-    suites = {
-        suite: list(groups)
-        for section in sections.values()
-        for suite, groups in section["scores"]["suites"].items()
-    }
-    header = ["model", "videos", "clean"]
-    for suite, groups in suites.items():
-        header += [f"{suite}: mean (95 %)", f"{suite}: γᵃ", f"{suite}: γʳ"]
 def overlap_warnings(lists: Tree) -> list[str]:
     """What training and test have in common, a sentence each; `lists` as in results.json."""
     found, first = [], iter(lists.get("first_in_both", ()))
@@ -475,6 +475,30 @@ def overlap_warnings(lists: Tree) -> list[str]:
     return found
 
 
+# ----------------------------------------------------------------------
+# Several models side by side.
+
+
+def compare_corruptions(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """Corruption results of several models as a Markdown table, one row a model.
+
+    Clean accuracy, then for each suite its mean, gammas and categories; accuracies in per cent,
+    the mean with its interval. Of the whole of suite C the mean is mPC and the relative gamma rPC.
+
+    Args:
+        sections: `corruptions` of results.json, by the model's name.
+    """
+    suites = {
+        suite: list(groups)
+        for section in sections.values()
+        for suite, groups in section["scores"]["suites"].items()
+    }
+    # All models see the same corruptions, so the first one says what of each suite ran.
+    over = next(iter(sections.values()))["scores"]["over"]
+    header = ["model", "videos", "clean"]
+    for suite, groups in suites.items():
+        ran = _of_suite(plain(over[suite]["corruptions"]), plain(over[suite]["published"]))
+        header += [f"{suite}, {ran}: mean (95 %)", f"{suite}: γᵃ", f"{suite}: γʳ"]
         header += [f"{suite}: {group}" for group in groups if group != "all"]
     rows = [header, ["---"] * len(header)]
     for name, section in sections.items():

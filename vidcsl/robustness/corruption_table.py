@@ -158,7 +158,7 @@ def predict(model: nn.Module, batch: Clips, name: str, severity: int) -> list[Pr
     clips, repeated = batch.clips, torch.zeros(len(batch), dtype=torch.int64)
     if severity:
         clips, repeated = corrupt_and_count(clips, name, severity=severity, seeds=batch.seeds)
-    predicted = model(clips).argmax(dim=1)
+    predicted = model(clips.clone()).argmax(dim=1)  # a copy: many models normalise in place
     columns = (batch.labels.tolist(), predicted.tolist(), repeated.tolist())
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -193,42 +193,47 @@ def relative_performance(clean: float, accuracies: Accuracies) -> float | None:
 
 
 def robustness_scores(clean: float, suites: Mapping[str, Accuracies]) -> dict[str, Any]:
-    """The four published scores, and the suites that they are taken over.
+    """The mean over all corruptions that ran, the four published scores, and what they are over.
 
-    The gammas belong to suite P, mPC and rPC to suite C. If a score's own suite was not run, the
-    score is taken over another one, which `over` names: such a number cannot be compared with
-    published ones. Corruptions that do not count in a suite's scores (bit rates in suite C) are
-    left out.
+    The gammas belong to suite P, mPC and rPC to suite C. A published score is one of a whole suite:
+    where a corruption or a severity of it did not run, it is None. Corruptions that do not count in
+    a suite's scores (bit rates in suite C) are left out of everything.
 
     Args:
         clean: clean accuracy of the same clips.
         suites: `{"P": {"jpeg": [accuracy at each severity], ...}, "C": {...}}`, one or more.
 
     Returns:
-        `gamma_a`, `gamma_r`, `mPC`, `rPC` (None where undefined), and `over`:
-        `{"gamma": {"suite", "corruptions", "published", "severities"}, "mPC": {...}}`.
-        A suite is complete if `corruptions == published` and `severities == 5`.
+        `mean`: `{"accuracy", "retained" (of the clean accuracy; None where that is 0)}` over all
+        corruptions alike, of whichever suite (left out where none ran); `gamma_a`, `gamma_r`,
+        `mPC`, `rPC` (None where undefined); and `over`, what ran of each suite: `{"P":
+        {"corruptions", "published", "severities"}, ...}`.
 
     Raises:
         UserError: an accuracy outside [0, 1], a corruption with none, or an unknown name.
     """
     _check(clean, suites)
     run = {suite: counted for suite in suites if (counted := scored(suites[suite], suite=suite))}
-    if not run:
-        return dict.fromkeys(("gamma_a", "gamma_r", "mPC", "rPC")) | {"over": {}}
-    # The first suite that was run, in this order.
-    gamma_suite, mean_suite = (next(s for s in order if s in run) for order in ("PCV", "CPV"))
-    perturbed = mean_performance(run[gamma_suite])
-    return {
-        "gamma_a": gamma_absolute(clean, perturbed),
-        "gamma_r": gamma_relative(clean, perturbed),
-        "mPC": mean_performance(run[mean_suite]),
-        "rPC": relative_performance(clean, run[mean_suite]),
-        "over": {
-            "gamma": _coverage(gamma_suite, run[gamma_suite]),
-            "mPC": _coverage(mean_suite, run[mean_suite]),
-        },
+    over = {suite: _coverage(suite, counted) for suite, counted in run.items()}
+
+    def whole(suite: str) -> float | None:
+        complete = {"corruptions": SCORED[suite], "severities": len(SEVERITIES)}
+        ran = complete.items() <= over.get(suite, {}).items()
+        return mean_performance(run[suite]) if ran else None
+
+    perturbed, corrupted = whole("P"), whole("C")
+    scores: dict[str, Any] = {
+        "gamma_a": None if perturbed is None else gamma_absolute(clean, perturbed),
+        "gamma_r": None if perturbed is None else gamma_relative(clean, perturbed),
+        "mPC": corrupted,
+        "rPC": None if corrupted is None else relative_performance(clean, run["C"]),
+        "over": over,
     }
+    if run:
+        rows = {f"{s}/{name}": row for s, counted in run.items() for name, row in counted.items()}
+        retained = relative_performance(clean, rows)
+        scores["mean"] = {"accuracy": mean_performance(rows), "retained": retained}
+    return scores
 
 
 def scored(accuracies: Accuracies, *, suite: str) -> dict[str, Sequence[float]]:
@@ -310,9 +315,8 @@ def bootstrap_intervals(
     return intervals
 
 
-def _coverage(suite: str, accuracies: Accuracies) -> dict[str, str | int]:
+def _coverage(suite: str, accuracies: Accuracies) -> dict[str, int]:
     return {
-        "suite": suite,
         "corruptions": len(accuracies),
         "published": SCORED[suite],
         "severities": min(len(severities) for severities in accuracies.values()),

@@ -22,8 +22,8 @@ class Quality:
 
     Attributes:
         flagged: share of the pairs that are flagged.
-        chance, precision, recall: of all pairs, of the flagged, of the false negatives; None where
-            no labels are known.
+        chance, precision, recall: of all pairs, of the flagged (of both those of known labels), of
+            the false negatives; None where no labels are known.
         curve: (share, precision, recall) of each video's nearest share of the list.
         by_class: flagged share, precision and recall of each class.
         counts: how many videos of the list each anchor flags, by its place in the list.
@@ -80,7 +80,8 @@ def measure(
         anchors = drawn.sort().values
     everyone = teacher.rows(torch.arange(count).to(device))
     known = everyone.any(dim=1).cpu()
-    sums = {name: torch.zeros(count) for name in ("pairs", "found", "labelled", "right", "false")}
+    names = ("pairs", "judged", "found", "labelled", "right", "false")
+    sums = {name: torch.zeros(count) for name in names}
     nearest = torch.zeros(len(SHARES), 2)  # flagged with two labels, right
     best: dict[bool, list[tuple[int, int, float, bool]]] = {True: [], False: []}
     for block in anchors.split(_BLOCK):
@@ -92,7 +93,7 @@ def measure(
         heard = pairs & known[block, None] & known[None]
         found = heard & flagged(similarities, least[block], least, agreement=agreement)
         for name, mask in zip(
-            sums, (pairs, found, found & judged, found & same, same), strict=True
+            sums, (pairs, judged, found, found & judged, found & same, same), strict=True
         ):
             sums[name][block] = mask.sum(dim=1).float()
         order = similarities.masked_fill(~heard, -torch.inf).argsort(dim=1, descending=True)
@@ -107,7 +108,7 @@ def measure(
             best[kind] = _surest(best[kind], similarities, mask, block, kind, most=examples)
     return Quality(
         flagged=_ratio(sums["found"], sums["pairs"]) or 0.0,
-        chance=_ratio(sums["false"], sums["pairs"]) if (labels >= 0).any() else None,
+        chance=_ratio(sums["false"], sums["judged"]),
         precision=_ratio(sums["right"], sums["labelled"]),
         recall=_ratio(sums["right"], sums["false"]),
         curve=[
