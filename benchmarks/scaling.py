@@ -135,8 +135,8 @@ def check() -> None:
         )
     doubled = torch.rand(32, 3, 8, 56, 56)
     longer = min(_cpu_seconds(lambda: encoder(doubled).sum().backward()) for _ in range(3))
-    foretold = demand(KINETICS, replace(small, share=share, batch_of_gpu=16), 1).compute_s
-    print(f"twice the batch, foretold from that share: {foretold:.3f} s, measured {longer:.3f} s")
+    predicted_s = demand(KINETICS, replace(small, share=share, batch_of_gpu=16), 1).compute_s
+    print(f"twice the batch, predicted from that share: {predicted_s:.3f} s, measured {longer:.3f} s")
 
 
 def _cpu_seconds(work: object) -> float:
