@@ -136,7 +136,9 @@ def check() -> None:
     doubled = torch.rand(32, 3, 8, 56, 56)
     longer = min(_cpu_seconds(lambda: encoder(doubled).sum().backward()) for _ in range(3))
     predicted_s = demand(KINETICS, replace(small, share=share, batch_of_gpu=16), 1).compute_s
-    print(f"twice the batch, predicted from that share: {predicted_s:.3f} s, measured {longer:.3f} s")
+    print(
+        f"twice the batch, predicted from that share: {predicted_s:.3f} s, measured {longer:.3f} s"
+    )
 
 
 def _cpu_seconds(work: object) -> float:
