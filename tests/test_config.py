@@ -89,3 +89,46 @@ def test_differing_keys_looks_at_the_named_sections_only(tmp_path):
     file = write(tmp_path / "empty.yaml", "")
     one, other = load_config(file), load_config(file, ["SEED", "3", "ATTACK.STEPS", "7"])
     assert differing_keys(one, other, sections=["SEED", "TRAIN"]) == ["SEED"]
+
+
+# Paths --------------------------------------------------------------------------------------------
+
+
+def test_home_and_variables_in_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", "/mnt/disk")
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "NAME: ~it's\n"
+        "OUTPUT_DIR: ~/runs/a\n"
+        "DATA: {ROOT: '${DISK}/videos', TRAIN_LIST: $DISK/train.csv, CACHE: 'a~/b$'}\n"
+        "MODEL: {WEIGHTS: 'videomae:~/w.pt'}\n"
+        "EVALUATE: {SPLITS: ['~/a.csv, ${DISK}/b.csv'], TRANSFER: ['x,~/r,~/t.csv,u.csv']}\n"
+    )
+    cfg = load_config(path, ["DATA.TEST_LIST", "~/test.csv"])
+    assert cfg.NAME == "~it's"
+    assert cfg.OUTPUT_DIR == "/home/me/runs/a"
+    assert cfg.DATA.ROOT == "/mnt/disk/videos"
+    assert cfg.DATA.TRAIN_LIST == "/mnt/disk/train.csv"
+    assert cfg.DATA.TEST_LIST == "/home/me/test.csv"
+    assert cfg.DATA.CACHE == "a~/b$"
+    assert cfg.MODEL.WEIGHTS == "videomae:/home/me/w.pt"
+    assert cfg.EVALUATE.SPLITS == ["/home/me/a.csv, /mnt/disk/b.csv"]
+    assert cfg.EVALUATE.TRANSFER == ["x,/home/me/r,/home/me/t.csv,u.csv"]
+
+
+def test_a_variable_that_is_not_set_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("NOWHERE", raising=False)
+    with pytest.raises(UserError, match=r"OUTPUT_DIR.*NOWHERE is not set"):
+        load_config("demo", ["OUTPUT_DIR", "${NOWHERE}/runs"])
+
+
+def test_every_option_that_holds_a_path_is_marked():
+    paths = {key for key, option in OPTIONS.items() if option.path}
+    words = ("ROOT", "LIST", "DIR", "CACHE", "WEIGHTS", "TEACHER", "TUTOR", "SPLITS", "TRANSFER")
+    texts = {
+        key
+        for key, option in OPTIONS.items()
+        if option.default in ("", [], "motion") and key.endswith(words)
+    }
+    assert paths == texts

@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from vidcsl import __version__
 from vidcsl.errors import PassingError, UserError
@@ -23,7 +24,7 @@ _MACHINE = {
     errno.ENOENT: "no such file or folder",
     errno.ENOTDIR: "not a folder",
     errno.EISDIR: "is a folder, not a file",
-    errno.EEXIST: "is there already",
+    errno.EEXIST: "already exists",
 }
 
 
@@ -31,7 +32,7 @@ COMMANDS = {  # name: the module that holds the function of this name, and one l
     "train": ("vidcsl.commands.train", "pretrain, evaluate and report"),
     "evaluate": ("vidcsl.commands.train", "evaluate and report, from a checkpoint or weights"),
     "attack": ("vidcsl.commands.robustness", "attack a model and save the attacked clips"),
-    "transfer": ("vidcsl.commands.robustness", "try attacked clips on other models"),
+    "transfer": ("vidcsl.commands.robustness", "test attacked clips on other models"),
     "corrupt": (
         "vidcsl.commands.robustness",
         "compare models under corruption, or write the corrupted test videos",
@@ -84,6 +85,11 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides = [*args.overrides, *rest]
+    for name, value in vars(args).items():  # a shell does so for `--root ~/x`, not for `--root=~/x`
+        if isinstance(value, Path):
+            setattr(args, name, value.expanduser())
+        elif isinstance(value, list):
+            setattr(args, name, [v.expanduser() if isinstance(v, Path) else v for v in value])
     return args
 
 

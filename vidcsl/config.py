@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 from vidcsl.errors import UserError
 from vidcsl.options import OPTIONS
 from vidcsl.registry import Option
+from vidcsl.io import expanded_path
 
 # ----------------------------------------------------------------------
 # The configs that come with vidcsl, found by name: `--cfg demo`.
@@ -298,3 +299,10 @@ def _coerce(value: Any, default: Any) -> Any:
     if type(value) is not type(default):
         raise TypeError
     return value
+    if option.path:
+        try:
+            value = (
+                [*map(expanded_path, value)] if isinstance(value, list) else expanded_path(value)
+            )
+        except UserError as error:
+            raise UserError(f"{where}: {key}: {error}") from None

@@ -76,6 +76,23 @@ def file_state(path: Path) -> str:
 
 
 def acquire_lock(file: TextIO, *, keep_trying: Callable[[], bool]) -> bool:
+def is_hidden(path: str | Path) -> bool:
+    """Whether a relative path is or lies in what systems leave behind: .git, ._x.mp4, __MACOSX."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in Path(path).parts)
+
+
+def expanded_path(text: str) -> str:
+    """A path, or several after `:`, `,` or `+`, with `~`, `$NAME` and `${NAME}` put in.
+
+    Raises:
+        UserError: a variable in braces is not set; a folder would be called after it.
+    """
+    text = os.path.expandvars(text)
+    if lost := re.search(r"\$\{(\w+)\}", text):
+        raise UserError(f"the variable {lost[1]} is not set")
+    return re.sub(r"(^|[:,+]\s*)~(?=/|$)", lambda match: match[1] + os.path.expanduser("~"), text)
+
+
     """Lock a file for as long as this process lives; False if another process keeps the lock.
 
     A lock, unlike a marker file, cannot outlive a process that was killed.

@@ -26,7 +26,7 @@ from vidcsl.training.parallel import COMPILED, PARALLEL
 RUN: dict[str, Option] = {
     "NAME": Option("run", "name of the run, in the report and in the default output folder"),
     "SEED": Option(0, "seed of every random choice of the run", minimum=0),
-    "OUTPUT_DIR": Option("", "where everything is written; empty: runs/NAME/seedSEED"),
+    "OUTPUT_DIR": Option("", "where everything is written; empty: runs/NAME/seedSEED", path=True),
     "DEVICE": Option(
         "auto", "device; auto: a GPU if one is visible, else the CPU", ("auto", "cpu", "cuda")
     ),
@@ -62,11 +62,15 @@ LOG: dict[str, Option] = {
 # Videos, clips and loading; the generated demonstration set.
 
 DATA: dict[str, Option] = {
-    "DATA.ROOT": Option("", "folder of the videos, or of their shards: a path or an fsspec URL"),
-    "DATA.TRAIN_LIST": Option(
-        "", "training list: CSV, of files or shards, or official UCF101 .txt"
+    "DATA.ROOT": Option(
+        "", "folder of the videos, or of their shards: a path or an fsspec URL", path=True
     ),
-    "DATA.TEST_LIST": Option("", "test list, in the same form; empty: no evaluation"),
+    "DATA.TRAIN_LIST": Option(
+        "",
+        "training list: CSV, of files or shards, or official UCF101 .txt",
+        path=True,
+    ),
+    "DATA.TEST_LIST": Option("", "test list, in the same form; empty: no evaluation", path=True),
     **READERS.options(),
     "DATA.CACHE": Option(
         "",
@@ -79,6 +83,7 @@ DATA: dict[str, Option] = {
     **SHORT_VIDEO.options(),
     "DATA.CLIPS": Option(2, "training clips (views) of each video", minimum=1),
     **TRAIN_SAMPLING.options(),
+        path=True,
     "DATA.FPS": Option(
         0.0, "frames per second that DATA.STRIDE refers to; 0: each file's own rate", minimum=0
     ),
@@ -187,6 +192,7 @@ MODELS: dict[str, Option] = {
     "MODEL.CHANNELS": Option(
         "auto",
         "channel order that the weights were trained with; auto: as the format says",
+        path=True,
         ("auto", "rgb", "bgr"),
     ),
 }
@@ -220,7 +226,9 @@ TRAINING: dict[str, Option] = {
         True, "pretrain; false: evaluate TRAIN.WEIGHTS, MODEL.WEIGHTS or a finished run"
     ),
     "TRAIN.WEIGHTS": Option(
-        "", "vidcsl checkpoint of the whole method to start from; encoders alone: MODEL.WEIGHTS"
+        "",
+        "vidcsl checkpoint of the whole method to start from; encoders alone: MODEL.WEIGHTS",
+        path=True,
     ),
     "TRAIN.EPOCHS": Option(200, "passes over the training list", minimum=1),
     "TRAIN.BATCH": Option(64, "videos in a step, over all processes", minimum=2),
@@ -322,9 +330,11 @@ EVALUATION: dict[str, Option] = {
         [0.0], "linear probes on these fractions of the labelled training videos; 0: none"
     ),
     "EVALUATE.LOW_SHOT_DRAWS": Option(3, "random draws of each fraction, averaged", minimum=1),
-    "EVALUATE.SPLITS": Option([], "further splits, averaged with the first: TRAIN_LIST,TEST_LIST"),
+    "EVALUATE.SPLITS": Option(
+        [], "further splits, averaged with the first: TRAIN_LIST,TEST_LIST", path=True
+    ),
     "EVALUATE.TRANSFER": Option(
-        [], "other data sets to evaluate on: NAME,ROOT,TRAIN_LIST,TEST_LIST"
+        [], "other data sets to evaluate on: NAME,ROOT,TRAIN_LIST,TEST_LIST", path=True
     ),
     "EVALUATE.ATTENTIVE": Option(False, "attentive probe on frozen tokens"),
     "EVALUATE.ATTENTIVE_EPOCHS": Option(20, "passes over the training clips", minimum=1),

@@ -16,13 +16,27 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Option:
-    """One config key: its default (whose type is the key's type), meaning and allowed values."""
+    """One config key: its default (whose type is the key's type), meaning and allowed values.
+
+    A `path` may begin with `~` and hold `${NAME}`.
+    """
 
     default: Any
     meaning: str
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    path: bool = False
+
+
+def allowed_values(option: Option) -> str:
+    """The values that an option may take, in words: "a, b or c", "int from 1 to 5"."""
+    if option.choices:
+        return ", ".join(choice or "''" for choice in option.choices)
+    kind, low, high = type(option.default).__name__, option.minimum, option.maximum
+    at_least = "" if low is None else f" from {low:g}"
+    at_most = "" if high is None else f" to {high:g}"
+    return f"{kind}{at_least}{at_most}"
 
 
 class Registry(dict[str, C], Generic[C]):

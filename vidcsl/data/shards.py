@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 
@@ -51,7 +51,7 @@ class Span:
         def fetch() -> bytes:
             # Looked up each time: fsspec keeps file systems for each process, and one that was
             # opened before a fork does not work after it.
-            files, path = fsspec.url_to_fs(self.shard)
+            files, path = _located(self.shard)
             data: bytes = files.cat_file(path, start=self.offset, end=self.offset + self.size)
             if len(data) < self.size and is_url(self.shard):
                 raise EOFError(f"{len(data)} of {self.size} bytes came")
@@ -72,7 +72,7 @@ def check_shards(spans: Iterable[Span]) -> None:
     for shard, end in ends.items():
 
         def measure(shard: str = shard) -> int | None:
-            files, path = fsspec.url_to_fs(shard)
+            files, path = _located(shard)
             size: int | None = files.size(path)  # None: the server does not report it
             return size
 
@@ -89,6 +89,19 @@ def is_url(path: object) -> bool:
 
 
 def read_text(path: str) -> str:
+def _located(place: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, or of this machine, and the path in it.
+
+    fsspec itself would take a file called a::b.tar for a chain of two file systems.
+    """
+    found: tuple[Any, str] = (
+        fsspec.url_to_fs(place)
+        if is_url(place)
+        else (fsspec.filesystem("file"), os.path.abspath(place))
+    )
+    return found
+
+
     """A UTF-8 text from a path or URL, without the byte-order mark that spreadsheets write.
 
     Raises:

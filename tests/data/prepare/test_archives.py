@@ -11,6 +11,7 @@ UCF = {
     "UCF-101/YoYo/v_YoYo_g01_c01.avi": b"one",
     "UCF-101/YoYo/v_YoYo_g01_c02.avi": b"two" * 1000,
     "UCF-101/notes.txt": b"not a video",
+    "__MACOSX/UCF-101/YoYo/._v_YoYo_g01_c01.avi": b"what macOS packs beside each file",
 }
 HMDB = {
     f"{name}.rar": rar({f"{name}/{k}.avi": f"{name} {k}".encode() for k in range(3)})

@@ -108,3 +108,44 @@ def test_names_that_a_list_would_not_give_back(tmp_path):
     with pytest.raises(UserError, match=r"'a/x\\udce9\.mp4' is not a name in UTF-8"):
         folder.prepare_folder(root=tmp_path / "bytes", out=tmp_path / "lists", test_share=0)
     assert not list((tmp_path / "lists").glob("*"))
+
+
+def test_what_systems_leave_behind_is_no_class_and_no_video(tmp_path):
+    names = [f"{c}/{k}.mp4" for c in "ab" for k in range(4)]
+    junk = (".git/x.mp4", "__MACOSX/y.mp4", "__MACOSX/a/._0.mp4", "a/._0.mp4", ".z.mp4")
+    touch(tmp_path, *names, *junk)
+    report = folder.prepare_folder(root=tmp_path, out=tmp_path / "lists")
+    assert report.classes == ("a", "b")
+    assert {row.video for path in report.lists for row in read_rows(path)} == {*names}
+    assert "left out: 4 hidden files and files of hidden folders" in report.notes
+
+
+def test_broken_links_are_counted(tmp_path):
+    touch(tmp_path, *(f"a/{k}.mp4" for k in range(4)))
+    for k in range(3):
+        (tmp_path / f"a/lost{k}.mp4").symlink_to("nowhere.mp4")
+    report = folder.prepare_folder(root=tmp_path, out=tmp_path / "lists")
+    assert report.videos == 4
+    assert "left out: 3 links to files that are not there, first a/lost0.mp4" in report.notes
+
+
+def test_links_to_one_file_are_one_video(tmp_path):
+    """Otherwise one would land in training and another in test."""
+    touch(tmp_path, *(f"a/{k}.mp4" for k in range(8)), *(f"b/{k}.mp4" for k in range(8)))
+    for k in range(8):
+        (tmp_path / f"a/link{k}.mp4").symlink_to(f"{k}.mp4")
+        (tmp_path / f"b/hard{k}.mp4").hardlink_to(tmp_path / f"b/{k}.mp4")
+    report = folder.prepare_folder(root=tmp_path, out=tmp_path / "lists", test_share=0.5)
+    assert report.videos == 16
+    note = "left out: 16 further links to videos of the list, first a/link0.mp4 to a/0.mp4"
+    assert note in report.notes
+
+
+def test_videos_may_be_links_and_class_folders_too(tmp_path):
+    touch(tmp_path / "store", *(f"x/{k}.mp4" for k in range(4)), "other.mp4")
+    (tmp_path / "root/b").mkdir(parents=True)
+    (tmp_path / "root/a").symlink_to(tmp_path / "store/x")
+    (tmp_path / "root/b/other.mp4").symlink_to(tmp_path / "store/other.mp4")
+    report = folder.prepare_folder(root=tmp_path / "root", out=tmp_path / "lists")
+    assert report.videos == 5
+    assert report.classes == ("a", "b")

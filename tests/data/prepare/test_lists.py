@@ -8,6 +8,7 @@ from vidcsl.data.prepare.lists import (
     GROUP_PATTERN,
     compile_pattern,
     group_of,
+    index_videos,
     locate,
     shared_groups,
     without_repeats,
@@ -49,3 +50,8 @@ def test_a_list_that_became_empty_is_removed(tmp_path):
     assert lengths == {tmp_path / "train.csv": 1, tmp_path / "test.csv": 0}
     assert read_rows(tmp_path / "train.csv") == rows
     assert not (tmp_path / "test.csv").exists()
+
+
+def test_hidden_files_and_folders_are_no_videos(tmp_path):
+    touch(tmp_path, "deep/er/x.mp4", "deep/._x.mp4", ".git/y.mp4", "__MACOSX/deep/z.mp4", ".w.mp4")
+    assert index_videos(tmp_path) == {"x": "deep/er/x.mp4"}

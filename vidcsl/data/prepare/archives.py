@@ -22,6 +22,7 @@ from vidcsl.data.lists import VIDEO_SUFFIXES, shorten
 from vidcsl.data.prepare import jobs
 from vidcsl.data.prepare.lists import has_size
 from vidcsl.errors import UserError
+from vidcsl.io import is_hidden
 
 FORMATS = {".rar": rarfile.RarFile, ".zip": ZipFile}
 RECORD = ".unpacked.jsonl"
@@ -43,7 +44,7 @@ class Selection:
     def place(self, name: str) -> str | None:
         """The path under the target, or None for a member that is not wanted."""
         path = PurePosixPath(name)
-        if path.suffix.lower() not in self.suffixes:
+        if path.suffix.lower() not in self.suffixes or is_hidden(name):
             return None
         return str(PurePosixPath(*path.parts[-self.depth :]))
 

@@ -14,6 +14,7 @@ from vidcsl.data.prepare.lists import (
     write_splits,
 )
 from vidcsl.errors import UserError
+from vidcsl.io import is_hidden
 from vidcsl.seeding import numpy_generator
 
 # Of videos that a list may not name.
@@ -52,12 +53,25 @@ def prepare_folder(
     if not root.is_dir():
         raise UserError(f"folder: {root} does not exist")
     paths = sorted([*root.glob("*"), *root.glob("*/*")])
-    rows = []
+    rows, hidden, broken = [], 0, []
+    first_of: dict[tuple[int, int], Path] = {}  # by file: links would put it into both lists
+    links: list[tuple[Path, Path]] = []
     for path in paths:
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-            video = path.relative_to(root)
-            group = group_of(video.as_posix(), pattern)
-            rows.append(Row(video.as_posix(), video.parent.name, group))
+        if path.suffix.lower() not in VIDEO_SUFFIXES:
+            continue
+        video = path.relative_to(root)
+        if is_hidden(video):
+            hidden += 1
+        elif path.is_symlink() and not path.exists():
+            broken.append(video)
+        elif path.is_file():
+            state = path.stat()
+            first = first_of.setdefault((state.st_dev, state.st_ino), video)
+            if first == video:
+                group = group_of(video.as_posix(), pattern)
+                rows.append(Row(video.as_posix(), video.parent.name, group))
+            else:
+                links.append((video, first))
     if not rows:
         raise UserError(
             f"folder: no video ({', '.join(VIDEO_SUFFIXES)}) in {root} or the folders in it"
@@ -83,6 +97,17 @@ def prepare_folder(
     absent = sorted({row.class_name for row in train} - {row.class_name for row in test})
     if test and absent:
         notes.append(f"no test video of {shorten(absent)}: too few groups")
+    if hidden:
+        notes.append(f"left out: {hidden} hidden files and files of hidden folders")
+    if broken:
+        notes.append(
+            f"left out: {len(broken)} links to files that are not there, first {broken[0]}"
+        )
+    if links:
+        link, first = links[0]
+        notes.append(
+            f"left out: {len(links)} further links to videos of the list, first {link} to {first}"
+        )
     deeper = sum(path.suffix.lower() in VIDEO_SUFFIXES for path in root.glob("*/*/*"))
     if deeper:
         notes.append(f"left out: {deeper} videos in folders of the class folders")

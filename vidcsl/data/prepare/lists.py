@@ -13,7 +13,7 @@ from typing import Any
 
 from vidcsl.data.lists import VIDEO_SUFFIXES, Row, read_rows, shorten, write_list
 from vidcsl.errors import UserError
-from vidcsl.io import file_state, replacing
+from vidcsl.io import file_state, is_hidden, replacing
 
 # The group in a video's path: which clips were cut from one source --------------------------------
 
@@ -204,7 +204,8 @@ def write_splits(
 def index_videos(root: Path) -> dict[str, str]:
     """Every video under `root`, however deep: its name without suffix to its path under `root`.
 
-    Links to folders are followed. Of two with one name the first in alphabetical order counts.
+    Links to folders are followed, hidden files and folders are not looked at. Of two with one name
+    the first in alphabetical order counts.
     """
     if not root.is_dir():
         raise UserError(f"the videos' folder {root} does not exist")
@@ -220,8 +221,8 @@ def index_videos(root: Path) -> dict[str, str]:
     videos: dict[str, str] = {}
     for folder, names in sorted(folders):
         for name in sorted(names):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES:
-                path = Path(folder, name).relative_to(root)
+            path = Path(folder, name).relative_to(root)
+            if path.suffix.lower() in VIDEO_SUFFIXES and not is_hidden(path):
                 videos.setdefault(path.stem, path.as_posix())
     return videos
 

@@ -185,7 +185,9 @@ def encode(
     with jobs.replacing(out_root / copy, scratch=scratch) as partial:
         with (
             decoding(path) as source,
-            av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as target,
+            av.open(
+                str(partial.absolute()), "w", format="mp4", options={"movflags": "+faststart"}
+            ) as target,
         ):
             # 1001 covers the rates of television (30000/1001); odd headers have absurd fractions.
             rate = Fraction(source.rate or PLAIN_RATE).limit_denominator(1001)

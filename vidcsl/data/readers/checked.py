@@ -163,7 +163,7 @@ class TorchcodecReader(CheckedReader):
         resize = [codec.transforms.Resize((self.height, self.width))] if short_side else []
         with self._errors():
             self._video = codec.decoders.VideoDecoder(
-                source.name if source.data is None else source.data,
+                source.as_argument() if source.data is None else source.data,
                 dimension_order="NCHW",
                 num_ffmpeg_threads=1,
                 seek_mode="exact",

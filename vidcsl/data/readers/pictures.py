@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vidcsl.data.readers.reader import READERS, Pixels, Reader, Source, scaled_size
 from vidcsl.errors import VideoError
+from vidcsl.io import is_hidden
 
 if TYPE_CHECKING:  # torch is imported where it is used: `vidcsl prepare` starts without it
     from torch import Tensor
@@ -33,8 +34,14 @@ class PicturesReader(Reader):
         super().__init__(source)
         if source.path is None or not source.path.is_dir():
             raise VideoError(source.name, "it is not a folder of pictures")
-        files = (path for path in source.path.iterdir() if path.suffix.lower() in _SUFFIXES)
-        self._files = sorted(files, key=_numbers_and_text)
+        self._files = sorted(
+            (
+                path
+                for path in source.path.iterdir()
+                if path.suffix.lower() in _SUFFIXES and not is_hidden(path.name)
+            ),
+            key=_numbers_and_text,
+        )
         if not self._files:
             raise VideoError(source.name, "the folder holds no .jpg or .png file")
         self.num_frames, self.fps = len(self._files), 0.0

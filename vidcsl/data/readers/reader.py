@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,8 +65,11 @@ class Source:
             return file.read(size)
 
     def as_argument(self) -> str | io.BytesIO:
-        """What the decoding libraries take: a path, or a file object over the bytes."""
-        return self.name if self.data is None else io.BytesIO(self.data)
+        """What the decoding libraries take: a path, or a file object over the bytes.
+
+        An absolute path: FFmpeg would take what stands before a colon (12:30.mp4) for a protocol.
+        """
+        return os.path.abspath(self.name) if self.data is None else io.BytesIO(self.data)
 
     def check(self) -> None:
         """Raise VideoError if the file is missing or empty."""

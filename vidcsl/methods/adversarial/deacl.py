@@ -14,7 +14,7 @@ from vidcsl.registry import Option
 
 ROBUST = 2.0  # weight of what the student makes of perturbed clips
 
-TEACHER = Option("", "deacl: FORMAT:PATH of the frozen teacher, as MODEL.WEIGHTS")
+TEACHER = Option("", "deacl: FORMAT:PATH of the frozen teacher, as MODEL.WEIGHTS", path=True)
 
 
 @METHODS.register("deacl", "DeACL (Zhang et al., 2022)", **{"ADVERSARIAL.TEACHER": TEACHER})

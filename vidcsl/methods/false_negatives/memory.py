@@ -30,6 +30,7 @@ from vidcsl.registry import Option
         "",
         "memory: teacher, a checkpoint of a run with this detector on the same list, by any "
         "method; its memory bank finds the false negatives from the first step on",
+        path=True,
     ),
 )
 class MemoryBank(Detector):

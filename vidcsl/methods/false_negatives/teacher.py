@@ -10,6 +10,7 @@ from vidcsl.teachers.neighbours import RULES, Teacher, flagged, thresholds
 # A pair of the nearest stands exactly on its video's threshold, which was computed by a product of
 # other matrices: without this, rounding would decide.
 _ROUNDING = 1e-4
+_SURE = 0.2  # of what may be eliminated, so much may be attracted
 
 
 @DETECTORS.register(
@@ -20,6 +21,7 @@ _ROUNDING = 1e-4
         "teacher: what says which videos are alike: motion, a descriptor of optical flow that is "
         "computed once; a file of features (.npz, .npy, .safetensors); the checkpoint of a run "
         "with the detector memory; FORMAT:PATH of an encoder; or several, joined by +",
+        path=True,
     ),
     RULE=Option(
         "auto",
@@ -31,7 +33,7 @@ _ROUNDING = 1e-4
     FALSE_DISCOVERY_RATE=Option(
         0.5,
         "teacher, rule auto: expected fraction of wrong pairs among the flagged; a fifth of it "
-        "where they are attracted",
+        "among those that are attracted",
         minimum=0.01,
         maximum=1,
     ),
@@ -50,10 +52,13 @@ class TeacherNeighbours(Detector):
         false_discovery_rate: "auto": expected share of wrong pairs.
         treatment: what becomes of the pairs. A negative that is left out by mistake is hardly
             missed, but a wrong positive does harm: with "attract" the rule "auto" aims at a fifth
-            of the rate, and both thresholds are to be passed.
+            of the rate, and both thresholds are to be passed. With "attract_sure" more is flagged
+            than attracted: the surest pairs are those that each of the two videos would flag by a
+            fifth of the rate or ceiling.
     """
 
     least: Tensor
+    least_sure: Tensor
 
     def __init__(
         self,
@@ -66,19 +71,31 @@ class TeacherNeighbours(Detector):
         super().__init__()
         self.rule, self.ceiling, self.rate = rule, ceiling, false_discovery_rate
         self.agreement = {"share": "anchor", "mutual": "both", "auto": "either"}[rule]
+        self.splits = treatment == "attract_sure"
         if rule == "auto" and treatment == "attract":
-            self.agreement, self.rate = "both", self.rate / 5
+            self.agreement, self.rate = "both", self.rate * _SURE
         self.teacher: Teacher | None = None
         # Not persistent: they follow from the teacher, and a checkpoint fits without it.
         self.register_buffer("least", torch.empty(0), persistent=False)
+        self.register_buffer("least_sure", torch.empty(0), persistent=False)
 
     def attach(self, teacher: Teacher) -> None:
         """Learn from a teacher of the training list; a method that is only evaluated has none."""
         device = self.least.device
-        least = thresholds(
-            teacher, rule=self.rule, share=self.ceiling, rate=self.rate, device=device
+        found = [
+            thresholds(
+                teacher,
+                rule=self.rule,
+                share=self.ceiling * part,
+                rate=self.rate * part,
+                device=device,
+            )
+            for part in ((1.0, _SURE) if self.splits else (1.0,))
+        ]
+        self.teacher = teacher
+        self.least, self.least_sure = (
+            (each - _ROUNDING).to(device) for each in (found[0], found[-1])
         )
-        self.teacher, self.least = teacher, (least - _ROUNDING).to(device)
 
     def forward(
         self,
@@ -89,19 +106,30 @@ class TeacherNeighbours(Detector):
         progress: float,
     ) -> Tensor:
         """Bool `[b, M]`; videos of which the teacher knows nothing are flagged by group alone."""
-        if self.teacher is None:
-            raise RuntimeError("attach a teacher before the first step")
-        rows, row_least, rows_known = self._of(anchors.videos)
-        columns, column_least, columns_known = self._of(candidates.videos)
-        pairs = flagged(rows @ columns.T, row_least, column_least, agreement=self.agreement)
-        pairs &= rows_known[:, None] & columns_known[None]
+        pairs = self._alike(anchors, candidates, self.least, self.agreement)
         return (pairs | anchors.same(candidates, "groups")) & negatives
 
+    def sure(self, flagged: Tensor, anchors: Samples, candidates: Samples) -> Tensor:
+        """Bool `[b, M]`: those that pass the stricter thresholds; known groups always do."""
+        if not self.splits:
+            return flagged
+        pairs = self._alike(anchors, candidates, self.least_sure, "both")
+        return flagged & (pairs | anchors.same(candidates, "groups"))
+
     @torch.compiler.disable  # a memory-mapped file is read
-    def _of(self, videos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _alike(
+        self, anchors: Samples, candidates: Samples, least: Tensor, agreement: str
+    ) -> Tensor:
+        if self.teacher is None:
+            raise RuntimeError("attach a teacher before the first step")
+        rows, row_least, rows_known = self._of(anchors.videos, least)
+        columns, column_least, columns_known = self._of(candidates.videos, least)
+        alike = flagged(rows @ columns.T, row_least, column_least, agreement=agreement)
+        return alike & rows_known[:, None] & columns_known[None]
+
+    def _of(self, videos: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors, thresholds, and whether there are any, of rows that may be of one video."""
         assert self.teacher is not None
         distinct, place = videos.unique(return_inverse=True)
         vectors = self.teacher.rows(distinct)
-        least = self.least[distinct.clamp(min=0)]
-        return vectors[place], least[place], vectors.any(dim=1)[place]
+        return vectors[place], least[distinct.clamp(min=0)][place], vectors.any(dim=1)[place]
