@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -75,7 +76,6 @@ def file_state(path: Path) -> str:
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
-def acquire_lock(file: TextIO, *, keep_trying: Callable[[], bool]) -> bool:
 def is_hidden(path: str | Path) -> bool:
     """Whether a relative path is or lies in what systems leave behind: .git, ._x.mp4, __MACOSX."""
     return any(part.startswith(".") or part == "__MACOSX" for part in Path(path).parts)
@@ -93,6 +93,7 @@ def expanded_path(text: str) -> str:
     return re.sub(r"(^|[:,+]\s*)~(?=/|$)", lambda match: match[1] + os.path.expanduser("~"), text)
 
 
+def acquire_lock(file: TextIO, *, keep_trying: Callable[[], bool]) -> bool:
     """Lock a file for as long as this process lives; False if another process keeps the lock.
 
     A lock, unlike a marker file, cannot outlive a process that was killed.

@@ -5,6 +5,7 @@ range of each video. So the order of an epoch and the step at which a run resume
 the shards, and the same bytes come at the same step as from files.
 """
 
+import os
 import time
 import zlib
 from collections import defaultdict
@@ -88,7 +89,6 @@ def is_url(path: object) -> bool:
     return "://" in str(path)
 
 
-def read_text(path: str) -> str:
 def _located(place: str) -> tuple[Any, str]:
     """The fsspec file system of a URL, or of this machine, and the path in it.
 
@@ -102,6 +102,7 @@ def _located(place: str) -> tuple[Any, str]:
     return found
 
 
+def read_text(path: str) -> str:
     """A UTF-8 text from a path or URL, without the byte-order mark that spreadsheets write.
 
     Raises:
