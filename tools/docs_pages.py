@@ -15,7 +15,7 @@ from mkdocs.structure.pages import Page
 
 from vidcsl.cli import COMMANDS, command_parser
 from vidcsl.options import OPTIONS
-from vidcsl.registry import Option
+from vidcsl.registry import Option, allowed_values
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {  # where it stands: the page that it becomes
@@ -56,8 +56,9 @@ def options_page() -> str:
     intro = (
         "# Every config key\n\n"
         "Made from the code. A config file holds them as a tree (`TRAIN: {EPOCHS: 40}`), "
-        "the command line as `TRAIN.EPOCHS 40`; a file may name one `_BASE_` whose values it "
-        "overrides. Unknown keys, keys given twice and values out of range are errors.\n\n"
+        "the command line as `TRAIN.EPOCHS 40`; a file may name one `_BASE_`, a file or a shipped "
+        "config, whose values it overrides, and so may that. Unknown keys, keys that a file gives "
+        "twice and values out of range are errors. `vidcsl show options WORD` searches them.\n\n"
     )
     return intro + "\n".join(tables)
 
@@ -77,12 +78,8 @@ def _row(key: str, option: Option) -> str:
 
 
 def _values(option: Option) -> str:
-    if option.choices:
-        return ", ".join(f"`{choice}`" for choice in option.choices)
-    kind, low, high = type(option.default).__name__, option.minimum, option.maximum
-    at_least = "" if low is None else f" from {low:g}"
-    at_most = "" if high is None else f" to {high:g}"
-    return f"{kind}{at_least}{at_most}"
+    choices = ", ".join(f"`{choice}`" for choice in option.choices)
+    return choices or allowed_values(option)
 
 
 def _commands(

@@ -1,17 +1,19 @@
 """Load, check and write configs; find those that come with vidcsl."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from fvcore.common.config import CfgNode
 
+from vidcsl import fit
+from vidcsl.data.lists import read_rows
 from vidcsl.errors import UserError
+from vidcsl.io import expanded_path
 from vidcsl.options import OPTIONS
 from vidcsl.registry import Option
-from vidcsl.io import expanded_path
 
 # ----------------------------------------------------------------------
 # The configs that come with vidcsl, found by name: `--cfg demo`.
@@ -32,19 +34,37 @@ def shipped_configs() -> list[str]:
     )
 
 
-def find_config(config: str | Path) -> Path:
-    """The file that is meant: a path as it stands or, where no file is there, a shipped name."""
-    path = Path(config)
-    if (path.exists() and not path.is_dir()) or str(config) not in shipped_configs():
+def find_config(config: str | Path, *, beside: Path | None = None) -> Path:
+    """The file that is meant: a path as it stands or, where no file is there, a shipped name.
+
+    Args:
+        config: path or name; the shipped bases, which start with `_`, are found, too.
+        beside: the folder that a path is relative to; None: the current one.
+    """
+    path = (beside or Path()) / config
+    shipped = CONFIGS / f"{config}.yaml"
+    if (path.exists() and not path.is_dir()) or not shipped.is_file():
         return path
-    return CONFIGS / f"{config}.yaml"
+    return shipped
+
+
+def users_of(keys: Iterable[str]) -> dict[str, list[str]]:
+    """By key, the shipped configs that set it, themselves or through their bases; not studies."""
+    setting: dict[str, list[str]] = {key: [] for key in keys}
+    for name in shipped_configs():
+        if "/" not in name:  # studies have keys of their own
+            values = {key for _, part in _chain(find_config(name)) for key in part}
+            for key in values & setting.keys():
+                setting[key].append(name)
+    return setting
 
 
 # ----------------------------------------------------------------------
 # Load, check and dump a configuration.
 #
-# A file may name one `_BASE_`, whose values it overrides, and the command line overrides both.
-# Unknown keys, keys given twice and values of the wrong type are errors that name the file.
+# A file may name one `_BASE_`, whose values it overrides, and so may that; the command line
+# overrides all of them. Unknown keys, keys that a file gives twice and values of the wrong type are
+# errors that name the file.
 
 BASE = "_BASE_"
 
@@ -54,7 +74,11 @@ Layer = tuple[str, Mapping[str, Any]]
 
 
 def load_config(
-    path: str | Path, overrides: Sequence[str] = (), *, layers: Iterable[Layer] = ()
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    layers: Iterable[Layer] = (),
+    announce: Callable[[str], None] = lambda _: None,
 ) -> CfgNode:
     """The effective, frozen configuration.
 
@@ -63,17 +87,52 @@ def load_config(
         overrides: `KEY VALUE KEY VALUE ...`, as on the command line.
         layers: values that override the file's, one layer the one before it, and are overridden by
             the command line's.
+        announce: is called with sentences on what a person may not expect.
 
     Raises:
-        UserError: the file cannot be read, or a key or a value is wrong.
+        UserError: the file cannot be read, a key or a value is wrong, or FIT.MINUTES is set and the
+            training list cannot be read.
     """
     cfg = default_config()
-    files = ((str(file), values) for file, values in _chain(find_config(path)))
-    for where, values in (*files, *layers):
+    for file, own in _chain(find_config(path)):
+        _merge(cfg, own, where=str(file))
+    later = [*layers, ("command line", _parse_overrides(overrides, announce))]
+    for where, values in later:
         _merge(cfg, values, where=where)
-    _merge(cfg, _parse_overrides(overrides), where="command line")
+    if cfg.FIT.MINUTES and cfg.DATA.TRAIN_LIST and not cfg.SYNTHETIC.ENABLED:
+        _fit(cfg, given={key for _, values in later for key in values}, announce=announce)
     cfg.freeze()
     return cfg
+
+
+def output_dir(cfg: CfgNode) -> Path:
+    """Where the run is written."""
+    return Path(cfg.OUTPUT_DIR or f"runs/{cfg.NAME}/seed{cfg.SEED}")
+
+
+def _fit(cfg: CfgNode, *, given: set[str], announce: Callable[[str], None]) -> None:
+    """Set what FIT.MINUTES leaves open, except for the keys that are `given`.
+
+    A run that has begun keeps its values: elsewhere, or with another list, others would fit.
+    """
+    minutes, machine = cfg.FIT.MINUTES, fit.this_machine(cfg.DEVICE)
+    videos = len(read_rows(cfg.DATA.TRAIN_LIST))
+    chosen = fit.fitted(videos=videos, minutes=minutes, machine=machine)
+    if "MODEL.NAME" in given:  # the sizes are of the shipped encoder
+        given |= {"MODEL.WIDTH", "MODEL.DEPTH"}
+    values = {key: value for key, value in chosen.items() if key not in given}
+    epochs = values.get("TRAIN.EPOCHS", cfg.TRAIN.EPOCHS)
+    if "TRAIN.WARMUP_EPOCHS" not in given:
+        values["TRAIN.WARMUP_EPOCHS"] = fit.warmup(epochs)
+    folder = output_dir(cfg)
+    if (folder / "config.yaml").is_file() and any((folder / "checkpoints").glob("epoch*")):
+        before = _read(folder / "config.yaml")
+        values |= {key: before[key] for key in values if key in before}
+        announce(f"sizes as in {folder / 'config.yaml'}, where this run has begun")
+    else:
+        announce(fit.sentence(values, videos=videos, minutes=minutes, machine=machine))
+    # The numbers are what counts from here on: whoever loads the stored config gets the same run.
+    _merge(cfg, {**values, "FIT.MINUTES": 0.0}, where="FIT.MINUTES")
 
 
 def parse_config(text: str, *, where: str) -> CfgNode:
@@ -134,15 +193,20 @@ def differing_keys(
 
 
 def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The file's base, if any, and the file itself, each flattened to dotted keys."""
-    values = _read(path)
-    if BASE not in values:
-        return [(path, values)]
-    base = path.parent / str(values.pop(BASE))
-    base_values = _read(base)
-    if BASE in base_values:
-        raise UserError(f"{base}: a base may not name a {BASE} of its own; use one level")
-    return [(base, base_values), (path, values)]
+    """The file's bases, the furthest first, and the file itself, each flattened to dotted keys."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    seen: list[Path] = []
+    while True:
+        if path.resolve() in seen:
+            names = " -> ".join(each.name for each in (*reversed([p for p, _ in chain]), path))
+            raise UserError(f"{path}: {BASE} leads back to itself: {names}")
+        seen.append(path.resolve())
+        values = _read(path)
+        base = values.pop(BASE, None)
+        chain.insert(0, (path, values))
+        if base is None:
+            return chain
+        path = find_config(str(base), beside=path.parent)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -156,7 +220,7 @@ def read_document(path: Path) -> dict[str, Any]:
         UserError: it cannot be read, is no mapping, or gives a key twice.
     """
     try:
-        return _parse(path.read_text(), where=path)
+        return _parse(path.read_text(encoding="utf-8"), where=path)
     except OSError as error:
         hint = "" if path.suffix else f"; shipped are: {', '.join(shipped_configs())}"
         raise UserError(f"cannot read config {path}: {error.strerror}{hint}") from error
@@ -221,13 +285,13 @@ def flatten(tree: Mapping[str, Any], *, where: object, prefix: str = "") -> dict
     return flat
 
 
-def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+def _parse_overrides(overrides: Sequence[str], announce: Callable[[str], None]) -> dict[str, Any]:
     if len(overrides) % 2:
         raise UserError(f"command line: {overrides[-1]} has no value (give KEY VALUE pairs)")
     values: dict[str, Any] = {}
     for key, text in zip(overrides[::2], overrides[1::2], strict=True):
         if key in values:
-            raise UserError(f"command line: key {key} is given twice")
+            announce(f"command line: {key} is given more than once, the last value counts: {text}")
         option = OPTIONS.get(key)
         # A text option takes the words as they stand: a run may be called 007.
         is_text = option is not None and isinstance(option.default, str)
@@ -271,6 +335,13 @@ def _checked(key: str, value: Any, option: Option, where: str) -> Any:
         raise UserError(f"{where}: {key} must be {wanted}, not {value!r}") from None
     if option.choices and value not in option.choices:
         raise UserError(f"{where}: {key} must be one of {', '.join(option.choices)}, not {value!r}")
+    if option.path:
+        try:
+            value = (
+                [*map(expanded_path, value)] if isinstance(value, list) else expanded_path(value)
+            )
+        except UserError as error:
+            raise UserError(f"{where}: {key}: {error}") from None
     low, high = option.minimum, option.maximum
     if (low is not None and value < low) or (high is not None and value > high):
         limits = f"at least {low}" if high is None else f"from {low} to {high}"
@@ -299,10 +370,3 @@ def _coerce(value: Any, default: Any) -> Any:
     if type(value) is not type(default):
         raise TypeError
     return value
-    if option.path:
-        try:
-            value = (
-                [*map(expanded_path, value)] if isinstance(value, list) else expanded_path(value)
-            )
-        except UserError as error:
-            raise UserError(f"{where}: {key}: {error}") from None

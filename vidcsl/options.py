@@ -37,6 +37,13 @@ RUN: dict[str, Option] = {
         ("auto", *DTYPES),
     ),
     "REPORT.ENABLED": Option(True, "write report.html"),
+    "FIT.MINUTES": Option(
+        0.0,
+        "choose size and clips of an R(2+1)D, TRAIN.BATCH, CHUNK, EPOCHS, WARMUP_EPOCHS and "
+        "DATA.WORKERS so that pretraining takes about so many minutes with this list on this "
+        "machine; keys on the command line stay; 0: nothing is chosen",
+        minimum=0,
+    ),
 }
 
 
@@ -76,6 +83,7 @@ DATA: dict[str, Option] = {
         "",
         "folder that keeps decoded frames, for small data sets; crops are then cut from these "
         "frames, whatever AUGMENT.CROP_BY is; empty: no cache",
+        path=True,
     ),
     "DATA.FRAMES": Option(16, "frames of a clip", minimum=1),
     "DATA.STRIDE": Option(2, "step between the frames of a clip, in video frames", minimum=1),
@@ -83,7 +91,6 @@ DATA: dict[str, Option] = {
     **SHORT_VIDEO.options(),
     "DATA.CLIPS": Option(2, "training clips (views) of each video", minimum=1),
     **TRAIN_SAMPLING.options(),
-        path=True,
     "DATA.FPS": Option(
         0.0, "frames per second that DATA.STRIDE refers to; 0: each file's own rate", minimum=0
     ),
@@ -185,6 +192,7 @@ MODELS: dict[str, Option] = {
         "",
         "FORMAT:PATH of pretrained weights for training, or for an evaluation without a "
         "checkpoint; docs/models.md lists the formats",
+        path=True,
     ),
     "MODEL.WEIGHTS_STRICT": Option(
         True, "missing or unknown tensors are an error; false: they are a note"
@@ -192,7 +200,6 @@ MODELS: dict[str, Option] = {
     "MODEL.CHANNELS": Option(
         "auto",
         "channel order that the weights were trained with; auto: as the format says",
-        path=True,
         ("auto", "rgb", "bgr"),
     ),
 }

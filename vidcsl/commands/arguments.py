@@ -5,17 +5,36 @@ Nothing here imports torch: a command's `--help` answers at once.
 
 import argparse
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vidcsl.errors import UserError
 from vidcsl.launch import LAUNCHERS, Resources, submit
 
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
 Number = TypeVar("Number", int, float)
+
+# What people change first; `vidcsl show options` lists all.
+FIRST_OPTIONS = """\
+the keys that are changed most (vidcsl show options WORD finds others):
+  DATA.ROOT DIR             folder of the videos
+  DATA.TRAIN_LIST FILE      their list, made by vidcsl prepare
+  DATA.TEST_LIST FILE       labelled videos to evaluate on; '': none
+  OUTPUT_DIR DIR            where everything is written
+  TRAIN.EPOCHS N            passes over the training list
+  TRAIN.BATCH N             videos in a step
+  MODEL.WIDTH N             channels of the encoder's first stage: its size
+  MODEL.FRAME_SIZE N        pixels a side of a clip
+  FALSE_NEGATIVES.DETECTOR  none, teacher, labels, ...: what flags false negatives
+  ATTACK.RUNS LIST          attacks of the evaluation; []: none
+"""
 
 
 def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -28,9 +47,68 @@ def add_config(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
     )
 
 
+def config_of(args: argparse.Namespace) -> "CfgNode":
+    """The config that the command was called with; what may surprise is said on stderr.
+
+    Without `--cfg` it is that of the run that `--checkpoint` names, and its folder is OUTPUT_DIR.
+
+    Raises:
+        UserError: it cannot be read, a key or a value is wrong, or no config is named.
+    """
+    from vidcsl.config import load_config
+
+    overrides = overrides_of(args)
+    if args.cfg:
+        return load_config(args.cfg, overrides, announce=say)
+    given = getattr(args, "checkpoint", None) or []
+    first = next(iter(given if isinstance(given, list) else [given]), None)
+    if first is None:
+        raise UserError("give --cfg, or --checkpoint RUN_FOLDER, whose config it takes")
+    folder = first if _is_run(first) else first.parent.parent
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{first} belongs to no run with a config.yaml: give --cfg")
+    say(f"config: {folder / 'config.yaml'}")
+    here = ["OUTPUT_DIR", str(folder)]  # the folder may have been moved since
+    return load_config(folder / "config.yaml", [*here, *overrides], announce=say)
+
+
+def checkpoint_of(args: argparse.Namespace, given: Path | None) -> Path | None:
+    """The checkpoint file that is meant: the newest, where a run's folder is given.
+
+    Raises:
+        UserError: that run has no checkpoint.
+    """
+    if given is None or not _is_run(given):
+        return given
+    from vidcsl.run_folder import RunFolder
+    from vidcsl.training.checkpoint import list_checkpoints
+
+    found = list_checkpoints(RunFolder(given).checkpoints)
+    if found:
+        say(f"checkpoint: {found[-1]}")
+        return found[-1]
+    if args.cfg or not RunFolder(given).config.is_file():
+        raise UserError(f"no checkpoint in {RunFolder(given).checkpoints}: train first")
+    return None  # the folder of an evaluation: its config names the weights
+
+
+def _is_run(path: Path) -> bool:
+    """Whether this is a run's folder; a sharded checkpoint is a folder, too."""
+    return path.is_dir() and ((path / "config.yaml").is_file() or (path / "checkpoints").is_dir())
+
+
+def say(sentence: str) -> None:
+    """Tell the person at the terminal; of several processes, the first does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"vidcsl: {sentence}", file=sys.stderr, flush=True)
+
+
 def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """`--checkpoint FILE`, which may be given several times, or `--weights FORMAT:PATH`."""
-    default = "default: the newest checkpoint in OUTPUT_DIR"
+    default = (
+        "a file, or a run's folder, for its newest one; then the run's own config is taken unless "
+        "--cfg is given; default: the newest in OUTPUT_DIR"
+    )
     if several:
         parser.add_argument(
             "--checkpoint",
@@ -59,9 +137,10 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     Raises:
         UserError: both `--weights` and `--checkpoint` are given.
     """
-    if args.weights and getattr(args, "checkpoint", None):
+    if getattr(args, "weights", None) and getattr(args, "checkpoint", None):
         raise UserError("give either --weights or --checkpoint: each names the model")
-    return [*args.overrides, *(["MODEL.WEIGHTS", args.weights] if args.weights else [])]
+    weights = getattr(args, "weights", None)
+    return [*args.overrides, *(["MODEL.WEIGHTS", weights] if weights else [])]
 
 
 def at_least(least: Number) -> Callable[[str], Number]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from vidcsl.commands.arguments import add_config, at_least
+from vidcsl.commands.arguments import add_config, at_least, config_of
 
 
 def neighbours(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +17,11 @@ def neighbours(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from vidcsl.config import load_config
     from vidcsl.distributed import distributed_context
     from vidcsl.pipelines.neighbours import measure_neighbours
     from vidcsl.pipelines.training import output_dir
 
-    cfg = load_config(args.cfg, args.overrides)
+    cfg = config_of(args)
     with distributed_context(cfg.DEVICE) as distributed:
         folder = args.out or output_dir(cfg) / "neighbours"
         lines = measure_neighbours(cfg, distributed, folder=folder, examples=args.pairs)

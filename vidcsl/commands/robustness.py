@@ -4,13 +4,13 @@ import argparse
 import json
 from pathlib import Path
 
-from vidcsl.commands.arguments import add_config, add_model, overrides_of
+from vidcsl.commands.arguments import add_config, add_model, checkpoint_of, config_of
 from vidcsl.errors import UserError
 
 
 def attack(parser: argparse.ArgumentParser) -> None:
     """Arguments of `vidcsl attack`."""
-    add_config(parser)
+    add_config(parser, required=False)
     add_model(parser)
     parser.add_argument(
         "--out",
@@ -22,17 +22,16 @@ def attack(parser: argparse.ArgumentParser) -> None:
 
 
 def _attack(args: argparse.Namespace) -> None:
-    from vidcsl.config import load_config
     from vidcsl.distributed import distributed_context
     from vidcsl.pipelines.attack import save_attacks
 
-    cfg = load_config(args.cfg, overrides_of(args))
+    cfg, checkpoint = config_of(args), checkpoint_of(args, args.checkpoint)
     with distributed_context(cfg.DEVICE) as distributed:
         places = save_attacks(
             cfg,
             distributed,
             folder=args.out,
-            checkpoint=args.checkpoint,
+            checkpoint=checkpoint,
             foreign=bool(args.weights),
         )
         if distributed.is_main:
@@ -66,7 +65,7 @@ def _transfer(args: argparse.Namespace) -> None:
 
 def corrupt(parser: argparse.ArgumentParser) -> None:
     """Arguments of `vidcsl corrupt`."""
-    add_config(parser)
+    add_config(parser, required=False)
     add_model(parser, several=True)
     parser.add_argument(
         "--export", type=Path, metavar="DIR", help="write the corrupted test videos here instead"
@@ -75,21 +74,22 @@ def corrupt(parser: argparse.ArgumentParser) -> None:
 
 
 def _corrupt(args: argparse.Namespace) -> None:
-    from vidcsl.config import load_config
     from vidcsl.distributed import distributed_context
     from vidcsl.pipelines.corrupt import corrupt_checkpoints, export_corrupted
     from vidcsl.report.summary import compare_corruptions
 
     if args.export and (args.checkpoint or args.weights):
         raise UserError("--export writes videos: it takes no --checkpoint and no --weights")
-    cfg = load_config(args.cfg, overrides_of(args))
+    cfg = config_of(args)
+    found = [checkpoint_of(args, each) for each in args.checkpoint]
+    checkpoints = [each for each in found if each is not None]
     with distributed_context(cfg.DEVICE) as distributed:
         if args.export:
             lists = export_corrupted(cfg, distributed, folder=args.export)
             text = f"{len(lists)} lists of videos in {args.export}, the first {lists[0]}"
         else:
             models = corrupt_checkpoints(
-                cfg, distributed, checkpoints=args.checkpoint, foreign=bool(args.weights)
+                cfg, distributed, checkpoints=checkpoints, foreign=bool(args.weights)
             )
             text = compare_corruptions(models)
         if distributed.is_main:

@@ -1,10 +1,11 @@
 """`vidcsl show` and `vidcsl doctor`: what there is to choose from, and whether it will work."""
 
 import argparse
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidcsl.commands.arguments import add_config
+from vidcsl.commands.arguments import add_config, config_of
 from vidcsl.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,14 +46,28 @@ def show(parser: argparse.ArgumentParser) -> None:
     models.add_argument("--cfg", help="show the encoder of this config")
     models.set_defaults(run=_show_models)
 
+    meaning = "config keys: default, allowed values, meaning, and which shipped configs set them"
+    options = things.add_parser("options", help=meaning, description=meaning)
+    options.add_argument(
+        "words", nargs="*", metavar="WORD", help="keys whose name or meaning has all these words"
+    )
+    options.set_defaults(run=_show_options)
+
+    meaning = "a config as a whole, with all that it inherits; without NAME: which there are"
+    config = things.add_parser("config", help=meaning, description=meaning)
+    config.add_argument("cfg", nargs="?", metavar="NAME", help="a shipped config, or a file")
+    config.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="options that override it"
+    )
+    config.set_defaults(run=_show_config)
+
 
 def _show_clips(args: argparse.Namespace) -> None:
-    from vidcsl.config import load_config
     from vidcsl.distributed import distributed_context
     from vidcsl.pipelines.preview import show as show_pictures
     from vidcsl.pipelines.training import output_dir
 
-    cfg = load_config(args.cfg, args.overrides)
+    cfg = config_of(args)
     with distributed_context("cpu") as distributed:
         paths = show_pictures(
             cfg,
@@ -63,6 +78,40 @@ def _show_clips(args: argparse.Namespace) -> None:
             folder=args.out or output_dir(cfg) / "clips",
         )
     print("\n".join(str(path) for path in paths))
+
+
+def _show_options(args: argparse.Namespace) -> None:
+    from vidcsl.config import users_of
+    from vidcsl.data.lists import shorten
+    from vidcsl.options import OPTIONS
+    from vidcsl.registry import allowed_values
+
+    words = [word.lower() for word in args.words]
+    exact = [key for key in OPTIONS if [key.lower()] == words]
+    found = {
+        key: option
+        for key, option in OPTIONS.items()
+        if key in exact
+        or (not exact and all(word in f"{key} {option.meaning}".lower() for word in words))
+    }
+    if not found:
+        raise UserError(f"no config key has {' and '.join(args.words)} in its name or meaning")
+    users = users_of(found)
+    for key, option in found.items():
+        default = option.default if option.default != "" else "''"
+        print(f"{key}  default {default}  ({allowed_values(option)})")
+        print(textwrap.fill(option.meaning, 100, initial_indent="    ", subsequent_indent="    "))
+        if users[key]:
+            print(f"    set by: {shorten(users[key])}")
+
+
+def _show_config(args: argparse.Namespace) -> None:
+    from vidcsl.config import dump_config, shipped_configs
+
+    if args.cfg:
+        print(dump_config(config_of(args)), end="")
+    else:
+        print("\n".join(shipped_configs()))
 
 
 def _show_models(args: argparse.Namespace) -> None:
@@ -101,10 +150,9 @@ def _doctor(args: argparse.Namespace) -> None:
     from vidcsl.doctor import examine, examine_lists, examine_storage, report
 
     if args.cfg:
-        from vidcsl.config import load_config
         from vidcsl.pipelines.training import output_dir
 
-        cfg = load_config(args.cfg, args.overrides)
+        cfg = config_of(args)
         findings = [*examine(), *examine_storage(output_dir(cfg), batches=_loader_bytes(cfg))]
         if not cfg.SYNTHETIC.ENABLED:  # rendered videos may not exist yet
             findings += examine_lists(

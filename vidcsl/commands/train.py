@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 from vidcsl.commands.arguments import (
+    FIRST_OPTIONS,
     add_config,
     add_launcher,
     add_model,
     add_weights,
+    checkpoint_of,
+    config_of,
     launch,
     overrides_of,
     refuse_job_options,
@@ -22,18 +25,20 @@ def train(parser: argparse.ArgumentParser) -> None:
     add_weights(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
     add_launcher(parser)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = FIRST_OPTIONS
     parser.set_defaults(run=_train)
 
 
 def _train(args: argparse.Namespace) -> None:
-    from vidcsl.config import find_config, load_config
+    from vidcsl.config import find_config
     from vidcsl.distributed import distributed_context
     from vidcsl.pipelines.train import headline, refuse_overwriting, train_and_evaluate
     from vidcsl.pipelines.training import check, output_dir
     from vidcsl.run_folder import RunFolder
     from vidcsl.training.monitor import Interrupted
 
-    cfg = load_config(args.cfg, overrides_of(args))
+    cfg = config_of(args)
     if args.launcher:
         check(cfg)  # a wrong config is found here and not in the queue
         folder = RunFolder(output_dir(cfg))
@@ -59,28 +64,25 @@ def _train(args: argparse.Namespace) -> None:
 
 def evaluate(parser: argparse.ArgumentParser) -> None:
     """Arguments of `vidcsl evaluate`."""
-    add_config(parser)
+    add_config(parser, required=False)
     add_model(parser)
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from vidcsl.config import load_config
     from vidcsl.distributed import distributed_context
     from vidcsl.pipelines.train import evaluate_model, headline
 
-    cfg = load_config(args.cfg, overrides_of(args))
+    cfg, checkpoint = config_of(args), checkpoint_of(args, args.checkpoint)
     with distributed_context(cfg.DEVICE) as distributed:
-        folder = evaluate_model(
-            cfg, distributed, checkpoint=args.checkpoint, foreign=bool(args.weights)
-        )
+        folder = evaluate_model(cfg, distributed, checkpoint=checkpoint, foreign=bool(args.weights))
         if distributed.is_main:
             print(headline(folder))
 
 
 def export(parser: argparse.ArgumentParser) -> None:
     """Arguments of `vidcsl export`."""
-    add_config(parser)
+    add_config(parser, required=False)
     add_model(parser)
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument(
@@ -96,15 +98,15 @@ def export(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from vidcsl.config import load_config
     from vidcsl.hub import export_encoder, push
     from vidcsl.pipelines.model import build_encoder, load_weights_of
     from vidcsl.pipelines.training import output_dir
     from vidcsl.run_folder import RunFolder
     from vidcsl.training.checkpoint import list_checkpoints
 
-    cfg = load_config(args.cfg, overrides_of(args))
-    source = args.weights or (args.checkpoint and f"vidcsl:{args.checkpoint}")
+    cfg = config_of(args)
+    checkpoint = checkpoint_of(args, args.checkpoint)
+    source = args.weights or (checkpoint and f"vidcsl:{checkpoint}")
     if not source:
         folder = RunFolder(output_dir(cfg)).checkpoints
         found = list_checkpoints(folder)

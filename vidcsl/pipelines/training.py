@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from vidcsl.config import flat_values
+from vidcsl.config import output_dir as output_dir
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
@@ -30,11 +30,6 @@ from vidcsl.training.monitor import TRACKERS, TrackedRun, Tracker, open_trackers
 from vidcsl.training.optimisation import FUSED, Precision, Schedule, build_optimiser, scaled_lr
 from vidcsl.training.parallel import Strategy
 from vidcsl.training.train import Learner
-
-
-def output_dir(cfg: CfgNode) -> Path:
-    """Where the run is written."""
-    return Path(cfg.OUTPUT_DIR or f"runs/{cfg.NAME}/seed{cfg.SEED}")
 
 
 def check(cfg: CfgNode) -> None:

@@ -8,7 +8,16 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from vidcsl.config import BASE, Layer, differing_keys, flatten, load_config, read_document, value_of
+from vidcsl.config import (
+    BASE,
+    Layer,
+    differing_keys,
+    find_config,
+    flatten,
+    load_config,
+    read_document,
+    value_of,
+)
 from vidcsl.errors import UserError
 
 _KEYS = (
@@ -147,7 +156,7 @@ def _runs(
     overrides: Sequence[str],
     folder: Path,
 ) -> Iterator[StudyRun]:
-    base = path.parent / str(document[BASE])
+    base = find_config(str(document[BASE]), beside=path.parent)
     shared = _layer(document.get("ALL"), path, "ALL")
     settings = _mapping(document.get("SETTINGS"), path, "SETTINGS") or {"": {}}
     seeds = document.get("SEEDS", [0, 1, 2])
