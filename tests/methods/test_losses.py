@@ -276,7 +276,7 @@ def simclr_pairs(batch, detector, treatment, counts=None):
         for name, count in detection_counts(flagged, negatives, block, batch, classes=4).items():
             if counts is not None:
                 counts[name] = counts.get(name, 0) + count
-        return treatment(untreated, flagged)
+        return treatment(untreated, flagged, detector.sure(flagged, block, batch))
 
     return pairs
 

@@ -162,15 +162,16 @@ class StepPairs:
         self.method, self.contrast, self.batch = method, contrast, batch
         self.views = batch.clips.shape[1] - method.voters
         self.counts: dict[str, Tensor] = {}
-        self.flagged: Tensor | None = None  # of all clean views, where `find_all` was called
+        # Flagged, and the surest of them, between all clean views, where `find_all` was called.
+        self.found: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, similarities: Tensor, rows: slice) -> Pairs:
         """The pairs of a block of whole videos, `[b, M]`."""
         return self.method.treatment(*self._detected(similarities, rows))
 
     @torch.no_grad()
-    def _detected(self, similarities: Tensor, rows: slice) -> tuple[Pairs, Tensor]:
-        """The pairs of a block, untreated, and which of them are flagged."""
+    def _detected(self, similarities: Tensor, rows: slice) -> tuple[Pairs, Tensor, Tensor]:
+        """The pairs of a block, untreated, which of them are flagged, and the surest of these."""
         method, contrast = self.method, self.contrast
         anchors, candidates = contrast.rows[rows], contrast.columns
         pairs = method.pairs(anchors, candidates)
@@ -187,7 +188,7 @@ class StepPairs:
         counts = detection_counts(flagged, negatives, anchors, candidates, classes=method.classes)
         for name, of_block in counts.items():
             self.counts[name] = of_block + self.counts.get(name, 0)
-        return pairs, flagged
+        return pairs, flagged, method.detector.sure(flagged, anchors, candidates)
 
     def find_all(self) -> None:
         """Flag between all views of the step at once, for `among`; the detector learns.
@@ -197,7 +198,8 @@ class StepPairs:
         anchors, candidates = self.contrast.anchors.detach(), self.contrast.candidates.detach()
         with torch.autocast(anchors.device.type, enabled=False):
             everything = slice(0, len(anchors))
-            _, self.flagged = self._detected(anchors @ candidates.T, everything)
+            _, flagged, sure = self._detected(anchors @ candidates.T, everything)
+            self.found = flagged, sure
             self.method.detector.learn(
                 Observation(self.batch.videos, self.contrast.support, self.batch.progress)
             )
@@ -207,12 +209,15 @@ class StepPairs:
 
         Perturbed clips would fool the detector, so a pair is flagged where its clean views are.
         """
-        assert self.flagged is not None
+        assert self.found is not None
         rows = self.batch.samples(len(sources))
         pairs = self.method.pairs(rows, rows.gathered(self.method.distributed.gather))
-        by_view = self.flagged.unflatten(0, (-1, self.views)).unflatten(2, (-1, self.views))
-        flagged = by_view[:, sources][..., sources].flatten(2, 3).flatten(0, 1)
-        return self.method.treatment(pairs, flagged & pairs.negatives())
+        masks = []
+        for mask in self.found:
+            by_view = mask.unflatten(0, (-1, self.views)).unflatten(2, (-1, self.views))
+            of_sources = by_view[:, sources][..., sources].flatten(2, 3).flatten(0, 1)
+            masks.append(of_sources & pairs.negatives())
+        return self.method.treatment(pairs, *masks)
 
     def metrics(self) -> dict[str, Metric]:
         """The flagged fraction of the negatives, and the detector's precision and recall."""

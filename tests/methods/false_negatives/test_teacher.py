@@ -61,6 +61,30 @@ def test_pairs_equal_loops(rule: str, treatment: str) -> None:
             assert found[row, column] == expected, (anchor, candidate)
 
 
+@pytest.mark.parametrize("rule", ["auto", "share", "mutual"])
+def test_the_surest_pairs_are_mutual_and_among_the_flagged(rule: str) -> None:
+    known = teacher()
+    options = {"rule": rule, "ceiling": 0.5, "false_discovery_rate": 0.5}
+    wide = TeacherNeighbours(**options)
+    split = TeacherNeighbours(**options, treatment="attract_sure")
+    # The definition: a fifth of the ceiling or rate, and each has to find the other.
+    core = TeacherNeighbours(
+        rule="mutual" if rule != "auto" else "auto",
+        ceiling=0.1,
+        false_discovery_rate=0.5,
+        treatment="attract",
+    )
+    everything = samples(list(range(VIDEOS)), views=1)
+    for detector in (wide, split, core):
+        detector.attach(known)
+    found = flags(split, everything, everything)
+    assert torch.equal(found, flags(wide, everything, everything))
+    sure = split.sure(found, everything, everything)
+    assert torch.equal(sure, flags(core, everything, everything) & found)
+    assert 0 < sure.sum() < found.sum()
+    assert wide.sure(found, everything, everything) is found
+
+
 def test_each_videos_nearest_of_the_whole_list_are_flagged() -> None:
     known = teacher(silent=None)
     detector = TeacherNeighbours(rule="share", ceiling=0.2)
@@ -83,6 +107,11 @@ def test_clips_of_one_source_are_flagged_whatever_the_teacher_says() -> None:
     assert found[1, 0]
     assert found[2, 3]
     assert found[3, 2]
+    split = TeacherNeighbours(rule="share", ceiling=0.01, treatment="attract_sure")
+    split.attach(teacher())
+    sure = split.sure(flags(split, each, each), each, each)
+    assert sure[0, 1]
+    assert sure[2, 3]
 
 
 def test_keys_of_no_video_are_not_flagged() -> None:

@@ -6,13 +6,18 @@ from vidcsl.methods.false_negatives import TREATMENTS, detection_counts
 from vidcsl.methods.losses import Pairs, nt_xent
 
 
-def role(name, pairs, flagged, i, j):
+def role(name, pairs, flagged, sure, i, j):
     """(is a positive, weight in the denominator) of a pair after the treatment."""
     if pairs.ignored[i, j]:
         return False, 0.0
     if not flagged[i, j] or pairs.positives[i, j]:
         return bool(pairs.positives[i, j]), 1.0
-    return {"eliminate": (False, 0.0), "attract": (True, 1.0), "weight": (False, 0.3)}[name]
+    return {
+        "eliminate": (False, 0.0),
+        "attract": (True, 1.0),
+        "attract_sure": (True, 1.0) if sure[i, j] else (False, 0.0),
+        "weight": (False, 0.3),
+    }[name]
 
 
 @pytest.mark.parametrize("name", TREATMENTS)
@@ -21,11 +26,12 @@ def test_the_denominator_is_what_the_formula_says(name):
     itself = torch.eye(16).bool()
     pairs = Pairs(rows.same(rows, "videos") & ~itself, itself)
     flagged = rows.same(rows, "labels") & foreign(rows, rows)
-    treated = TREATMENTS.bind(name, {"WEIGHT": 0.3})(pairs, flagged)
+    sure = flagged & (torch.arange(16) % 3 == 0)
+    treated = TREATMENTS.bind(name, {"WEIGHT": 0.3})(pairs, flagged, sure)
     losses, defined = nt_xent(scores, treated, temperature=TEMPERATURE)
     assert defined.all()
     for i in range(16):
-        roles = [role(name, pairs, flagged, i, j) for j in range(16)]
+        roles = [role(name, pairs, flagged, sure, i, j) for j in range(16)]
         logits = (scores[i] / TEMPERATURE).tolist()
         denominator = sum(
             weight * torch.tensor(x).exp() for x, (_, weight) in zip(logits, roles, strict=True)
@@ -45,11 +51,11 @@ def test_weights_of_none_and_all():
     flagged = rows.same(rows, "labels") & foreign(rows, rows)
     loss = {
         weight: nt_xent(
-            scores, TREATMENTS["weight"](pairs, flagged, weight=weight), temperature=0.2
+            scores, TREATMENTS["weight"](pairs, flagged, flagged, weight=weight), temperature=0.2
         )
         for weight in (0.0, 1.0)
     }
-    gone = nt_xent(scores, TREATMENTS["eliminate"](pairs, flagged), temperature=0.2)
+    gone = nt_xent(scores, TREATMENTS["eliminate"](pairs, flagged, flagged), temperature=0.2)
     kept = nt_xent(scores, pairs, temperature=0.2)
     torch.testing.assert_close(loss[0.0], gone)
     torch.testing.assert_close(loss[1.0], kept)
@@ -59,10 +65,15 @@ def test_a_flag_changes_negatives_alone_and_weights_add_up():
     kinds = torch.tensor([[0, 1, 2, 2]])  # a positive, an ignored, two negatives
     pairs = Pairs(kinds == 0, kinds == 1)
     flagged = torch.tensor([[True, True, True, False]])
-    treated = {name: TREATMENTS.bind(name, {"WEIGHT": 0.5})(pairs, flagged) for name in TREATMENTS}
+    sure = torch.tensor([[True, True, False, False]])
+    treated = {
+        name: TREATMENTS.bind(name, {"WEIGHT": 0.5})(pairs, flagged, sure) for name in TREATMENTS
+    }
     assert treated["eliminate"].ignored.tolist() == [[False, True, True, False]]
     assert treated["attract"].positives.tolist() == [[True, False, True, False]]
-    twice = TREATMENTS["weight"](treated["weight"], flagged, weight=0.5)
+    assert treated["attract_sure"].ignored.tolist() == [[False, True, True, False]]
+    assert treated["attract_sure"].positives.tolist() == [[True, False, False, False]]
+    twice = TREATMENTS["weight"](treated["weight"], flagged, sure, weight=0.5)
     assert twice.weights[0, [0, 2, 3]].tolist() == [1, 0.25, 1]
 
 

@@ -156,6 +156,13 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
+    def sure(self, flagged: Tensor, anchors: Samples, candidates: Samples) -> Tensor:
+        """Which of the `flagged` pairs the detector is most certain of, bool `[b, M]`: all.
+
+        Called right after `forward`, with what it returned.
+        """
+        return flagged
+
 
 def distinct(videos: Tensor) -> tuple[Tensor, Tensor]:
     """The different videos of `[N]`, and the first position of each.

@@ -11,24 +11,40 @@ from vidcsl.methods.false_negatives.known import NoDetector
 from vidcsl.methods.losses import Pairs
 from vidcsl.registry import Option, Registry
 
-Treatment = Callable[[Pairs, Tensor], Pairs]
-"""`(pairs, flagged bool [b, M]) -> Pairs`: an entry of TREATMENTS, its options bound."""
+Treatment = Callable[[Pairs, Tensor, Tensor], Pairs]
+"""`(pairs, flagged, sure) -> Pairs`: an entry of TREATMENTS, its options bound.
+
+Both masks are bool `[b, M]`; `sure` holds the flagged pairs that the detector is most certain of.
+"""
 
 TREATMENTS: Registry[Callable[..., Pairs]] = Registry(
-    "FALSE_NEGATIVES.TREATMENT", default="eliminate", meaning="what becomes of flagged pairs"
+    "FALSE_NEGATIVES.TREATMENT", default="eliminate", meaning="what happens to flagged pairs"
 )
 
 
 @TREATMENTS.register("eliminate", "they leave the denominator of the loss")
-def eliminate(pairs: Pairs, flagged: Tensor) -> Pairs:
+def eliminate(pairs: Pairs, flagged: Tensor, sure: Tensor) -> Pairs:
     """Drop the flagged negatives from the loss."""
     return replace(pairs, ignored=pairs.ignored | (flagged & ~pairs.positives))
 
 
 @TREATMENTS.register("attract", "they become positives")
-def attract(pairs: Pairs, flagged: Tensor) -> Pairs:
+def attract(pairs: Pairs, flagged: Tensor, sure: Tensor) -> Pairs:
     """Make the flagged positives; they stay in the denominator (FNC's released form)."""
     return replace(pairs, positives=pairs.positives | (flagged & ~pairs.ignored))
+
+
+@TREATMENTS.register(
+    "attract_sure",
+    "those that the detector is sure of become positives, the others leave the denominator",
+)
+def attract_sure(pairs: Pairs, flagged: Tensor, sure: Tensor) -> Pairs:
+    """Attract the surest, eliminate the others.
+
+    A wrong positive does harm, a negative that is left out by mistake hardly does: so many pairs
+    can be eliminated, and few of them attracted.
+    """
+    return eliminate(attract(pairs, sure, sure), flagged & ~sure, sure)
 
 
 @TREATMENTS.register(
@@ -41,7 +57,7 @@ def attract(pairs: Pairs, flagged: Tensor) -> Pairs:
         maximum=1,
     ),
 )
-def weigh(pairs: Pairs, flagged: Tensor, *, weight: float) -> Pairs:
+def weigh(pairs: Pairs, flagged: Tensor, sure: Tensor, *, weight: float) -> Pairs:
     """Let the flagged count as negatives by `weight`: 1 leaves them as they are, 0 eliminates."""
     factors = torch.where(flagged & ~pairs.positives, weight, 1.0)
     return replace(pairs, weights=factors if pairs.weights is None else pairs.weights * factors)
