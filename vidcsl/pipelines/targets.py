@@ -62,7 +62,7 @@ def _check(spec: AttackSpec, cfg: CfgNode) -> None:
     """Raise UserError, before anything runs, where solver, threat and config do not fit."""
     named = f"attack {spec.spec!r}"
     if isinstance(spec.solver, AutoAttack) and spec.goal is not GOALS["cross_entropy"]:
-        raise UserError(f"{named}: autoattack brings its own goals: name none")
+        raise UserError(f"{named}: autoattack has goals of its own: give none")
     for budget, threat in spec.threats.items():
         check_frames(threat.frames, cfg.DATA.FRAMES)
         if isinstance(threat, Universal):
@@ -73,11 +73,11 @@ def _check(spec: AttackSpec, cfg: CfgNode) -> None:
             if not (fits and same_frames and same_region):
                 raise UserError(
                     f"{named}: universal perturbations are fitted by pgd, on whole clips "
-                    "(ATTACK.INPUT clip), in frames and a region that depend on no clip"
+                    "(ATTACK.INPUT clip), in frames and a region that do not depend on the clip"
                 )
         if isinstance(spec.solver, FAB) and not knows(threat):
-            raise UserError(f"{named}: fab knows linf, l2 and l1 over the whole clip")
-        if cfg.ATTACK.QUANTISE and threat.eps < LEVEL * (1 - 1e-6):
+            raise UserError(f"{named}: fab supports linf, l2 and l1 over the whole clip")
+        if cfg.ATTACK.QUANTISE and threat.eps < LEVEL * (1 - 1e-9):
             raise UserError(
                 f"{named}: eps {budget} allows no change in 8 bits "
                 "(ATTACK.QUANTISE): use budgets from 1/255"

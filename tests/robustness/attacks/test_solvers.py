@@ -116,10 +116,22 @@ def test_quantised_clips_are_8_bit_within_the_budget_and_what_the_model_saw(thre
     found = attacked(model, threat, solver, clips, quantise=True)
     handle.remove()
     assert torch.equal(found, to_levels(found))
-    sizes = threat.size(found - to_levels(clips))
-    assert (sizes <= threat.eps * (1 + 1e-5) + 1e-12).all()
+    sizes = threat.size(((found - to_levels(clips)) * 255).round())
+    assert (sizes <= 255 * threat.eps * (1 + 1e-9)).all()
     shown = {clip.numpy().tobytes() for batch in seen for clip in batch}
     assert all(clip.numpy().tobytes() in shown for clip in found)
+
+
+def test_an_8_bit_attack_under_a_small_l2_budget_still_fools():
+    """Scaled down until its rounding fits, the perturbation would be nothing, and fool none."""
+    model, clips = seeded(Linear, 6144), to_levels(random_clips(40, (3, 8, 16, 16)))
+    labels, fooled = predict(model, clips), {}
+    for quantise in (False, True):
+        options = {"threat": L2(0.08), "solver": SOLVERS["pgd"](steps=8), "quantise": quantise}
+        found = attack(model, clips, labels, **options)
+        fooled[quantise] = int((predict(model, found) != labels).sum())
+    assert fooled[False] >= 4
+    assert fooled[True] >= 2
 
 
 def test_nothing_is_allowed_below_one_level():

@@ -164,30 +164,42 @@ def test_what_has_no_frames_or_a_strange_budget():
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 999), eps=st.sampled_from([0.02, 0.3, 2.0]))
-@EACH
-def test_quantised_deltas_are_levels_within_the_budget(kind, seed, eps):
-    threat, clips = KINDS[kind](eps), (some_clips(seed) * 255).round() / 255
+@pytest.mark.parametrize("kind", [*KINDS, "l2"])
+def test_quantised_deltas_are_levels_that_spend_the_budget_and_no_more(kind, seed, eps):
+    threat, clips = KINDS.get(kind, L2)(eps), (some_clips(seed) * 255).round() / 255
     delta = threat.project(clips, noise(seed), threat.mask(clips, range(3)))
-    found = threat.quantise(delta)
-    torch.testing.assert_close(found * 255, (found * 255).round(), rtol=0, atol=1e-4)
-    assert (size(kind, found) <= eps * (1 + 1e-4)).all()
-    alone = threat.quantise(delta[1:2])
+    found = threat.quantise(clips, delta)
+    levels = (found.double() * 255).round()
+    torch.testing.assert_close(found * 255, levels.float(), rtol=0, atol=1e-4)
+    clean = (clips.double() * 255).round()
+    assert (clean + levels >= 0).all()
+    assert (clean + levels <= 255).all()
+    assert (levels * delta >= 0).all()  # no change against the given one
+    spent, given = threat.size(levels), threat.size(255 * delta.double())
+    assert (spent <= 255 * eps * (1 + 1e-9)).all()
+    assert (spent <= given * (1 + 1e-5)).all()
+    # All but less than one more level, where the box lets one more number change.
+    free = threat.grouped(((clean + levels > 0) & (clean + levels < 255) & (delta != 0)).float())
+    one_more = {"l2": (given.square() - spent.square()).clamp_min(0) / (2 * spent + 1)}
+    one_more["l2 a frame"] = one_more["l2"]
+    missing = one_more.get(kind, given - spent)
+    assert (missing[free.sum(1) == free.shape[1]] < 1 + 1e-3).all()
+    alone = threat.quantise(clips[1:2], delta[1:2])
     torch.testing.assert_close(alone, found[1:2])
 
 
-@EACH
-def test_no_much_larger_share_of_a_delta_could_be_quantised(kind):
-    threat, clips = KINDS[kind](0.3), torch.full(SHAPE, 0.5)
-    delta = threat.project(clips, noise(3), threat.mask(clips, range(3)))
-    found = threat.quantise(delta)
-    for row in range(3):
-        fits = [
-            share / 128
-            for share in range(129)
-            if size(kind, (share / 128 * delta[[row]] * 255).round() / 255) <= 0.3
-        ]
-        smaller = ((max(fits) - 2 / 128) * delta[[row]] * 255).round() / 255
-        assert size(kind, found[[row]]) >= size(kind, smaller) > 0
+@pytest.mark.parametrize("eps", [0.03, 0.06, 0.1])
+def test_a_small_budget_over_many_pixels_is_spent_on_the_largest_changes(eps):
+    """eps / sqrt(D) is far below half a level: rounded one by one, every change would be lost."""
+    clips = torch.full((2, 3, 8, 32, 32), 0.5).mul(255).round().div(255)
+    delta = L2(eps).project(clips, noise(0, shape=clips.shape), torch.ones(1, 1, 1, 1, 1).bool())
+    assert ((delta * 255).abs() < 0.5).float().mean() > 0.97
+    found = L2(eps).quantise(clips, delta)
+    spent = (found.double() * 255).round().flatten(1).norm(dim=1)
+    assert (spent <= 255 * eps).all()
+    assert (spent > 0.97 * 255 * eps).all()
+    for one, whole in zip(delta.abs(), found, strict=True):
+        assert one[whole != 0].min() >= one[whole == 0].max() - 1e-9
 
 
 def test_a_budget_a_frame_counts_the_frames_that_may_change():

@@ -25,7 +25,7 @@ from vidcsl.robustness.attacks.noise import RandomNoise, RandomSearch
 from vidcsl.robustness.attacks.pgd import FGSM, PGD, GradientAscent, MomentumPGD
 from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Solver
 from vidcsl.robustness.attacks.square import Square
-from vidcsl.robustness.threats import LEVEL, Threat, to_levels
+from vidcsl.robustness.threats import LEVEL, BudgetExceeded, Threat, to_levels
 
 __all__ = [
     "APGD",
@@ -105,7 +105,7 @@ def attack(
     seeds = range(len(clips)) if seeds is None else [int(seed) for seed in seeds]
     if len(seeds) != len(clips):
         raise UserError(f"{len(clips)} clips need as many seeds, not {len(seeds)}")
-    if quantise and 0 < threat.eps < LEVEL * (1 - 1e-6):
+    if quantise and 0 < threat.eps < LEVEL * (1 - 1e-9):
         raise UserError(f"no 8-bit clip is within eps {threat.eps:g}, below 1/255 = {LEVEL:.5f}")
     if len(clips) == 0:
         return clips.clone()
@@ -143,6 +143,11 @@ def attack(
         )
         adversarial = problem.apply(solver(problem))
         threat.verify(problem.clips, adversarial, problem.mask)
+        if quantise:
+            # Whole numbers need none of the tolerance that `verify` gives to floats.
+            levels = (255 * (adversarial - problem.clips).double()).round()
+            if (threat.size(levels) > 255 * threat.eps * (1 + 1e-9)).any():
+                raise BudgetExceeded(f"{threat}: an 8-bit perturbation exceeds the budget")
     return adversarial
 
 

@@ -134,7 +134,8 @@ class Problem:
         """The perturbed clips."""
         if not self.quantise:
             return self.threat.perturb(self.clips, delta, self.seeds)
-        return to_levels(self.threat.perturb(self.clips, self.threat.quantise(delta), self.seeds))
+        whole = self.threat.quantise(self.clips, delta)
+        return to_levels(self.threat.perturb(self.clips, whole, self.seeds))
 
     def evaluate(self, delta: Tensor) -> Evaluation:
         """One forward pass."""

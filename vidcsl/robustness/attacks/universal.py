@@ -98,7 +98,8 @@ class UniversalAttack:
         delta = self._fitted[key]
         if self.quantise:
             clips = to_levels(clips)
-            adversarial = to_levels(self.threat.perturb(clips, self.threat.quantise(delta), seeds))
+            whole = self.threat.quantise(clips, delta)
+            adversarial = to_levels(self.threat.perturb(clips, whole, seeds))
         else:
             adversarial = self.threat.perturb(clips, delta, seeds)
         self.threat.verify(clips, adversarial, self.threat.mask(clips, seeds))

@@ -154,9 +154,9 @@ class Linf(Ball):
         """The sign of the gradient."""
         return only(mask, step * gradient.sign())
 
-    def quantise(self, delta: Tensor) -> Tensor:
-        """The nearest allowed multiples of 1/255."""
-        limit = math.floor(self.eps / LEVEL + 1e-4) * LEVEL
+    def in_levels(self, delta: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+        """The nearest allowed multiples of 1/255: each number has a budget of its own."""
+        limit = math.floor(self.eps / LEVEL * (1 + 1e-9)) * LEVEL
         return to_levels(delta.clamp(-limit, limit))
 
     def size(self, delta: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from vidcsl.robustness.threats.masks import (
 )
 
 LEVEL = 1 / 255  # one step of an 8-bit pixel
+SCALINGS = 24  # halvings of the range in which a scale is sought: to seven digits
 Fill = Callable[[Tensor, torch.Generator], object]
 
 THREATS: Registry[type["Ball"]] = Registry(
@@ -76,8 +77,8 @@ class Threat(Protocol):
     def size(self, delta: Tensor) -> Tensor:
         """What eps bounds: a number for each row of delta (or for each frame of each row)."""
 
-    def quantise(self, delta: Tensor) -> Tensor:
-        """An allowed delta in whole steps of 1/255, near the given allowed one."""
+    def quantise(self, clips: Tensor, delta: Tensor) -> Tensor:
+        """An allowed delta in whole steps of 1/255, near the given allowed one, of 8-bit clips."""
 
     def perturb(self, clips: Tensor, delta: Tensor, seeds: Sequence[int]) -> Tensor:
         """The perturbed clips, in [0, 1]."""
@@ -178,23 +179,56 @@ class Ball(ABC):
         """The gradient itself: a delta is a change of every pixel."""
         return gradient
 
-    def quantise(self, delta: Tensor) -> Tensor:
-        """The largest fraction of delta whose rounding to whole 1/255 keeps the budget.
+    def quantise(self, clips: Tensor, delta: Tensor) -> Tensor:
+        """Whole steps of 1/255 that spend what the delta spends, see `in_levels`."""
+        return self.in_levels(delta, -clips, 1 - clips)
 
-        Every rounded value grows with the fraction, and so does the norm: bisection finds it.
+    def in_levels(self, delta: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+        """The delta in whole steps of 1/255 within [low, high], as large as the delta, not larger.
+
+        Where a budget spread over all pixels is less than half a step for each, rounding one by one
+        leaves nothing. So the delta is scaled, up if need be, before it is rounded: a step goes to
+        the largest changes first, which is best where all pixels have the sign of their gradient.
+
+        Args:
+            delta: an allowed one.
+            low, high: whole steps, with the shape of delta or one for all.
         """
-        whole = self._keeps_budget(to_levels(delta))
-        low = torch.zeros(len(delta), dtype=delta.dtype, device=delta.device)
-        high = torch.ones_like(low)
-        for _ in range(0 if whole.all() else 10):
-            middle = (low + high) / 2
-            fits = self._keeps_budget(to_levels(_rows(middle, delta) * delta))
-            low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-        return to_levels(_rows(torch.where(whole, 1.0, low), delta) * delta)
+        rows = 255 * self.grouped(delta)
+        box = [
+            (255 * self.grouped(torch.as_tensor(side).to(delta).expand_as(delta))).round()
+            for side in (low, high)
+        ]
+        # Sizes of whole numbers, in double: nothing of the budget is left to rounding.
+        budget = torch.full(
+            (), 255 * self.eps * (1 + 1e-9), dtype=torch.float64, device=delta.device
+        )
+        spent = self.size(255 * delta.double()).view(len(rows)) * (1 + 1e-6)
+        target = torch.minimum(spent, budget)
 
-    def _keeps_budget(self, delta: Tensor) -> Tensor:
-        sizes = self.size(delta).view(len(delta), -1)
-        return (sizes <= self.eps + self.rounding(delta)).all(dim=1)
+        def rounded(scale: Tensor) -> Tensor:
+            return torch.minimum(torch.maximum((scale[:, None] * rows).round(), box[0]), box[1])
+
+        def fits(levels: Tensor) -> Tensor:
+            return self.size(self.ungrouped(levels, delta).double()).view(len(rows)) <= target
+
+        # First the scale. The largest change alone would spend all of the budget at `above`.
+        largest = rows.abs().amax(dim=1).clamp_min(torch.finfo(delta.dtype).tiny)
+        below, above = torch.zeros_like(largest), (target.to(delta.dtype) + 1) / largest
+        for _ in range(SCALINGS):
+            middle = (below + above) / 2
+            kept = fits(rounded(middle))
+            below, above = torch.where(kept, middle, below), torch.where(kept, above, middle)
+        # Then how many of the changes that take their next step between the two scales: there are
+        # several where changes are alike (a block of one colour).
+        least, most = rounded(below), rounded(above)
+        rank = (least != most).cumsum(dim=1)
+        few, many = torch.zeros_like(rank[:, -1]), rank[:, -1] + 1
+        while (many - few > 1).any():
+            middle = (few + many) // 2
+            kept = fits(torch.where(rank <= middle[:, None], most, least))
+            few, many = torch.where(kept, middle, few), torch.where(kept, many, middle)
+        return self.ungrouped(torch.where(rank <= few[:, None], most, least), delta) / 255
 
     def verify(self, clean: Tensor, adversarial: Tensor, mask: Tensor) -> None:
         """Raise BudgetExceeded unless every adversarial clip is allowed, but for float rounding."""

@@ -81,9 +81,9 @@ class Universal:
         """That of the ball."""
         return self.ball.size(delta)
 
-    def quantise(self, delta: Tensor) -> Tensor:
-        """That of the ball."""
-        return self.ball.quantise(delta)
+    def quantise(self, clips: Tensor, delta: Tensor) -> Tensor:
+        """That of the ball, without a clip's box."""
+        return self.ball.in_levels(delta, -1.0, 1.0)
 
     def perturb(self, clips: Tensor, delta: Tensor, seeds: Sequence[int]) -> Tensor:
         """Every clip with the delta, turned in time where it is cyclic."""
