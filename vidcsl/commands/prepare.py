@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from vidcsl.commands.arguments import comma_separated
+from vidcsl.commands.arguments import at_least, comma_separated
 from vidcsl.errors import UserError
 
 
@@ -24,7 +24,7 @@ def _prepare(args: argparse.Namespace) -> None:
     try:
         print(args.work(args))
     except KeyboardInterrupt:
-        raise UserError("stopped; the same command goes on where it was") from None
+        raise UserError("stopped; run the same command again to continue") from None
 
 
 def _add_root_and_out(parser: argparse.ArgumentParser, *, root: str, out: str) -> None:
@@ -129,7 +129,7 @@ def _add_annotated(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         required=True,
-        help="the published annotation files, one a split",
+        help="the published annotation files, one per split",
     )
     _add_allow_missing(parser)
 
@@ -166,7 +166,27 @@ def _ssv2(args: argparse.Namespace) -> object:
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
     _add_root_and_out(
-        parser, root="the folder that holds the class folders", out="data_lists/folder"
+        parser,
+        root="the folder that holds the class folders, folders train and test (or val) that hold "
+        "these, or the videos themselves",
+        out="data_lists/folder",
+    )
+    parser.add_argument(
+        "--test-root", type=Path, help="a folder of the test videos, where it is another one"
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="TABLE",
+        help="a CSV or TSV with columns video and class (also group, split), for videos that are "
+        "in no class folders",
+    )
+    parser.add_argument(
+        "--class-level",
+        type=at_least(0),
+        default=0,
+        help="which folder of a path is the class, from 1; 0: all of them, as sport/stroke "
+        "(%(default)s)",
     )
     _add_classes(parser)
     parser.add_argument(
@@ -185,6 +205,9 @@ def _folder(args: argparse.Namespace) -> object:
     return prepare_folder(
         root=args.root,
         out=args.out,
+        test_root=args.test_root,
+        labels=args.labels,
+        class_level=args.class_level,
         test_share=args.test_share,
         group_pattern=args.group_pattern,
         classes=args.classes,
@@ -202,7 +225,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--form", choices=FORMS, required=True, help="the toolkit's format")
     parser.add_argument("--separator", default=" ", help="between columns (default: a space)")
     parser.add_argument(
-        "--class-names", type=Path, help="class names: one a line, or JSON {name: number}"
+        "--class-names", type=Path, help="class names: one per line, or JSON {name: number}"
     )
     _add_group_pattern(parser)
     _add_allow_missing(parser)
@@ -381,7 +404,7 @@ KINDS: dict[str, tuple[AddArguments, Work, str]] = {
     "folder": (_add_folder, _folder, "make lists of any folder of videos"),
     "convert": (_add_convert, _convert, "convert lists made for PySlowFast or mmaction2"),
     "scan": (_add_scan, _scan, "decode every listed video and set damaged ones aside"),
-    "transcode": (_add_transcode, _transcode, "copy videos small and quick to read"),
+    "transcode": (_add_transcode, _transcode, "make small copies that decode fast"),
     "shard": (_add_shard, _shard, "pack listed videos into tar shards"),
     "synthetic": (_add_synthetic, _synthetic, "render small videos whose motion is the class"),
 }

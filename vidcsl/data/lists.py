@@ -25,7 +25,7 @@ from vidcsl.io import file_state, replacing
 
 COLUMNS = ("video", "class", "group")
 SPAN_COLUMNS = ("shard", "offset", "size", "crc32")
-VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov")
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".gif")
 UCF_GROUP = re.compile(r"(?P<group>.+_g\d+)_c\d+")
 
 
@@ -279,7 +279,7 @@ def _numbered_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
     except csv.Error as error:
         raise UserError(f"{path} is not readable as CSV: {error}") from error
     if not seen:
-        raise UserError(f"the list {path} names no video")
+        raise UserError(f"the list {path} contains no video")
 
 
 def _parse_csv(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Row]]:
