@@ -10,7 +10,7 @@ from tests.tiny_job import arguments, fails, losses, results_of, stop_after, wei
 from vidcsl.cli import main
 from vidcsl.config import default_config, overridden
 from vidcsl.data.lists import read_rows
-from vidcsl.pipelines.teachers import teacher_names
+from vidcsl.pipelines.teachers import teacher_weights
 
 TEACHER = ("FALSE_NEGATIVES.DETECTOR", "teacher", "DATA.TEST_LIST", "")
 LABELS = ("FALSE_NEGATIVES.DETECTOR", "labels", "DATA.TEST_LIST", "")
@@ -102,7 +102,7 @@ def test_features_that_tell_nothing(data, config, tmp_path, capsys):
     rows = read_rows(data / "train.csv")
     np.savez(tmp_path / "same.npz", **{row.video: np.ones(3) for row in rows})
     words = arguments(data, config, tmp_path / "x", *of_features(tmp_path / "same.npz"))
-    assert "tells no two videos apart" in fails(capsys, "train", *words)
+    assert "gives all videos the same vector" in fails(capsys, "train", *words)
 
 
 def test_neighbours_measures_before_training(data, config, perfect, tmp_path, capsys):
@@ -131,7 +131,7 @@ def test_neighbours_warns_of_a_teacher_that_guesses(data, config, tmp_path, caps
     words += ("FALSE_NEGATIVES.RULE", "share", "FALSE_NEGATIVES.CEILING", 0.9)
     words = arguments(data, config, tmp_path / "run", *words)
     assert main(["neighbours", *words, "--out", str(tmp_path / "out")]) == 0
-    assert "No better than a blind guess" in capsys.readouterr().out
+    assert "No better than chance" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".sharded", ".pieces"])
@@ -139,4 +139,22 @@ def test_a_checkpoint_is_a_teacher_however_it_was_written(tmp_path, suffix):
     path = tmp_path / f"epoch00001_step000000{suffix}"
     path.touch()
     cfg = overridden(default_config(), {"FALSE_NEGATIVES.TEACHER": str(path)})
-    assert teacher_names(cfg) == [str(path)]
+    assert teacher_weights(cfg) == {str(path): 1}
+
+
+def test_weights_of_joined_teachers(data, config, perfect, tmp_path, capsys):
+    both = f"motion + 2.5*{perfect}"
+    cfg = overridden(default_config(), {"FALSE_NEGATIVES.TEACHER": both})
+    assert teacher_weights(cfg) == {"motion": 1, str(perfect): 2.5}
+    out = tmp_path / "out"
+    words = arguments(data, config, tmp_path / "run", *TEACHER, "FALSE_NEGATIVES.TEACHER", both)
+    assert main(["neighbours", *words, "--out", str(out)]) == 0
+    found = json.loads((out / "neighbours.json").read_text())
+    assert found["teacher"] == both
+    alone = {name: points[0]["precision"] for name, points in found["alone"].items()}
+    assert alone.keys() == {"motion", str(perfect)}
+    assert alone[str(perfect)] == 1
+    assert f"{perfect} alone" in capsys.readouterr().out
+    for wrong, message in (("motion + 2*motion", "names motion twice"), ("0*motion", "is zero")):
+        words = arguments(data, config, out, *TEACHER, "FALSE_NEGATIVES.TEACHER", wrong)
+        assert message in fails(capsys, "neighbours", *words)

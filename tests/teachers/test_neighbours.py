@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vidcsl.teachers import neighbours
-from vidcsl.teachers.neighbours import Teacher, flagged, thresholds
+from vidcsl.teachers.neighbours import Teacher, flagged, smoothed, thresholds
 
 
 def teacher_of(vectors: np.ndarray) -> Teacher:
@@ -109,3 +109,29 @@ def test_videos_of_a_queue_that_are_none_have_no_vector() -> None:
     teacher = teacher_of(np.ones((3, 2)))
     rows = teacher.rows(torch.tensor([2, -1, 0]))
     assert rows.any(dim=1).tolist() == [True, False, True]
+
+
+def test_smoothing_equals_loops(tmp_path) -> None:
+    vectors = teacher_of(classes_apart(classes=3, each=7)).vectors.copy()
+    vectors[4] = 0
+    found = smoothed(vectors, tmp_path / "smooth.npy", nearest=3)
+    exact = vectors.astype(np.float64)
+    for i, row in enumerate(exact):
+        cosines = exact @ row
+        others = sorted((j for j in range(21) if j != i), key=lambda j: -cosines[j])[:3]
+        total = row + sum(max(cosines[j], 0) * exact[j] for j in others)
+        length = np.linalg.norm(total)
+        np.testing.assert_allclose(found[i], total / (length or 1), atol=2e-3)
+    assert not found[4].any()
+    unchanged = smoothed(vectors, tmp_path / "same.npy", nearest=0)
+    np.testing.assert_allclose(unchanged.astype(float), exact, atol=2e-3)
+
+
+def test_smoothing_in_a_long_list_takes_its_neighbours_from_a_sample(tmp_path, monkeypatch) -> None:
+    vectors = teacher_of(classes_apart(classes=3, each=20)).vectors
+    monkeypatch.setattr(neighbours, "REFERENCES", 30)
+    found = smoothed(vectors, tmp_path / "smooth.npy", nearest=5).astype(np.float64)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-2)
+    same = np.arange(60)[:, None] // 20 == np.arange(60)[None] // 20
+    before = (vectors.astype(np.float64) @ vectors.astype(np.float64).T)[same].mean()
+    assert (found @ found.T)[same].mean() > before + 0.1

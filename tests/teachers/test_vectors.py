@@ -11,7 +11,7 @@ from vidcsl.data.lists import VideoList, read_list, write_list
 from vidcsl.errors import UserError
 from vidcsl.teachers import vectors
 from vidcsl.teachers.motion import describe_motion
-from vidcsl.teachers.vectors import join, motion_vectors, read_features
+from vidcsl.teachers.vectors import COMPONENTS, half_whitened, join, motion_vectors, read_features
 
 
 def made_list(folder: Path, names: list[str]) -> VideoList:
@@ -70,6 +70,50 @@ def test_joined_cosines_are_the_sum_of_standardised_ones(tmp_path: Path) -> None
     np.testing.assert_allclose(found @ found.T, expected, atol=5e-3)
 
 
+def test_weights_count_in_the_sum_of_cosines(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    arrays = {name: generator.standard_normal((30, 8)) for name in ("one", "other")}
+    alone = {
+        name: join({name: array}, tmp_path / f"{name}.npy").astype(np.float64)
+        for name, array in arrays.items()
+    }
+    spread = {name: (a @ a.T)[~np.eye(30, dtype=bool)].std() for name, a in alone.items()}
+    found = join(arrays, tmp_path / "joined.npy", weights={"other": 3}).astype(np.float64)
+    expected = sum(
+        weight * alone[name] @ alone[name].T / spread[name]
+        for name, weight in {"one": 1, "other": 3}.items()
+    )
+    np.testing.assert_allclose(found @ found.T, expected / expected[0, 0], atol=5e-3)
+
+
+def test_half_whitening_takes_the_root_of_each_deviation() -> None:
+    generator = np.random.default_rng(0)
+    array = generator.standard_normal((200, 90)) * np.geomspace(100, 0.01, 90) + 7
+    found = half_whitened(array).astype(np.float64)
+    assert found.shape == (200, COMPONENTS)
+    # The scatter of half-whitened rows is the root of the scatter that the rows had.
+    centred = array - array.mean(axis=0)
+    before = np.linalg.svd(centred, compute_uv=False)[:COMPONENTS]
+    np.testing.assert_allclose(np.linalg.svd(found, compute_uv=False), before**0.5, rtol=1e-4)
+    full = half_whitened(array[:, :5]).astype(np.float64)  # all components: a rotation and a root
+    left, deviations, _ = np.linalg.svd(
+        array[:, :5] - array[:, :5].mean(axis=0), full_matrices=False
+    )
+    expected = left * deviations**0.5
+    np.testing.assert_allclose(full @ full.T, expected @ expected.T, atol=1e-3)
+
+
+def test_half_whitening_of_few_alike_or_unknown_videos() -> None:
+    array = np.random.default_rng(0).standard_normal((6, 40))
+    array[2] = 0
+    found = half_whitened(array)
+    assert found.shape == (6, 4)  # five known rows span four directions
+    assert not found[2].any()
+    assert np.isfinite(found).all()
+    assert half_whitened(np.ones((5, 3))).shape == (5, 0)
+    assert half_whitened(np.zeros((5, 3))).shape == (5, 0)
+
+
 def test_nothing_is_said_of_a_video_without_a_vector(tmp_path: Path) -> None:
     array = np.random.default_rng(0).standard_normal((9, 4))
     array[3] = 0
@@ -98,7 +142,7 @@ BAD = {
     "of another video": ({"v9.mp4": np.ones(3)}, "v9.mp4, which is not in"),
     "not finite": ({"v0.mp4": np.ones(3), "v1.mp4": np.array([1, np.nan, 0])}, "v1.mp4 has a"),
     "of another length": ({"v0.mp4": np.ones(3), "v1.mp4": np.ones(2)}, "v1.mp4 has the shape"),
-    "no vectors": ({"v0.mp4": np.ones((2, 2))}, "no vector of a video"),
+    "no vectors": ({"v0.mp4": np.ones((2, 2))}, "no vector for any video of"),
 }
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from fvcore.common.config import CfgNode
+from torch import Tensor
 
+from vidcsl.config import overridden
 from vidcsl.data.lists import VideoList
 from vidcsl.data.readers import open_reader
 from vidcsl.distributed import DistributedContext
@@ -15,10 +17,11 @@ from vidcsl.io import replacing, write_atomically
 from vidcsl.methods.false_negatives import TeacherNeighbours
 from vidcsl.pipelines.data import build_lists
 from vidcsl.pipelines.method import build_false_negatives
-from vidcsl.pipelines.teachers import build_teacher
+from vidcsl.pipelines.teachers import build_teacher, teacher_weights
 from vidcsl.report.neighbours import write_neighbours
 from vidcsl.report.pictures import PairPicture, PairVideo, strip_uri
 from vidcsl.run_folder import RunFolder
+from vidcsl.teachers.neighbours import Teacher
 from vidcsl.teachers.quality import Quality, measure
 
 _FRAMES, _SHORT_SIDE = 4, 72  # of each video on the page
@@ -45,6 +48,44 @@ def measure_neighbours(
             f"{options.DETECTOR}"
         )
     videos, _ = build_lists(cfg, distributed)
+    weights = teacher_weights(cfg)
+    alone = {}
+    if len(weights) > 1:  # what each adds is seen by what each knows
+        for name in weights:
+            of_one = overridden(cfg, {"FALSE_NEGATIVES.TEACHER": name})
+            alone[name] = _measure(of_one, videos, distributed, folder=folder, examples=0)[0]
+    found, teacher, least = _measure(cfg, videos, distributed, folder=folder, examples=examples)
+    figures = found.summary() | {
+        "teacher": teacher.name,
+        "rule": options.RULE,
+        "treatment": options.TREATMENT,
+        "list": videos.source,
+        "videos": len(videos),
+        "silent": teacher.silent(),
+        "warning": warning_of(found),
+        "alone": {name: quality.summary()["curve"] for name, quality in alone.items()},
+    }
+    paths = [folder / f"neighbours.{suffix}" for suffix in ("json", "csv", "html")]
+    if distributed.is_main:
+        write_atomically(paths[0], json.dumps(figures, indent=1) + "\n")
+        _write_videos(paths[1], found, least.tolist(), videos)
+        pairs = [(_pair(cfg, videos, pair), _verdict(videos, pair)) for pair in found.examples]
+        write_neighbours(paths[2], figures, pairs, title=f"{cfg.NAME}: what the teacher flags")
+    lines = _lines(found, teacher.name)
+    for name, quality in alone.items():
+        lines += [f"{name} alone", *_curve(quality)]
+    return [*lines, *(f"  {path}" for path in paths)]
+
+
+def _measure(
+    cfg: CfgNode,
+    videos: VideoList,
+    distributed: DistributedContext,
+    *,
+    folder: Path,
+    examples: int,
+) -> tuple[Quality, Teacher, Tensor]:
+    """What the teacher of a config flags, the teacher, and its thresholds `[N]`."""
     detector = build_false_negatives(cfg, videos, distributed, dim=1).detector
     assert isinstance(detector, TeacherNeighbours)
     teacher = build_teacher(cfg, videos, distributed, RunFolder(folder))
@@ -58,33 +99,18 @@ def measure_neighbours(
         examples=examples,
         device=distributed.device,
     )
-    figures = found.summary() | {
-        "teacher": teacher.name,
-        "rule": options.RULE,
-        "treatment": options.TREATMENT,
-        "list": videos.source,
-        "videos": len(videos),
-        "silent": teacher.silent(),
-        "warning": warning_of(found),
-    }
-    paths = [folder / f"neighbours.{suffix}" for suffix in ("json", "csv", "html")]
-    if distributed.is_main:
-        write_atomically(paths[0], json.dumps(figures, indent=1) + "\n")
-        _write_videos(paths[1], found, least.tolist(), videos)
-        pairs = [(_pair(cfg, videos, pair), _verdict(videos, pair)) for pair in found.examples]
-        write_neighbours(paths[2], figures, pairs, title=f"{cfg.NAME}: what the teacher flags")
-    return [*_lines(found, teacher.name), *(f"  {path}" for path in paths)]
+    return found, teacher, least
 
 
 def warning_of(found: Quality) -> str:
     """What a person should know before training; empty where all is well."""
     if not found.flagged:
-        return "Nothing stands out to this teacher: training would be as without a detector."
+        return "This teacher flags no pair: training would be the same as without a detector."
     if found.precision is None or found.chance is None:
         return ""
     if found.precision <= 1.2 * found.chance:
         return (
-            f"No better than a blind guess: {found.precision:.1%} of the flagged pairs are right, "
+            f"No better than chance: {found.precision:.1%} of the flagged pairs are right, "
             f"{found.chance:.1%} of all pairs are."
         )
     return ""
@@ -97,12 +123,15 @@ def _lines(found: Quality, name: str) -> list[str]:
             f", {found.precision:.1%} of them right (chance {found.chance:.1%}), "
             f"{found.recall:.1%} of the false negatives"
         )
-    lines += [
+    warning = warning_of(found)
+    return [*lines, *_curve(found), *([f"  warning: {warning}"] if warning else [])]
+
+
+def _curve(found: Quality) -> list[str]:
+    return [
         f"  nearest {share:5.1%}  precision {precision:6.1%}  recall {recall:6.1%}"
         for share, precision, recall in found.curve
     ]
-    warning = warning_of(found)
-    return [*lines, *([f"  warning: {warning}"] if warning else [])]
 
 
 def _write_videos(path: Path, found: Quality, least: list[float], videos: VideoList) -> None:

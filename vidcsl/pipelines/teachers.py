@@ -1,5 +1,6 @@
 """Teachers from a config: who says, before the training, which of its videos are alike."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,14 @@ from vidcsl.models.pretrained import parse_weights
 from vidcsl.pipelines.context import evaluation_context
 from vidcsl.pipelines.model import build_encoder, load_weights_of
 from vidcsl.run_folder import RunFolder
-from vidcsl.teachers.neighbours import Teacher
-from vidcsl.teachers.vectors import is_features, join, motion_vectors, read_features
+from vidcsl.teachers.neighbours import Teacher, smoothed
+from vidcsl.teachers.vectors import (
+    half_whitened,
+    is_features,
+    join,
+    motion_vectors,
+    read_features,
+)
 from vidcsl.training.checkpoint import SUFFIXES, load_checkpoint
 
 
@@ -33,7 +40,8 @@ def build_teacher(
     Raises:
         UserError: a teacher is unknown, cannot be read, or is of other videos.
     """
-    names = teacher_names(cfg)
+    weights = teacher_weights(cfg)
+    names = list(weights)
     path = folder.path / "teacher.npy"
     # Encoders take all processes; what is read or decoded is the main one's work.
     arrays = {
@@ -42,31 +50,42 @@ def build_teacher(
     }
     if distributed.is_main:
         folder.path.mkdir(parents=True, exist_ok=True)
-        join(
-            {
-                name: _array(cfg, name, videos, folder) if array is None else array
-                for name, array in arrays.items()
-            },
-            path,
-        )
+        given = {
+            name: _array(cfg, name, videos, folder) if array is None else array
+            for name, array in arrays.items()
+        }
+        joined = path.with_name("teacher.joined.npy")
+        smoothed(join(given, joined, weights=weights), path, nearest=cfg.FALSE_NEGATIVES.SMOOTHING)
+        joined.unlink()
     distributed.barrier()
-    teacher = Teacher(" + ".join(names), np.load(path, mmap_mode="r"), path)
+    name = " + ".join(
+        name if weight == 1 else f"{weight:g}*{name}" for name, weight in weights.items()
+    )
+    teacher = Teacher(name, np.load(path, mmap_mode="r"), path)
     silent = teacher.silent()
     if silent == len(videos):
-        raise UserError(f"FALSE_NEGATIVES.TEACHER {teacher.name} tells no two videos apart")
+        raise UserError(f"FALSE_NEGATIVES.TEACHER {teacher.name} gives all videos the same vector")
     if silent and distributed.is_main:
         log_message(f"the teacher {teacher.name} has no vector of {silent} of {len(videos)} videos")
     return teacher
 
 
-def teacher_names(cfg: CfgNode) -> list[str]:
-    """The teachers that are joined.
+def teacher_weights(cfg: CfgNode) -> dict[str, float]:
+    """The teachers that are joined, and by which weight each.
 
     Raises:
-        UserError: none is named, or one is of no known kind or missing.
+        UserError: none is named, one twice, or one is of no known kind or missing.
     """
-    names = [name.strip() for name in cfg.FALSE_NEGATIVES.TEACHER.split("+")]
-    for name in names:
+    weights: dict[str, float] = {}
+    for part in cfg.FALSE_NEGATIVES.TEACHER.split("+"):
+        match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)\s*\*)?\s*(.*)", part.strip())
+        assert match is not None  # the second group takes anything
+        name = match[2]
+        if name in weights:
+            raise UserError(f"FALSE_NEGATIVES.TEACHER names {name} twice")
+        weights[name] = float(match[1] or 1)
+        if not weights[name]:
+            raise UserError(f"FALSE_NEGATIVES.TEACHER: the weight of {name} is zero")
         if name != "motion" and not _is_file(name) and not _is_encoder(name):
             raise UserError(
                 f"FALSE_NEGATIVES.TEACHER: {name!r} is neither motion, a file of features (.npz, "
@@ -74,7 +93,7 @@ def teacher_names(cfg: CfgNode) -> list[str]:
             )
         if _is_file(name) and not Path(name).exists():
             raise UserError(f"FALSE_NEGATIVES.TEACHER: there is no {name}")
-    return names
+    return weights
 
 
 def load_memory_bank(
@@ -125,12 +144,12 @@ def _array(cfg: CfgNode, name: str, videos: VideoList, folder: RunFolder) -> NDA
         if failures:
             path, reason = next(iter(failures.items()))
             log_message(f"{len(failures)} videos have no motion descriptor, first {path}: {reason}")
-        return found
+        return half_whitened(found)
     memory, visits = load_memory_bank(cfg, Path(name), videos, key="FALSE_NEGATIVES.TEACHER")
     if len(memory) != len(videos):
         raise UserError(
-            f"FALSE_NEGATIVES.TEACHER {name} remembers {len(memory)} videos, {videos.source} has "
-            f"{len(videos)}"
+            f"FALSE_NEGATIVES.TEACHER {name} has vectors of {len(memory)} videos, "
+            f"{videos.source} has {len(videos)}"
         )
     return (memory * (visits > 0)[:, None]).numpy()
 

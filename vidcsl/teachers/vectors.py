@@ -17,6 +17,7 @@ from vidcsl.errors import UserError
 from vidcsl.teachers.motion import MOTION_DIM, VERSION, describe_motion
 
 FEATURE_SUFFIXES = (".npz", ".npy", ".safetensors")
+COMPONENTS = 64  # of the motion descriptors that are compared
 _BLOCK = 4096
 
 
@@ -135,7 +136,7 @@ def read_features(path: Path, videos: VideoList) -> NDArray[np.float32]:
     lengths = {name: np.asarray(named[name]).shape for name in names if name in named}
     expected = next(iter(lengths.values()), ())
     if len(expected) != 1:
-        raise UserError(f"the features {path} have no vector of a video of {videos.source}")
+        raise UserError(f"the features {path} have no vector for any video of {videos.source}")
     array = np.zeros((len(names), *expected), dtype=np.float32)
     for row, name in enumerate(names):
         if name not in named:
@@ -167,7 +168,36 @@ def _load(path: Path) -> Any:
         raise UserError(f"cannot read the features {path}: {reason}") from error
 
 
-def join(arrays: Mapping[str, NDArray[Any]], path: Path) -> NDArray[np.float16]:
+def half_whitened(array: NDArray[Any]) -> NDArray[np.float32]:
+    """The first COMPONENTS principal components, each divided by the root of its deviation.
+
+    A few components, such as how much moves at all, hold most of the variance of motion
+    descriptors, and say little of what happens. Full whitening would let the last components, which
+    are noise, count as much as the first; half of it, in the exponent, does neither.
+
+    Args:
+        array: `[N, D]`; all-zero rows say nothing. The components are those of at most 4096 rows.
+
+    Returns:
+        `[N, min(COMPONENTS, D, rank)]`, centred; all-zero rows stay so.
+    """
+    sample = _sample(array)
+    sample = sample[sample.any(axis=1)]
+    mean = sample.mean(axis=0) if len(sample) else np.zeros(array.shape[1])
+    _, deviations, axes = np.linalg.svd(sample - mean, full_matrices=False)
+    kept = min(COMPONENTS, int((deviations > 1e-6 * deviations.max(initial=1e-6)).sum()))
+    scaled = axes[:kept] / np.sqrt(deviations[:kept, None])
+    found = np.zeros((len(array), kept), dtype=np.float32)
+    for start in range(0, len(array), _BLOCK):
+        rows = np.asarray(array[start : start + _BLOCK], dtype=np.float64)
+        known = rows.any(axis=1, keepdims=True)
+        found[start : start + _BLOCK] = ((rows - mean) @ scaled.T) * known
+    return found
+
+
+def join(
+    arrays: Mapping[str, NDArray[Any]], path: Path, *, weights: Mapping[str, float] | None = None
+) -> NDArray[np.float16]:
     """Several teachers' vectors as one: its cosine is the sum of theirs, on one scale.
 
     Of each teacher the mean over the videos is taken away, as what all share says nothing, and its
@@ -177,11 +207,17 @@ def join(arrays: Mapping[str, NDArray[Any]], path: Path) -> NDArray[np.float16]:
     Args:
         arrays: `[N, D]` by name; all-zero rows say nothing.
         path: of the `.npy` file that is written.
+        weights: of the teachers' cosines in the sum; 1 where none is given.
 
     Returns:
         Memory-mapped `[N, sum of D]`, rows of unit length; a row is zero where every teacher's is.
     """
     scales = {name: _scale(array) for name, array in arrays.items()}
+    if weights:  # a cosine is a product of two vectors
+        scales = {
+            name: (mean, factor * np.sqrt(weights.get(name, 1.0)))
+            for name, (mean, factor) in scales.items()
+        }
     count, width = len(next(iter(arrays.values()))), sum(a.shape[1] for a in arrays.values())
     joined = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(count, width))
     for start in range(0, count, _BLOCK):
@@ -194,6 +230,12 @@ def join(arrays: Mapping[str, NDArray[Any]], path: Path) -> NDArray[np.float16]:
     return np.load(path, mmap_mode="r")
 
 
+def _sample(array: NDArray[Any]) -> NDArray[np.float64]:
+    """At most 4096 rows, evenly spaced over the list."""
+    rows = np.linspace(0, len(array) - 1, min(len(array), _BLOCK)).astype(np.int64)
+    return np.asarray(array[rows], dtype=np.float64)
+
+
 def _scale(array: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
     """The mean of the known rows, and the factor that gives cosines a standard deviation of 1."""
     total, known = np.zeros(array.shape[1]), 0
@@ -201,8 +243,7 @@ def _scale(array: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
         block = np.asarray(array[start : start + _BLOCK], dtype=np.float64)
         total, known = total + block.sum(axis=0), known + int(block.any(axis=1).sum())
     mean = total / max(known, 1)
-    sample = np.linspace(0, len(array) - 1, min(len(array), _BLOCK)).astype(np.int64)
-    units = _centred_units(array[sample], mean)
+    units = _centred_units(_sample(array), mean)
     units = units[units.any(axis=1)]
     cosines = (units @ units.T)[~np.eye(len(units), dtype=bool)]
     spread = float(cosines.std()) if cosines.size else 0.0

@@ -10,7 +10,9 @@ from vidcsl.teachers.neighbours import RULES, Teacher, flagged, thresholds
 # A pair of the nearest stands exactly on its video's threshold, which was computed by a product of
 # other matrices: without this, rounding would decide.
 _ROUNDING = 1e-4
-_SURE = 0.2  # of what may be eliminated, so much may be attracted
+# A wrong positive does harm, a negative that is left out by mistake hardly does: what is attracted
+# has to be so much rarer among the other similarities, or nearer, than what is eliminated.
+_SURE_RATE, _SURE_SHARE = 0.04, 0.2
 
 
 @DETECTORS.register(
@@ -20,7 +22,8 @@ _SURE = 0.2  # of what may be eliminated, so much may be attracted
         "motion",
         "teacher: what says which videos are alike: motion, a descriptor of optical flow that is "
         "computed once; a file of features (.npz, .npy, .safetensors); the checkpoint of a run "
-        "with the detector memory; FORMAT:PATH of an encoder; or several, joined by +",
+        "with the detector memory; FORMAT:PATH of an encoder; or several, joined by +, such as "
+        "motion + 2*audio.npz",
         path=True,
     ),
     RULE=Option(
@@ -30,10 +33,13 @@ _SURE = 0.2  # of what may be eliminated, so much may be attracted
         "nearest CEILING of each other",
         RULES,
     ),
+    SMOOTHING=Option(
+        5, "teacher: nearest videos that each vector is averaged with; 0: none", minimum=0
+    ),
     FALSE_DISCOVERY_RATE=Option(
         0.5,
-        "teacher, rule auto: expected fraction of wrong pairs among the flagged; a fifth of it "
-        "among those that are attracted",
+        "teacher, rule auto: expected fraction of wrong pairs among the flagged; a 25th of "
+        "it among those that are attracted",
         minimum=0.01,
         maximum=1,
     ),
@@ -46,15 +52,13 @@ class TeacherNeighbours(Detector):
     known: they are free, and right.
 
     Args:
-        rule: see `thresholds`. With "share" the anchor's threshold decides, with "mutual" both have
-            to be passed. With "auto" either is enough.
+        rule: see `thresholds`. With "share" a pair has to pass the anchor's threshold, with the
+            others those of both videos.
         ceiling: "share", "mutual": the share of the training list that is near each video.
         false_discovery_rate: "auto": expected share of wrong pairs.
-        treatment: what becomes of the pairs. A negative that is left out by mistake is hardly
-            missed, but a wrong positive does harm: with "attract" the rule "auto" aims at a fifth
-            of the rate, and both thresholds are to be passed. With "attract_sure" more is flagged
-            than attracted: the surest pairs are those that each of the two videos would flag by a
-            fifth of the rate or ceiling.
+        treatment: what becomes of the pairs. With "attract" the rule "auto" flags the surest pairs
+            alone: those of a 25th of the rate. With "attract_sure" it flags all, and `sure` knows
+            the surest: with the other rules the mutual neighbours by a fifth of the ceiling.
     """
 
     least: Tensor
@@ -70,10 +74,10 @@ class TeacherNeighbours(Detector):
     ) -> None:
         super().__init__()
         self.rule, self.ceiling, self.rate = rule, ceiling, false_discovery_rate
-        self.agreement = {"share": "anchor", "mutual": "both", "auto": "either"}[rule]
+        self.agreement = "anchor" if rule == "share" else "both"
         self.splits = treatment == "attract_sure"
-        if rule == "auto" and treatment == "attract":
-            self.agreement, self.rate = "both", self.rate * _SURE
+        if treatment == "attract":
+            self.rate *= _SURE_RATE
         self.teacher: Teacher | None = None
         # Not persistent: they follow from the teacher, and a checkpoint fits without it.
         self.register_buffer("least", torch.empty(0), persistent=False)
@@ -81,21 +85,16 @@ class TeacherNeighbours(Detector):
 
     def attach(self, teacher: Teacher) -> None:
         """Learn from a teacher of the training list; a method that is only evaluated has none."""
-        device = self.least.device
-        found = [
-            thresholds(
-                teacher,
-                rule=self.rule,
-                share=self.ceiling * part,
-                rate=self.rate * part,
-                device=device,
+        self.teacher, self.least = teacher, self._thresholds(teacher, self.ceiling, self.rate)
+        if self.splits:
+            self.least_sure = self._thresholds(
+                teacher, self.ceiling * _SURE_SHARE, self.rate * _SURE_RATE
             )
-            for part in ((1.0, _SURE) if self.splits else (1.0,))
-        ]
-        self.teacher = teacher
-        self.least, self.least_sure = (
-            (each - _ROUNDING).to(device) for each in (found[0], found[-1])
-        )
+
+    def _thresholds(self, teacher: Teacher, share: float, rate: float) -> Tensor:
+        device = self.least.device
+        least = thresholds(teacher, rule=self.rule, share=share, rate=rate, device=device)
+        return (least - _ROUNDING).to(device)
 
     def forward(
         self,
