@@ -47,7 +47,7 @@ def test_mistakes_are_one_line(tmp_path):
         find_sets([tmp_path])
     keys = ("attack", "clean", "model", "classes", "look")
     write_set(tmp_path / "empty", {**dict.fromkeys(keys), "clips": []})
-    with pytest.raises(UserError, match="names no clips"):
+    with pytest.raises(UserError, match="contains no clips"):
         read_set(tmp_path / "empty")
     (tmp_path / "set.json").write_text(json.dumps({"attack": "a"}))
     with pytest.raises(UserError, match="does not describe"):

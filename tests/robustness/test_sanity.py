@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from vidcsl.robustness.attacks import GOALS, PGD, SOLVERS
+from vidcsl.robustness.attacks.answers import Judged
 from vidcsl.robustness.sanity import Trial, check_attack
-from vidcsl.robustness.targets import Clips
+from vidcsl.robustness.targets import Clips, NeighbourVote
 from vidcsl.robustness.threats import L2, Linf
 
 
@@ -63,7 +64,7 @@ def wrong_way(net, clips):
 
 MODELS = {
     "the model is deterministic": noisy,
-    "a clip's answer does not depend on its batch": batch_dependent,
+    "a clip's output does not depend on its batch": batch_dependent,
     "the model gives logits": lambda net, clips: net(clips).softmax(1),
     "gradients are not zero": saturated,
     "a budget that allows everything leaves chance": wrong_way,
@@ -88,7 +89,7 @@ def checks(model, **options):
 @pytest.mark.parametrize("threat", [Linf(0.06), L2(1.5)], ids=["linf", "l2"])
 def test_an_honest_attack_passes_every_check(threat):
     found = checks(Net(), threat=threat)
-    assert len(found) == 9
+    assert len(found) == 12
     assert [check["seen"] for check in found.values() if not check["passed"]] == []
     attacked = trial(Net(), threat=threat)
     assert 0 < attacked.robust(attacked.solver) < 12  # a budget at which they could fail
@@ -108,6 +109,69 @@ def test_a_masked_gradient_is_found_by_what_needs_none():
         "blind search (50 queries) does not beat the attack",
         "noise (10 draws) does not beat the attack",
     ]
+
+
+def decoy(_net, clips):
+    """A third class that never wins, but whose steep rise a cross-entropy follows."""
+    up = clips.mean((1, 2, 3, 4)) - 0.3
+    never = 10 * torch.minimum(-up, torch.full_like(up, 0.002)) - 0.03
+    return torch.stack([torch.zeros_like(up), up - 0.02, never, torch.full_like(up, -9)], dim=1)
+
+
+def test_a_goal_that_another_one_beats_is_found():
+    options = {"threat": Linf(0.05), "solver": PGD(steps=10, random_start=False), "flat": True}
+    found = checks(Wrapped(decoy), **options)
+    assert not found["the goal margin does not beat this one"]["passed"]
+    assert (
+        "margin leaves 0 right, the attack 12"
+        in found["the goal margin does not beat this one"]["seen"]
+    )
+
+
+class Timid(PGD):
+    """Spends a tenth of the budget."""
+
+    def __call__(self, problem):
+        return super().__call__(problem) / 10
+
+
+def test_a_budget_that_is_not_spent_is_found():
+    found = checks(Net(), solver=Timid(steps=5), threat=L2(1.5))
+    assert not found["the budget is spent"]["passed"]
+    assert "10 % of what eps allows" in found["the budget is spent"]["seen"]
+
+
+class Lost(NeighbourVote):
+    """Has attacks climb away from other classes."""
+
+    @property
+    def surrogates(self):
+        return [Backwards(self)]
+
+
+class Backwards(nn.Module):
+    def __init__(self, votes):
+        super().__init__()
+        self.votes = votes
+        self.training = votes.training
+
+    def forward(self, clips):
+        decision = self.votes(clips)
+        return Judged(-decision, decision.detach())
+
+
+@pytest.mark.parametrize("kind", [NeighbourVote, Lost])
+@pytest.mark.parametrize("k", [1, 5])
+def test_an_attack_on_a_vote_is_held_against_one_on_its_features(kind, k):
+    encoder = Net().eval()
+    shown = torch.rand(40, 3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        gallery = nn.functional.normalize(encoder(shown), dim=1)
+    votes = kind(encoder, gallery, torch.arange(40) % 4, classes=4, k=k)
+    found = checks(votes, threat=Linf(0.02), solver=PGD(steps=5))
+    names = ["what is climbed agrees with the vote"]
+    names += ["a direct attack on the features does not beat this one"]
+    assert [found[name]["passed"] for name in names] == [kind is NeighbourVote] * 2
 
 
 class MoreHelps(PGD):
@@ -155,7 +219,9 @@ def test_a_gradient_that_is_zero_at_few_clips_is_found(zeros, passed):
 def test_steps_are_enough_where_more_fool_a_tenth_at_most(monkeypatch, left, more, passed):
     robust = {10: left, 40: more}
     monkeypatch.setattr(
-        Trial, "robust", lambda _, solver, __=None: robust.get(getattr(solver, "steps", 0), 12)
+        Trial,
+        "robust",
+        lambda _, solver, __=None, goal=None: robust.get(getattr(solver, "steps", 0), 12),
     )
     assert checks(Net())["the steps are enough"]["passed"] == passed
 

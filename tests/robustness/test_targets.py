@@ -8,7 +8,9 @@ from vidcsl.data.loader import Batch
 from vidcsl.errors import UserError
 from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.neighbours import knn_accuracy, retrieval_recall
-from vidcsl.robustness.attacks import PGD, RandomNoise, attack
+from vidcsl.robustness.attacks import GOALS, PGD, Problem, RandomNoise, attack
+from vidcsl.robustness.attacks.answers import answer, surrogates_of
+from vidcsl.robustness.attacks.goals import NeighbourSwitch
 from vidcsl.robustness.targets import (
     TRANSFORMS,
     Expectation,
@@ -179,6 +181,73 @@ def test_a_class_missing_from_the_gallery_has_a_finite_logit():
     assert (logits.argmax(1) == 0).all()
     with pytest.raises(UserError, match="labels"):
         NeighbourVote(encoder, shown, torch.full((40,), -1), classes=3, k=5)
+
+
+class Close(nn.Module):
+    """Features as trained encoders have them: all much alike, so that nearest is a close call."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.wide, self.narrow = nn.Linear(108, 32).double(), nn.Linear(32, 8).double()
+        self.narrow.bias.data += 1.5
+
+    def forward(self, clips):
+        return self.narrow((3 * (clips - 0.5).flatten(1) @ self.wide.weight.T).tanh())
+
+
+def close_votes(k):
+    encoder = Close().eval()
+    shown = nn.functional.normalize(encoder(rand(80, 3, 4, 3, 3, seed=5)), dim=1).detach()
+    known = torch.arange(80) % CLASSES
+    known[:30] = 0  # one class is large: the whole gallery's soft vote names hardly another
+    return NeighbourVote(encoder, shown, known, classes=CLASSES, k=k)
+
+
+def right_after(votes, clips, labels, attacked, goal, **options):
+    solver = PGD(steps=8, **options)
+    found = attack(attacked, clips, labels, threat=Linf(0.02), goal=goal, solver=solver)
+    return int((votes(found).argmax(1) == labels).sum())
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_no_direct_attack_on_features_beats_that_on_a_vote(k):
+    """With the soft vote of a whole gallery, it left twice as many clips right as this one does."""
+    votes, clips = close_votes(k), rand(60, 3, 4, 3, 3, seed=9)
+    labels = votes(clips).argmax(1)
+    known = votes.one_hot.argmax(1)
+    for goal in ("cross_entropy", "margin"):
+        left = right_after(votes, clips, labels, votes, goal)
+        for near in (1, 4):
+            direct = NeighbourSwitch(votes.gallery, known, near)
+            options = {"stop_when_fooled": False}  # its own idea of fooled is not the vote's
+            assert left <= right_after(votes, clips, labels, votes.encoder, direct, **options) + 1
+
+
+@pytest.mark.parametrize("k", [1, 7, 60])
+def test_what_an_attack_climbs_has_the_gradient_of_its_own_value(k):
+    votes, clips = close_votes(k), rand(30, 3, 4, 3, 3, seed=9)
+    labels, way = votes(clips).argmax(1), rand(30, 3, 4, 3, 3, seed=2) - 0.5
+    for climbed in surrogates_of(votes):
+        problem = Problem.of(
+            climbed, Linf(0.1), GOALS["cross_entropy"], clips, labels, seeds=range(30)
+        )
+        slope = (problem.gradient_at(clips) * way).flatten(1).sum(1)
+        step = 1e-6
+        rise = problem.goal_at(clips + step * way) - problem.goal_at(clips - step * way)
+        torch.testing.assert_close(rise / (2 * step), slope, rtol=1e-4, atol=1e-7)
+        assert (slope != 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_what_an_attack_climbs_agrees_with_the_vote(k):
+    votes, clips = close_votes(k), rand(100, 3, 4, 3, 3, seed=9)
+    for climbed in surrogates_of(votes):
+        found = answer(climbed, clips)
+        assert torch.equal(found.decision.argmax(1), votes(clips).argmax(1))
+        agree = (found.logits.argmax(1) == found.decision.argmax(1)).double().mean()
+        assert agree >= (1.0 if k == 1 else 0.8)
 
 
 def targets():

@@ -1,25 +1,42 @@
 """Checks of an attack: a failed one means that the robustness it shows is overstated.
 
 After Carlini et al., "On Evaluating Adversarial Robustness", 2019, and the signs of masked
-gradients of Athalye et al., ICML 2018: an attack that more steps weaken, that a blind search or
-mere noise beats, or that fails even where everything is allowed, proves nothing about the model.
+gradients of Athalye et al., ICML 2018: an attack that more steps weaken, that a blind search, mere
+noise or another goal beats, that leaves its budget unspent, or that fails even where everything is
+allowed, proves nothing about the model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vidcsl.robustness.attack_curve import predict
-from vidcsl.robustness.attacks import Goal, Problem, RandomNoise, Solver, Square, attack, frozen
-from vidcsl.robustness.targets import Clips
-from vidcsl.robustness.threats import Ball, Threat
+from vidcsl.robustness.attacks import (
+    GOALS,
+    Goal,
+    GradientAscent,
+    Problem,
+    RandomNoise,
+    Solver,
+    Square,
+    attack,
+    frozen,
+)
+from vidcsl.robustness.attacks.answers import answer, surrogates_of
+from vidcsl.robustness.attacks.goals import NeighbourSwitch
+from vidcsl.robustness.targets import Clips, NeighbourVote
+from vidcsl.robustness.threats import Ball, Threat, to_levels
 
 MORE = 4  # times the steps
 SEARCH = 5  # queries of the blind search for each step of the attack
 NOISE = 10  # random draws
+LUCK = 0.03  # of the clips, at least one: by how much equally good attacks differ
+RIVALS = ("cross_entropy", "margin", "dlr")  # goals that are tried beside that of the attack
+SPENT = 0.5  # of the budget, in the median clip: less is a sign of rounding or of lost gradients
+AGREEMENT = 0.8  # of the clips: what is climbed in a vote's place must mostly name its class
 
 
 @dataclass(frozen=True)
@@ -59,28 +76,35 @@ class Trial:
         """How many there are."""
         return sum(len(clips) for _, clips in self.groups)
 
-    def robust(self, solver: Solver, threat: Threat | None = None) -> int:
-        """How many are still classified correctly under an attack."""
-        count = 0
+    def attacked(
+        self, solver: Solver, threat: Threat | None = None, goal: Goal | None = None
+    ) -> Iterator[tuple[nn.Module, Clips, Tensor]]:
+        """(model, clips, attacked clips) of each group, by this attack or with changes."""
         for model, clips in self.groups:
-            attacked = attack(
+            found = attack(
                 model,
                 clips.clips,
                 clips.labels,
                 threat=threat or self.threat,
-                goal=self.goal,
+                goal=goal or self.goal,
                 solver=solver,
                 seeds=clips.seeds,
                 quantise=self.quantise,
             )
-            count += int((predict(model, attacked) == clips.labels).sum())
-        return count
+            yield model, clips, found
+
+    def robust(self, solver: Solver, threat: Threat | None = None, goal: Goal | None = None) -> int:
+        """How many are still classified correctly under an attack."""
+        return sum(
+            int((predict(model, found) == clips.labels).sum())
+            for model, clips, found in self.attacked(solver, threat, goal)
+        )
 
 
 def check_attack(trial: Trial) -> list[dict[str, Any]]:
     """Every check that applies, as `{"name", "passed", "seen"}`."""
     of_model = (check for model, clips in trial.groups[:1] for check in check_model(model, clips))
-    return [asdict(check) for check in (*of_model, *check_search(trial))]
+    return [asdict(check) for check in (*of_model, *check_search(trial), *check_vote(trial))]
 
 
 def check_model(model: nn.Module, clips: Clips) -> Iterator[Check]:
@@ -96,13 +120,13 @@ def check_model(model: nn.Module, clips: Clips) -> Iterator[Check]:
     yield Check(
         "the model is deterministic",
         differs < 1e-4,
-        f"two answers to the same clips differ by {differs:.2g} of the largest logit",
+        f"two outputs for the same clips differ by {differs:.2g} of the largest logit",
     )
     mixes = float((once - alone).abs().amax() / scale)
     yield Check(
-        "a clip's answer does not depend on its batch",
+        "a clip's output does not depend on its batch",
         mixes < 1e-3 or differs >= 1e-4,  # a random model would fail both for one reason
-        f"answers alone and in a batch differ by {mixes:.2g} of the largest logit",
+        f"outputs alone and in a batch differ by {mixes:.2g} of the largest logit",
     )
     sums = once.sum(dim=1)
     is_softmax = bool((once >= 0).all() and (sums - 1).abs().amax() < 1e-3)
@@ -120,7 +144,7 @@ def check_search(trial: Trial) -> Iterator[Check]:
     for model, clips in trial.groups:
         with torch.inference_mode(False), torch.no_grad(), frozen(model):
             given = (trial.threat, trial.goal, clips.clips.clone(), clips.labels.clone())
-            problem = Problem.of(model, *given, seeds=clips.seeds)
+            problem = Problem.of(surrogates_of(model)[0], *given, seeds=clips.seeds)
             gradient = problem.gradient_at(problem.clips)
         zeros += int((gradient.flatten(1).abs().amax(dim=1) == 0).sum())
     yield Check(
@@ -155,6 +179,26 @@ def check_search(trial: Trial) -> Iterator[Check]:
             found >= left,
             f"of {trial.clips} clips, {name} leaves {found} right, the attack {left}",
         )
+    luck = max(1, LUCK * trial.clips)
+    for name in RIVALS if trial.goal in [GOALS[each] for each in (*RIVALS, "hinge")] else ():
+        rival = GOALS[name]
+        if rival is trial.goal or (name == "dlr" and classes_of(trial) < 3):
+            continue
+        found = trial.robust(trial.solver, goal=rival)
+        yield Check(
+            f"the goal {name} does not beat this one",
+            found >= left - luck,
+            f"of {trial.clips} clips, {name} leaves {found} right, the attack {left}",
+        )
+    if isinstance(trial.solver, GradientAscent) and not trial.threat.shared:
+        shares = [share for group in trial.attacked(trial.solver) for share in spent(trial, *group)]
+        share = float(torch.tensor(shares).median()) if shares else 1.0
+        yield Check(
+            "the budget is spent",
+            share >= SPENT,
+            f"{100 * share:.0f} % of what eps allows, in the median of {len(shares)} clips still "
+            "right",
+        )
     # An attack that may turn any clip into grey must succeed. What may change only some pixels, or
     # one colour of a frame, cannot.
     threat, (model, clips) = trial.threat, trial.groups[0]
@@ -164,10 +208,83 @@ def check_search(trial: Trial) -> Iterator[Check]:
     assert isinstance(threat, Ball)
     largest = float(threat.size(torch.full_like(clips.clips[:1], 0.5)).amax())
     left = trial.robust(trial.solver, replace(threat, eps=largest))
-    with torch.no_grad():
-        classes = model(clips.clips[:1].clone()).shape[1]
     yield Check(
         "a budget that allows everything leaves chance",
-        left <= max(1, trial.clips / classes),
+        left <= max(1, trial.clips / classes_of(trial)),
         f"at eps {largest:.3g}, {left} of {trial.clips} clips stay right",
+    )
+
+
+def classes_of(trial: Trial) -> int:
+    """How many classes the model has."""
+    model, clips = trial.groups[0]
+    with torch.no_grad():
+        return int(model(clips.clips[:1].clone()).shape[1])
+
+
+def spent(trial: Trial, model: nn.Module, clips: Clips, attacked: Tensor) -> list[float]:
+    """Of the clips that stay right: the size of the change, as a ratio of what is allowed."""
+    threat = trial.threat
+    clean = to_levels(clips.clips) if trial.quantise else clips.clips
+    with torch.no_grad():
+        mask = threat.mask(
+            clean,
+            clips.seeds,
+            Problem.of(model, threat, trial.goal, clean, clips.labels, seeds=clips.seeds),
+        )
+    far = torch.where(mask, torch.maximum(clean, 1 - clean), 0.0)  # as far as the box lets it be
+    allowed = threat.size(far).clamp(max=threat.eps).view(len(clean), -1).sum(dim=1)
+    used = threat.size(attacked - clean).view(len(clean), -1).sum(dim=1)
+    right = predict(model, attacked) == clips.labels
+    return (used / allowed.clamp_min(1e-12))[right].tolist()
+
+
+def check_vote(trial: Trial) -> Iterator[Check]:
+    """Whether an attack on a vote of neighbours is as strong as one on the features themselves."""
+    votes = [(model, clips) for model, clips in trial.groups if isinstance(model, NeighbourVote)]
+    if not votes or getattr(trial.solver, "steps", None) is None or trial.threat.shared:
+        return
+    with torch.no_grad():
+        named = [
+            [answer(climbed, clips.clips).logits.argmax(1) for climbed in surrogates_of(model)]
+            for model, clips in votes
+        ]
+    right = [
+        float((each == clips.labels).float().sum())
+        for (_, clips), several in zip(votes, named, strict=True)
+        for each in several
+    ]
+    asked = sum(len(clips) * len(found) for (_, clips), found in zip(votes, named, strict=True))
+    agree = sum(right) / max(1, asked)
+    yield Check(
+        "what is climbed agrees with the vote",
+        agree >= AGREEMENT,
+        f"it names the vote's class for {100 * agree:.0f} % of the clips",
+    )
+    left = direct = 0
+    names = {field.name for field in fields(trial.solver)}  # type: ignore[arg-type]
+    change: Callable[..., Solver] = replace
+    # To its end: its own idea of fooled is not the vote's.
+    whole = {"stop_when_fooled": False} if "stop_when_fooled" in names else {}
+    for model, clips in votes:
+        known = model.one_hot.argmax(dim=1)
+        fewest = int(known.bincount()[known.unique()].min())
+        near = max(1, min(model.k // 2 + 1, fewest, len(known) // 2))
+        options: dict[str, Any] = {
+            "threat": trial.threat,
+            "seeds": clips.seeds,
+            "quantise": trial.quantise,
+        }
+        given = (clips.clips, clips.labels)
+        ours = attack(model, *given, goal=trial.goal, solver=trial.solver, **options)
+        goal = NeighbourSwitch(model.gallery, known, near)
+        theirs = attack(
+            model.encoder, *given, goal=goal, solver=change(trial.solver, **whole), **options
+        )
+        left += int((predict(model, ours) == clips.labels).sum())
+        direct += int((predict(model, theirs) == clips.labels).sum())
+    yield Check(
+        "a direct attack on the features does not beat this one",
+        direct >= left - max(1, LUCK * trial.clips),
+        f"of {trial.clips} clips, switching neighbours leaves {direct} right, the attack {left}",
     )

@@ -9,6 +9,7 @@ can be wrapped in turn.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from vidcsl.data.loader import Batch
 from vidcsl.errors import UserError
 from vidcsl.registry import Registry
+from vidcsl.robustness.attacks.answers import Judged
 from vidcsl.seeding import torch_generator
 
 Mean = Callable[[Tensor], Tensor]
@@ -123,11 +125,11 @@ class NeighbourVote(nn.Module):
     """Nearest neighbours as a classifier: the vote of the k most similar gallery videos.
 
     The label with the largest logit is exactly the one that `knn_accuracy` gives; with k = 1 it is
-    the label of the first retrieved video, so that fooling it is losing R@1. But a vote is constant
-    almost everywhere. The logits are therefore those of a soft vote, in which the whole gallery
-    takes part, weighted by exp(similarity / temperature): their gradient leads away from the
-    neighbours of one's own class, towards those of others. Where soft and true vote disagree, the
-    true winner is lifted, without gradient, above the rest.
+    the label of the first retrieved video, so that fooling it is losing R@1. With k = 1 the logit
+    of a class is the similarity of its nearest video: goals climb the margin between the nearest
+    right and the nearest wrong neighbour, which is that of the retrieval itself. With k > 1 a vote
+    jumps wherever a video joins the k nearest, and does not show what would join: attacks climb
+    `surrogates`, one after the other, and the vote alone decides whether a clip is fooled.
 
     Args:
         encoder: clips -> features `[N, D]`.
@@ -135,11 +137,12 @@ class NeighbourVote(nn.Module):
         labels: of the gallery, int64 `[M]`, all known.
         classes: how many there are.
         k: neighbours that vote; at most M.
-        temperature: of the weights.
+        temperature: of the weights exp(similarity / temperature) of the k neighbours.
     """
 
     gallery: Tensor
     one_hot: Tensor
+    members: Tensor
     vote: Tensor
 
     def __init__(
@@ -159,28 +162,101 @@ class NeighbourVote(nn.Module):
         self.training = encoder.training
         self.register_buffer("gallery", gallery)
         self.register_buffer("one_hot", F.one_hot(labels, classes).to(gallery.dtype))  # [M, K]
+        own = [(labels == label).nonzero()[:, 0] for label in range(classes)]
+        padded = nn.utils.rnn.pad_sequence(own, batch_first=True, padding_value=len(gallery))
+        self.register_buffer("members", padded)  # [K, the largest class]
         # Among the buffers, so that `weights_digest` tells votes over one gallery apart.
         self.register_buffer("vote", torch.tensor([self.k, temperature], dtype=torch.float64))
 
+    def similarities(self, clips: Tensor) -> Tensor:
+        """Cosines to the gallery, `[N, M]`."""
+        features = F.normalize(self.encoder(clips).to(self.gallery.dtype), dim=1)
+        return features @ self.gallery.T
+
+    def decide(self, similarities: Tensor) -> Tensor:
+        """Logits `[N, K]` of the vote itself, from `[N, M]`; with k = 1, of the nearest videos."""
+        if self.k == 1:
+            logits = self.nearest_of_classes(similarities, 1) / RETRIEVAL_TEMPERATURE
+            # All but the nearest two classes far below them: a cross-entropy would spend part of
+            # its gradient on classes that cannot win, and the margin alone decides.
+            second = logits.topk(min(2, logits.shape[1]), dim=1).values[:, -1:]
+            return torch.where(logits < second, logits - 20, logits)
+        near = similarities.topk(self.k, dim=1)
+        weights = ((near.values - near.values[:, :1]) / self.temperature).exp()  # [N, k]
+        votes = (weights[:, :, None] * self.one_hot[near.indices]).sum(dim=1)
+        return votes.clamp_min(torch.finfo(votes.dtype).tiny).log()
+
+    def nearest_of_classes(self, similarities: Tensor, count: int) -> Tensor:
+        """Mean similarity to the `count` nearest of each class, `[N, M]` -> `[N, K]`."""
+        beside = F.pad(similarities, (0, 1), value=-torch.inf)  # what `members` pads with
+        of_classes = beside[:, self.members]  # [N, K, the largest class]
+        near = of_classes.topk(min(count, of_classes.shape[2]), dim=2).values
+        there = near.isfinite()
+        mean = torch.where(there, near, 0.0).sum(dim=2) / there.sum(dim=2).clamp_min(1)
+        # A class without a video is farther than any: cosines are -1 or more.
+        return torch.where(there.any(dim=2), mean, -2.0)
+
     def forward(self, clips: Tensor) -> Tensor:
         """Logits `[N, K]`."""
-        features = F.normalize(self.encoder(clips).to(self.gallery.dtype), dim=1)
-        scaled = features @ self.gallery.T / self.temperature  # [N, M]
-        # The soft vote. Only differences of similarities count: without the largest one, exp
-        # would overflow at small temperatures.
-        highest = scaled.detach().amax(dim=1, keepdim=True)
-        votes = (scaled - highest).exp() @ self.one_hot  # [N, K]
-        logits = votes.clamp_min(torch.finfo(votes.dtype).tiny).log() + highest
-        with torch.no_grad():
-            near = scaled.topk(self.k, dim=1)
-            weights = (near.values - near.values[:, :1]).exp()  # [N, k]
-            true_vote = (weights[:, :, None] * self.one_hot[near.indices]).sum(dim=1)
-            winner = true_vote.argmax(dim=1, keepdim=True)
-            others = logits.scatter(1, winner, -torch.inf).amax(dim=1, keepdim=True)
-            short = others - logits.gather(1, winner)
-            # A hair above the best other where it is not ahead anyway: argmax must not see a tie.
-            lift = torch.where(short >= 0, short + 1e-4 * (1 + others.abs()), 0.0)
-        return logits.scatter_add(1, winner, lift)
+        return self.decide(self.similarities(clips))
+
+    @property
+    def surrogates(self) -> list[nn.Module]:
+        """What attacks climb; none for k = 1, where the vote's own logits lead the way."""
+        return [] if self.k == 1 else [_SoftMembers(self), _Switching(self)]
+
+
+RETRIEVAL_TEMPERATURE = 0.02
+"""Of logits that are cosines: as low as it may be without underflow (cosines differ by 2)."""
+
+
+class _Surrogate(nn.Module):
+    """A smooth function of the similarities, with the vote that decides."""
+
+    def __init__(self, vote: NeighbourVote) -> None:
+        super().__init__()
+        self.vote = vote
+        self.training = vote.training
+
+    def forward(self, clips: Tensor) -> Judged:
+        similarities = self.vote.similarities(clips)
+        return Judged(self.logits(similarities), self.vote.decide(similarities.detach()))
+
+    def logits(self, similarities: Tensor) -> Tensor:
+        """`[N, M]` -> `[N, K]`."""
+        raise NotImplementedError
+
+
+class _SoftMembers(_Surrogate):
+    """The vote in which a video is among the k nearest more or less, not yes or no.
+
+    How softly follows from the similarities around the k-th: near it half of what lies between the
+    k/2-th and the 2k-th has a part. So the surrogate is as sharp as the vote, at any temperature.
+    """
+
+    def logits(self, similarities: Tensor) -> Tensor:
+        """`[N, M]` -> `[N, K]`."""
+        vote, count = self.vote, similarities.shape[1]
+        ranked = similarities.topk(min(2 * vote.k, count), dim=1).values
+        last = (ranked[:, vote.k - 1] + ranked[:, min(vote.k, ranked.shape[1] - 1)]) / 2
+        width = (ranked[:, (vote.k - 1) // 2] - ranked[:, -1]).clamp_min(1e-6) / 8
+        members = F.logsigmoid((similarities - last[:, None]) / width[:, None])
+        weights = similarities / vote.temperature + members
+        # Far below any weight, yet finite: a class that has no video in the gallery.
+        absent = weights.detach().amin(dim=1, keepdim=True) - 10
+        of_classes = torch.where(vote.one_hot.T.bool()[None], weights[:, None], -torch.inf)
+        found = of_classes.logsumexp(dim=2)
+        return torch.where(found.isfinite(), found, absent)
+
+
+class _Switching(_Surrogate):
+    """The nearest of each class, as many as decide a vote of k: who is to be the majority."""
+
+    def logits(self, similarities: Tensor) -> Tensor:
+        """`[N, M]` -> `[N, K]`."""
+        return (
+            self.vote.nearest_of_classes(similarities, self.vote.k // 2 + 1) / RETRIEVAL_TEMPERATURE
+        )
 
 
 def neighbours(
@@ -224,12 +300,22 @@ class Expectation(nn.Module):
         self.draws, self.seed = draws, seed
         self.training = model.training
 
-    def forward(self, clips: Tensor) -> Tensor:
+    def forward(self, clips: Tensor) -> Tensor | Judged:
         """The mean output `[N, K]`."""
         generators = [torch_generator(self.seed, draw, "transform") for draw in range(self.draws)]
         # Copies: the model may normalise in place, and a transform may pass on what it was given.
         outputs = [self.model(self.transform(clips.clone(), each)) for each in generators]
+        if isinstance(outputs[0], Judged):
+            parts = zip(*outputs, strict=True)
+            return Judged(*(self.mean(torch.stack(part, dim=1)) for part in parts))
         return self.mean(torch.stack(outputs, dim=1))
+
+    @property
+    def surrogates(self) -> list[nn.Module]:
+        """Those of the model, each behind the same draws."""
+        how: dict[str, Any] = {"draws": self.draws, "seed": self.seed, "mean": self.mean}
+        inner = getattr(self.model, "surrogates", ())
+        return [Expectation(each, self.transform, **how) for each in inner]
 
 
 TRANSFORMS: Registry[Callable[[], Transform | None]] = Registry(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.adam import Adam
-from vidcsl.robustness.attacks.answers import Model, answer, frozen, networks_of
+from vidcsl.robustness.attacks.answers import Model, answer, frozen, networks_of, surrogates_of
 from vidcsl.robustness.attacks.apgd import APGD
 from vidcsl.robustness.attacks.autoattack import AutoAttack
 from vidcsl.robustness.attacks.fab import FAB
@@ -116,7 +116,7 @@ def attack(
         clean = to_levels(clips) if quantise else clips.detach()
         if not isinstance(model, nn.Module):
             # What a function does to its networks cannot be seen, only what comes of it.
-            once, again = answer(model, clean), answer(model, clean)
+            once, again = (answer(model, clean).decision for _ in range(2))
             if not torch.allclose(once, again, rtol=1e-3, atol=1e-4 * float(once.abs().max())):
                 warnings.warn(
                     "the attacked function is random: two passes over the same clips differ by "
@@ -131,23 +131,34 @@ def attack(
                 name = type(threat).__name__
                 raise UserError(f"{name} cannot start from clips {list(start.shape)}")
             warm = start.detach().to(clean) - clean
-        problem = Problem.of(
-            model,
-            threat,
-            goal_of(goal),
-            clean,
-            given.to(clips.device, torch.long, copy=True),
-            seeds=seeds,
-            warm=warm,
-            quantise=quantise,
-        )
-        adversarial = problem.apply(solver(problem))
-        threat.verify(problem.clips, adversarial, problem.mask)
-        if quantise:
-            # Whole numbers need none of the tolerance that `verify` gives to floats.
-            levels = (255 * (adversarial - problem.clips).double()).round()
-            if (threat.size(levels) > 255 * threat.eps * (1 + 1e-9)).any():
-                raise BudgetExceeded(f"{threat}: an 8-bit perturbation exceeds the budget")
+        adversarial, rows = clean, torch.arange(len(clean), device=clean.device)
+        for surrogate in surrogates_of(model):
+            problem = Problem.of(
+                surrogate,
+                threat,
+                goal_of(goal),
+                clean,
+                given.to(clips.device, torch.long, copy=True),
+                seeds=seeds,
+                warm=warm,
+                quantise=quantise,
+            )
+            # A surrogate attacks the clips that those before it left: the worst case of all.
+            problem = problem.take(rows)
+            delta = solver(problem)
+            found = problem.apply(delta)
+            threat.verify(problem.clips, found, problem.mask)
+            if quantise:
+                # Whole numbers need none of the tolerance that `verify` gives to floats.
+                levels = (255 * (found - problem.clips).double()).round()
+                if (threat.size(levels) > 255 * threat.eps * (1 + 1e-9)).any():
+                    raise BudgetExceeded(f"{threat}: an 8-bit perturbation exceeds the budget")
+            adversarial = adversarial.index_copy(0, rows, found)
+            if surrogate is model:
+                break
+            rows = rows[~problem.reached(found)]
+            if threat.shared or len(rows) == 0:
+                break
     return adversarial
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import CodeType, FunctionType, MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,27 @@ from vidcsl.errors import UserError
 
 Model = Callable[[Tensor], Tensor]
 """Clips [N, ...] in [0, 1] -> logits [N, K] or features [N, D]."""
+
+
+class Judged(NamedTuple):
+    """What a surrogate puts out where the prediction itself shows no way: a vote, say.
+
+    Attributes:
+        logits: [N, K] or features [N, D], what a goal is a function of.
+        decision: [N, K], whose argmax is the prediction: what decides whether a goal is reached.
+    """
+
+    logits: Tensor
+    decision: Tensor
+
+
+def surrogates_of(model: Model) -> list[Model]:
+    """What is attacked in a model's place: its `surrogates`, in turn, or the model itself.
+
+    A model whose logits are constant, or jump, names modules that put out `Judged`.
+    """
+    return list(getattr(model, "surrogates", ())) or [model]
+
 
 DEPTH = 6  # of a function that holds a list that holds an object that holds a network
 
@@ -144,7 +165,7 @@ def _put_back(module: nn.Module, name: str, value: Tensor, before: Tensor) -> No
     module._buffers[name] = value
 
 
-def answer(model: Model, clips: Tensor) -> Tensor:
+def answer(model: Model, clips: Tensor) -> Judged:
     """The model's outputs `[N, K]` at clips `[N, ...]`, in float32 or float64.
 
     The model gets a copy: many normalise in place what they are given.
@@ -158,7 +179,13 @@ def answer(model: Model, clips: Tensor) -> Tensor:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise UserError(_refusal(model, clips, error)) from error
-    count = len(clips)
+    if isinstance(outputs, Judged):
+        return Judged(*(_checked(each, len(clips)) for each in outputs))
+    checked = _checked(outputs, len(clips))
+    return Judged(checked, checked)
+
+
+def _checked(outputs: Any, count: int) -> Tensor:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != count:
         raise UserError(f"the attacked model must return logits [{count}, K], {_shape_of(outputs)}")
     if not outputs.isfinite().all():

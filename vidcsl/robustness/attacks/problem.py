@@ -152,20 +152,25 @@ class Problem:
         with torch.no_grad():
             return self._evaluate(clips).goal
 
+    def reached(self, clips: Tensor) -> Tensor:
+        """Which clips are fooled, bool [N], at any clips, by one forward pass."""
+        with torch.no_grad():
+            return self._evaluate(clips).fooled
+
     def gradient_at(self, clips: Tensor) -> Tensor:
         """The goal's gradient at any clips, by one forward and backward pass."""
         return self._differentiate(clips)[1]
 
     def outputs(self, clips: Tensor) -> Tensor:
         """The model's outputs at any clips, see `answer`."""
-        return answer(self.model, clips)
+        return answer(self.model, clips).logits
 
     def _evaluate(self, clips: Tensor) -> Evaluation:
-        outputs = self.outputs(clips)
+        outputs, decision = answer(self.model, clips)
         goal = self.goal.value(outputs, self.labels, self.reference)
         if goal.shape != self.labels.shape:
             raise UserError(f"a goal must give one number a clip, not shape {list(goal.shape)}")
-        return Evaluation(goal, self.goal.reached(outputs.detach(), self.labels, self.reference))
+        return Evaluation(goal, self.goal.reached(decision.detach(), self.labels, self.reference))
 
     def _differentiate(self, clips: Tensor) -> tuple[Evaluation, Tensor]:
         clips = clips.detach().requires_grad_(True)

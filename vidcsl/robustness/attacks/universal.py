@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.errors import UserError
-from vidcsl.robustness.attacks.answers import frozen
+from vidcsl.robustness.attacks.answers import Model, frozen, surrogates_of
 from vidcsl.robustness.attacks.goals import Goal
 from vidcsl.robustness.attacks.pgd import PGD
 from vidcsl.robustness.attacks.problem import Problem
@@ -39,9 +39,10 @@ def fit_universal(
         raise UserError("a universal perturbation needs clips to be fitted on: there are none")
     with torch.inference_mode(False), torch.no_grad(), frozen(model):
         delta, total = None, solver.steps * len(batches)
+        climbed = surrogates_of(model)[0]  # one delta cannot be the worst case of several
         for turn in range(total):
             sweep, number = divmod(turn, len(batches))
-            problem = problem_of(model, batches[number], threat, goal, sweep=sweep)
+            problem = problem_of(climbed, batches[number], threat, goal, sweep=sweep)
             if delta is None:
                 delta = problem.start(0) if solver.random_start else problem.zero()
             step = solver.size_of_step(threat.eps) * (1 - turn / total)
@@ -52,9 +53,7 @@ def fit_universal(
     return delta
 
 
-def problem_of(
-    model: nn.Module, batch: Clips, threat: Universal, goal: Goal, *, sweep: int
-) -> Problem:
+def problem_of(model: Model, batch: Clips, threat: Universal, goal: Goal, *, sweep: int) -> Problem:
     """A batch as the problem of one pass: each pass draws new seeds, and so new cyclic shifts."""
     seeds = [seed_of(seed, sweep, "universal") for seed in batch.seeds]
     # Clones, as tensors made in inference mode give no gradient.
