@@ -131,3 +131,86 @@ def test_torchrun_is_ended_where_it_would_start_an_error_anew(
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert main(["probe"]) == 2
     assert sent == ([(os.getppid(), signal.SIGTERM)] if ended else [])
+
+
+def test_ctrl_c_is_one_line_exit_code_130_and_how_to_go_on(command, capsys) -> None:
+    def interrupted(_args: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    command(interrupted)
+    assert main(["probe"]) == 130
+    assert capsys.readouterr().err == "\nvidcsl: stopped\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_a_library_turns_into_an_error_is_one(command, capsys) -> None:
+    def interrupted(_args: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("partially initialised") from None
+
+    command(interrupted)
+    assert main(["probe"]) == 130
+    assert capsys.readouterr().err == "\nvidcsl: stopped\n"
+
+
+def test_ctrl_c_while_a_command_is_imported(monkeypatch, capsys) -> None:
+    def interrupted(_name: str) -> ModuleType:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", interrupted)
+    assert main(["evaluate", "--checkpoint", "run"]) == 130
+    assert capsys.readouterr().err == (
+        "\nvidcsl: stopped; run the same command again to continue\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate"),
+    ],
+    ids=["Python", "CPU", "GPU"],
+)
+def test_too_little_memory_is_one_line_that_names_the_options(command, capsys, error) -> None:
+    def run(_args: object) -> None:
+        raise error
+
+    command(run)
+    said = fails(capsys, "probe")
+    assert all(key in said for key in ("TRAIN.CHUNK", "TRAIN.BATCH", "MODEL.WIDTH"))
+
+
+def test_other_faults_keep_their_traceback(command) -> None:
+    def run(_args: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    command(run)
+    with pytest.raises(RuntimeError, match="of ours"):
+        main(["probe"])
+
+
+@pytest.mark.parametrize(
+    ("redirection", "environment"),
+    [(">&-", {}), (">&- 2>&-", {}), ("", {"PYTHONIOENCODING": "ascii"})],
+    ids=["closed", "both closed", "ASCII"],
+)
+def test_output_that_cannot_be_written_does_not_stop_a_command(
+    tmp_path, redirection: str, environment: dict[str, str]
+) -> None:
+    videos = tmp_path / "vidéos \udce9"
+    (videos / "a").mkdir(parents=True)
+    for k in range(4):
+        (videos / f"a/{k}.mp4").touch()
+    line = f'"$0" -m vidcsl.cli prepare folder --root "$1" --out "$2" {redirection}'
+    ended = subprocess.run(
+        ["sh", "-c", line, sys.executable, str(videos), str(tmp_path / "lists")],
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert (tmp_path / "lists/train.csv").exists()

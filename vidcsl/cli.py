@@ -7,9 +7,12 @@ import os
 import select
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from vidcsl import __version__
 from vidcsl.errors import PassingError, UserError
@@ -58,27 +61,117 @@ COMMANDS = {  # name: the module that holds the function of this name, and one l
 }
 
 
+# How to go on after Ctrl-C, where what was done is kept.
+_GO_ON = {
+    "train": "; continue with --resume",
+    **dict.fromkeys(
+        ("evaluate", "attack", "corrupt", "prepare", "study", "neighbours"),
+        "; run the same command again to continue",
+    ),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when it went well, 2 for an error that the user can put right."""
-    args = _parsed(argv)
+    """Run a command.
+
+    Returns:
+        0 when it went well, 2 for an error that the user can put right, 130 after Ctrl-C.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    _open_closed_streams()
+    received: list[int] = []
     try:
-        args.run(args)
-        sys.stdout.flush()
+        with _noted_interrupts(received):
+            try:
+                args = _parsed(words)
+                args.run(args)
+                sys.stdout.flush()
+            except Exception:
+                # Libraries turn an interrupt that reaches them into errors of their own.
+                if received:
+                    raise KeyboardInterrupt from None
+                raise
+    except KeyboardInterrupt:
+        return _interrupted(words, debug=debug)
     except UserError as error:
-        return _fail(str(error), debug=args.debug, passing=isinstance(error, PassingError))
+        return _fail(str(error), debug=debug, passing=isinstance(error, PassingError))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _fail(_LESS_MEMORY, debug=debug, passing=True)
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_gone():
             return 141  # as the shell has it: 128 + SIGPIPE
         if error.errno not in _MACHINE:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{_MACHINE[error.errno]}", debug=args.debug)
+        return _fail(f"{where}{_MACHINE[error.errno]}", debug=debug)
     return 0
 
 
-def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+@contextmanager
+def _noted_interrupts(received: list[int]) -> Iterator[None]:
+    """Note each Ctrl-C in the list beside raising KeyboardInterrupt."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield  # whoever called takes care of it, or it is ignored
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(words: Sequence[str], *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    # What libraries complain of while they are torn down is no news.
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None
+    if os.environ.get("RANK", "0") == "0":
+        go_on = _GO_ON.get(words[0] if words else "", "")
+        print(f"\nvidcsl: stopped{go_on}", file=sys.stderr, flush=True)
+    return 128 + signal.SIGINT
+
+
+_LESS_MEMORY = (
+    "out of memory: set TRAIN.CHUNK (videos that pass the encoder at once), lower TRAIN.BATCH or "
+    "EVALUATE.BATCH, or take a smaller encoder or clip (MODEL.WIDTH, MODEL.FRAME_SIZE, DATA.FRAMES)"
+)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether torch, numpy or Python ran out of memory, of the GPU or of the machine."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    said = str(error)
+    return "DefaultCPUAllocator" in said or "CUDA out of memory" in said
+
+
+def _open_closed_streams() -> None:
+    """Let output go nowhere where it is closed, and show names that a terminal cannot.
+
+    A stream that is closed (`>&-`) is None, and the next file that is opened would take its number.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+        elif name == "stdout" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """The arguments. KEY VALUE pairs may follow other options, where argparse ignores them."""
-    words = sys.argv[1:] if argv is None else argv
     parser = command_parser(*words[:1])
     args, rest = parser.parse_known_args(words)
     if rest and ("overrides" not in args or any(word.startswith("--") for word in rest)):

@@ -59,7 +59,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, then rename: a reader or a crash never sees half a file."""
     with replacing(path) as partial:
-        partial.write_text(text)
+        # Whatever the locale; a name that is no text (a lone byte) is shown and stops no run.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def file_state(path: Path) -> str:

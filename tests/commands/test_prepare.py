@@ -120,4 +120,6 @@ def test_faults_are_one_line_and_stopping_is_no_traceback(prepare, monkeypatch):
 
     add_arguments, _work, meaning = KINDS["folder"]
     monkeypatch.setitem(KINDS, "folder", (add_arguments, interrupted, meaning))
-    assert "the same command goes on where it was" in prepare("folder --root absent", status=2)
+    assert prepare("folder --root absent", status=130) == (
+        "\nvidcsl: stopped; run the same command again to continue\n"
+    )

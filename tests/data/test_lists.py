@@ -76,8 +76,8 @@ def test_the_published_ucf101_form(tmp_path, newline):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "", "names no video"),
-        ("a.csv", "video,class,group\n", "names no video"),
+        ("a.csv", "", "contains no video"),
+        ("a.csv", "video,class,group\n", "contains no video"),
         ("a.csv", "file,class,group\na.mp4,x,y\n", "line 1: the header must be video,class,group"),
         ("a.csv", "video,class,group\na.mp4,x,y\nb.mp4,x\n", "line 3: expected video,class,group"),
         ("a.csv", "video,class,group\na.mp4,x,y,z\n", "line 2: expected"),
@@ -103,6 +103,9 @@ def test_missing_list_missing_root_and_binary_list(tmp_path):
     path = write(tmp_path / "a.csv", "video,class,group\na.mp4,,\n")
     with pytest.raises(UserError, match=r"folder .*nowhere does not exist"):
         read_list(path, root=tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file, not a folder"):
+        read_list(path, root=tmp_path / "file")
     path.write_bytes(b"\xff\xfe\x00video")
     with pytest.raises(UserError, match="not UTF-8"):
         read_list(path, root=tmp_path)

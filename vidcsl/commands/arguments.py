@@ -252,7 +252,7 @@ def launch(
     try:
         failed = [job for job in jobs if job.exception() is not None]
     except KeyboardInterrupt:
-        print("vidcsl: stopped waiting; the jobs go on", file=sys.stderr)
+        print("\nvidcsl: stopped waiting; the jobs go on", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     if failed:
         raise UserError(

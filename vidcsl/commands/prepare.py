@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vidcsl.commands.arguments import at_least, comma_separated
-from vidcsl.errors import UserError
 
 
 def prepare(parser: argparse.ArgumentParser) -> None:
@@ -21,10 +20,7 @@ def prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    try:
-        print(args.work(args))
-    except KeyboardInterrupt:
-        raise UserError("stopped; run the same command again to continue") from None
+    print(args.work(args))
 
 
 def _add_root_and_out(parser: argparse.ArgumentParser, *, root: str, out: str) -> None:

@@ -110,7 +110,8 @@ def read_list(
     """
     numbered = list(_numbered_rows(path))
     if not Path(root).is_dir() and not (is_url(root) and all(row.span for _, row in numbered)):
-        raise UserError(f"the videos' folder {root} does not exist (list {path})")
+        why = "is a file, not a folder" if Path(root).exists() else "does not exist"
+        raise UserError(f"the videos' folder {root} {why} (list {path})")
     names = {row.class_name for _, row in numbered} - {""}
     known = tuple(classes) if classes is not None else tuple(sorted(names))
     for line, row in numbered:

@@ -284,5 +284,5 @@ def test_one_class_and_many_videos_left_out_are_warned_of(tmp_path):
         "warning: most videos are left out, unsupported formats: 5 .wmv"
     )
     touch(tmp_path / "file", "x.mp4")
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is a file, not a folder"):
         prepared(tmp_path / "file" / "x.mp4")

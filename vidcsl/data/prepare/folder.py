@@ -121,7 +121,7 @@ def prepare_folder(
 
 def _existing(root: Path) -> Path:
     if not root.is_dir():
-        why = "is no folder" if root.exists() else "does not exist"
+        why = "is a file, not a folder" if root.exists() else "does not exist"
         raise UserError(f"folder: {root} {why}")
     return root
 

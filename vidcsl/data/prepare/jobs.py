@@ -88,7 +88,7 @@ def run(
         intact: whether the files of a recorded result are still there.
 
     Raises:
-        UserError: another call is at work on the same record, or the function raised it.
+        UserError: another call is using the same record, or the function raised it.
     """
     if workers < 1:
         raise UserError(f"{title}: at least one worker process is needed, not {workers}")
@@ -97,9 +97,7 @@ def run(
         try:
             stack.enter_context(FileLock(f"{record}.lock", timeout=0))
         except Timeout as error:
-            raise UserError(
-                f"another process is at work on {record}: wait for it to end"
-            ) from error
+            raise UserError(f"another process is using {record}: wait for it to end") from error
         scratch = scratch_of(record)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(exist_ok=True)
@@ -183,10 +181,16 @@ def _work(
         initargs=[os.getpid()],
         context=context,
     ) as pool:
-        task_of: dict[Future, Task] = {
-            pool.schedule(function, kwargs=dict(task.arguments), timeout=timeout): task
-            for task in tasks
-        }
+        # Ctrl-C reaches all processes. The workers leave it to this one from their first moment on:
+        # the threads that are started here, and what these start, inherit the mask.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            task_of: dict[Future, Task] = {
+                pool.schedule(function, kwargs=dict(task.arguments), timeout=timeout): task
+                for task in tasks
+            }
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         finished: SimpleQueue[Future] = SimpleQueue()
         for future in task_of:
             future.add_done_callback(finished.put)
@@ -209,7 +213,7 @@ def _entry(future: Future, timeout: float | None) -> Result:
             cause = signal.Signals(-(death.exitcode or 0)).name
         except ValueError:
             cause = f"exit code {death.exitcode}"
-        return {"mishap": f"the process died while at work on it ({cause})"}
+        return {"mishap": f"the process died while working on it ({cause})"}
     except TimeoutError:
         if timeout is None:
             raise

@@ -28,7 +28,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     except re.error as error:
         raise UserError(f"the group pattern {pattern!r} is malformed: {error}") from error
     if compiled.groups < 1:
-        raise UserError(f"the group pattern {pattern!r} needs a bracket around the group")
+        raise UserError(f"the group pattern {pattern!r} needs a capture group, in brackets")
     return compiled
 
 
@@ -166,7 +166,8 @@ def write_splits(
     """
     refuse_overwriting(read, out=out, names=splits)
     if not root.is_dir():
-        raise UserError(f"{dataset}: the videos' folder {root} does not exist")
+        why = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UserError(f"{dataset}: the videos' folder {root} {why}")
     wanted = {row.video: row for rows in splits.values() for row in rows}
     places = locate(wanted, root=root)
     missing = [row for video, row in wanted.items() if video not in places]
@@ -287,7 +288,9 @@ def read_lists(lists: Sequence[Path]) -> dict[str, list[Row]]:
         raise UserError("two of the lists have the same name: give them one by one")
     for path, part in zip(lists, rows.values(), strict=True):
         if any(row.span for row in part):
-            raise UserError(f"{path} is a list of packed videos: give that of the files themselves")
+            raise UserError(
+                f"{path} is a list of packed videos: give the list of the original files"
+            )
     return rows
 
 
