@@ -17,6 +17,7 @@ from vidcsl.evaluation.statistics import (
     gap_closed,
     gap_interval,
     paired_p,
+    proportion_interval,
     quantile_interval,
     wilson_interval,
 )
@@ -209,3 +210,16 @@ def test_a_blind_guess_is_judged_on_labelled_videos_alone():
                 known, same = known + 1, same + (one == other)
     assert blind_precision(labels) == same / known
     assert blind_precision([-1, -1, 0]) is None
+
+
+def test_the_interval_of_an_accuracy_has_a_width_at_both_ends_and_covers_near_them():
+    # The bootstrap gave (1, 1) of 80 right videos, and covered 90 % of the time at 0.98.
+    assert proportion_interval([True] * 80) == wilson_interval(80, 80)
+    assert proportion_interval([0.0] * 80)[1] > 0.04
+    coverage = 0.0
+    for right in range(195, 213):
+        low, high = proportion_interval(np.arange(212) < right)
+        coverage += stats.binom.pmf(right, 212, 0.98) * (low <= 0.98 <= high)
+    assert coverage == pytest.approx(0.958, abs=1e-3)
+    parts = [0.0, 0.5, 1.0] * 30  # clips of videos: no video is right or wrong
+    assert proportion_interval(parts, seed=2) == bootstrap_interval(parts, seed=2)

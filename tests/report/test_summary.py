@@ -93,6 +93,25 @@ def test_scores_say_over_which_corruptions_they_were_taken() -> None:
     assert ran in summary.cards({"corruptions": corruptions})[0].note
 
 
+def test_a_card_has_the_interval_of_the_table() -> None:
+    # They were Wilson's above and the bootstrap's below, of one accuracy.
+    clean = {"linear_top1": 0.5, "knn_top1": 0.4, "intervals": {"linear_top1": [0.31, 0.69]}}
+    cards = summary.cards({"clean": clean, "data": {"test_videos": 100, "chance": 0.1}})
+    assert "31.0 to 69.0" in cards[0].note
+    assert "30.9 to 49.8" in cards[1].note  # an older run: Wilson's of 40 of 100
+    (warning,) = found_warnings_of_a_chance_probe()
+    assert "cannot be distinguished" in warning
+
+
+def found_warnings_of_a_chance_probe() -> list[str]:
+    """The interval of the file decides, not one that is made here."""
+    content = results()
+    content["clean"] |= {"linear_top1": 0.25, "intervals": {"linear_top1": [0.19, 0.31]}}
+    content["attack_checks"], content["data"]["test_videos"] = {}, 1000
+    content["false_negatives"] = {}
+    return summary.warnings({"lists": {}} | content, damaged=())
+
+
 def test_a_table_of_models_says_how_much_of_a_suite_ran():
     mean = {"accuracy": 0.3, "gamma_a": 0.8, "gamma_r": 0.6, "interval": {"accuracy": [0.2, 0.4]}}
     scores = {"over": {"C": {"corruptions": 1, "published": 12}}, "suites": {"C": {"all": mean}}}
@@ -159,7 +178,7 @@ def test_a_detector_that_guesses_is_warned_of(tmp_path: Path) -> None:
     passed = {"pgd_linf": {"checks": []}}
     guess = {"detector": "adaptive", "precision": 0.21, "chance": 0.2}
     (found,) = found_warnings(tmp_path, attack_checks=passed, false_negatives=guess)
-    assert found.startswith("The detector adaptive is hardly better than a blind guess: 21.0")
+    assert found.startswith("The detector adaptive is hardly better than chance: 21.0")
     better = {"detector": "adaptive", "precision": 0.3, "chance": 0.2}
     assert found_warnings(tmp_path, attack_checks=passed, false_negatives=better) == []
 

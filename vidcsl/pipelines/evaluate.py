@@ -23,7 +23,7 @@ from vidcsl.evaluation.features import Features
 from vidcsl.evaluation.geometry import describe_geometry, project
 from vidcsl.evaluation.neighbours import RANKS, first_hits, knn_predictions, nearest
 from vidcsl.evaluation.probes import correct_predictions, fit_attentive_probe, low_shot_accuracy
-from vidcsl.evaluation.statistics import bootstrap_interval
+from vidcsl.evaluation.statistics import proportion_interval
 from vidcsl.io import Log, save_arrays
 from vidcsl.methods import Method
 from vidcsl.methods.supervised import Supervised
@@ -38,6 +38,7 @@ from vidcsl.pipelines.data import (
     build_train_loader,
     build_transfer,
 )
+from vidcsl.pipelines.evaluations import join
 from vidcsl.pipelines.targets import build_targets
 from vidcsl.pipelines.training import (
     FinetuneRecipe,
@@ -85,13 +86,15 @@ def evaluate(context: EvaluationContext, test: VideoList | None) -> None:
     cfg, method, train = context.cfg, context.method, context.train
     foreign = type(method) is Method  # weights of others come without a method of training
     name = cfg.MODEL.WEIGHTS.partition(":")[0] if foreign else cfg.METHOD.NAME
-    context.store({"name": cfg.NAME, "seed": cfg.SEED, "method": name})
+    run = {"name": cfg.NAME, "seed": cfg.SEED, "method": name, "weights": context.weights}
+    context.store(run)
     if test is None:
         context.store({"data": {"train_videos": len(train), "classes": list(train.classes)}})
         evaluate_transfer(context)
     else:
         _evaluate_on(test, context)
     if context.distributed.is_main:
+        join(context.folder)
         if cfg.LOG.TRACKERS:
             results = context.folder.read_results()
             log = Log(None, build_trackers(cfg, context.folder))
@@ -226,12 +229,12 @@ def evaluate_frozen(
         named = knn_predictions(queries.pooled(), vectors, labels, classes=classes, k=cfg.KNN_K)
         correct = named == queries.labels
         results["knn_top1"] = float(correct.float().mean())
-        intervals["knn_top1"] = bootstrap_interval(correct, seed=seed)
+        intervals["knn_top1"] = proportion_interval(correct, seed=seed)
     if cfg.RETRIEVAL and len(vectors):
         ranks = [rank for rank in RANKS if rank <= len(vectors)]
         hits = first_hits(queries.pooled(), queries.labels, vectors, labels, within=max(ranks))
         results["retrieval"] = {f"R@{k}": float((hits <= k).float().mean()) for k in ranks}
-        intervals |= {f"R@{k}": bootstrap_interval(hits <= k, seed=seed) for k in ranks}
+        intervals |= {f"R@{k}": proportion_interval(hits <= k, seed=seed) for k in ranks}
 
     # Probes.
     if cfg.LINEAR:
@@ -254,7 +257,7 @@ def add_accuracy(
     videos, clips = correct_predictions(logits, labels)
     for key, correct in ((f"{name}_top1", videos), (f"{name}_clip_top1", clips)):
         results[key] = float(correct.float().mean())
-        results["intervals"][key] = bootstrap_interval(correct, seed=seed)
+        results["intervals"][key] = proportion_interval(correct, seed=seed)
 
 
 def add_head_accuracy(

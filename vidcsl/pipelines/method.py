@@ -11,6 +11,7 @@ from vidcsl.config import overridden
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
+from vidcsl.evaluation.statistics import blind_precision
 from vidcsl.methods import METHODS, ContrastiveMethod, Method
 from vidcsl.methods.adversarial import Attacking
 from vidcsl.methods.false_negatives import DETECTORS, TREATMENTS, FalseNegatives
@@ -158,6 +159,7 @@ def build_false_negatives(
             dim=dim,
             epochs=cfg.TRAIN.EPOCHS,
             earlier=options.ROUNDS > 1 or bool(options.TUTOR),
+            chance=blind_precision([video.label for video in videos.videos]) or 0.0,
             seed=cfg.SEED,
             distributed=distributed,
         ),
@@ -283,15 +285,15 @@ def require(
     if "groups" in needs and groupless:
         raise UserError(
             f"{who} needs the group of every video; {groupless} videos of {videos.source} have "
-            "none: fill its group column or take another detector"
+            "none: fill its group column or choose another detector"
         )
     if "hierarchy" in needs:
         key, counts = clusters
         falling = all(more > less for more, less in pairwise(counts))
         if not counts or min(counts) < 2 or not falling or counts[0] >= len(videos):
             raise UserError(
-                f"{key} {counts} must be falling numbers of clusters, from 2 on and fewer than the "
-                f"{len(videos)} videos of {videos.source}"
+                f"{key} {counts} must be decreasing numbers of clusters, at least 2 and fewer than "
+                f"the {len(videos)} videos of {videos.source}"
             )
 
 

@@ -214,9 +214,17 @@ def interval(accuracy: object, count: object) -> tuple[float, float] | None:
     return wilson_interval(round(seen * int(clips)), int(clips))
 
 
-def interval_text(accuracy: object, count: object) -> str:
-    """ "33.8 to 46.8 %", or "undefined"."""
-    found = interval(accuracy, count)
+def stored_interval(section: Tree, key: str) -> tuple[float, float] | None:
+    """The 95 % interval that the evaluation stored of a figure; None in older results."""
+    ends = [number(end) for end in section.get("intervals", {}).get(key, ())]
+    return (ends[0], ends[1]) if len(ends) == 2 and None not in ends else None  # type: ignore[return-value]
+
+
+def interval_text(
+    accuracy: object, count: object, *, stored: Tree | None = None, key: str = ""
+) -> str:
+    """ "33.8 to 46.8 %", or "undefined"; what `stored["intervals"][key]` has of it comes first."""
+    found = stored_interval(stored or {}, key) or interval(accuracy, count)
     return UNDEFINED if found is None else f"{100 * found[0]:.1f} to {percent(found[1])}"
 
 
@@ -291,10 +299,11 @@ def cards(results: Tree) -> list[Card]:
     found = []
     if "linear_top1" in clean:
         accuracy = clean["linear_top1"]
-        note = f"95 %: {interval_text(accuracy, videos)}; chance {percent(data.get('chance'))}"
+        ends = interval_text(accuracy, videos, stored=clean, key="linear_top1")
+        note = f"95 %: {ends}; chance {percent(data.get('chance'))}"
         found.append(Card("Linear probe", percent(accuracy), note))
     if "knn_top1" in clean:
-        note = f"95 %: {interval_text(clean['knn_top1'], videos)}"
+        note = f"95 %: {interval_text(clean['knn_top1'], videos, stored=clean, key='knn_top1')}"
         found.append(Card("Nearest neighbours", percent(clean["knn_top1"]), note))
     for name, values in results.get("attacks", {}).items():
         before = clean_under_attack(results, name)
@@ -434,7 +443,9 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
     ]
     videos = number(data.get("test_videos"))
     if videos is not None and videos < _FEW:
-        found.append(f"Only {videos:.0f} test videos: differences of a few points mean nothing.")
+        found.append(
+            f"Only {videos:.0f} test videos: differences of a few points are not significant."
+        )
     if damaged:
         found.append(f"{len(damaged)} training videos could not be read and were replaced.")
     found += overlap_warnings(results["lists"])
@@ -444,17 +455,20 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
     precision, ratio = number(flagged.get("precision")), number(flagged.get("chance"))
     if precision is not None and ratio and precision <= _GUESS * ratio:
         found.append(
-            f"The detector {flagged['detector']} is hardly better than a blind guess: "
+            f"The detector {flagged['detector']} is hardly better than chance: "
             f"{percent(precision)} of the flagged pairs are false negatives, {percent(ratio)} of "
             "all pairs are."
         )
     top1, chance = number(results["clean"].get("linear_top1")), number(data.get("chance"))
-    seen = interval(top1, data.get("test_videos"))
+    seen = stored_interval(results["clean"], "linear_top1") or interval(
+        top1, data.get("test_videos")
+    )
     # An accuracy whose interval holds chance says nothing about the features.
     if seen is not None and chance is not None and seen[0] <= chance:
         found.append(
             f"The linear probe’s {percent(top1)} cannot be distinguished from chance "
-            f"({percent(chance)}): the rest of this report describes features that know nothing."
+            f"({percent(chance)}): the rest of this report describes features without "
+            "information about the classes."
         )
     return found
 
@@ -465,7 +479,7 @@ def overlap_warnings(lists: Tree) -> list[str]:
     if videos := number(lists.get("videos_in_both")):
         found.append(
             f"{videos:.0f} of {lists.get('test_videos')} test videos are training videos, too "
-            f"(first: {next(first, '')}): what was seen in training is no test."
+            f"(first: {next(first, '')}): accuracy on them is not test accuracy."
         )
     if groups := number(lists.get("groups_in_both")):
         found.append(

@@ -14,7 +14,11 @@ from torch import nn
 
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
-from vidcsl.evaluation.statistics import bootstrap_means, quantile_interval
+from vidcsl.evaluation.statistics import (
+    bootstrap_means,
+    proportion_interval,
+    quantile_interval,
+)
 from vidcsl.robustness.corruptions import SEVERITIES, corrupt_and_count, find
 from vidcsl.robustness.corruptions.suites import SCORED, SUITES
 from vidcsl.robustness.targets import Clips
@@ -312,6 +316,10 @@ def bootstrap_intervals(
             for key, values in scores.items()
             if len(values)
         }
+        if np.isin(corrupted[name], (0.0, 1.0)).all():  # all draws may be alike, see there
+            intervals[name]["accuracy"] = list(
+                proportion_interval(corrupted[name], level=confidence)
+            )
     return intervals
 
 

@@ -46,19 +46,29 @@ class LabelOracle(Detector):
 
     Args:
         oracle_recall: fraction of the false negatives that are flagged.
-        oracle_precision: fraction of the flagged pairs that are correct; true negatives are added
-            until it holds in expectation, or until none is left. At a recall of 0 nothing is added.
+        oracle_precision: fraction of the flagged pairs that are correct; each true negative is
+            added with the probability by which it holds over all pairs of the list, or each where
+            even that is too few. At a recall of 0 nothing is added.
+        chance: fraction of the pairs of the training list that share their label.
         seed: of the draw of pairs.
     """
 
     needs = ("labels",)
 
     def __init__(
-        self, *, oracle_recall: float = 1.0, oracle_precision: float = 1.0, seed: int = 0
+        self,
+        *,
+        oracle_recall: float = 1.0,
+        oracle_precision: float = 1.0,
+        chance: float = 0.0,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.oracle_recall, self.oracle_precision = oracle_recall, oracle_precision
-        self.seed = seed
+        self.recall, self.seed = oracle_recall, seed
+        # One probability for all pairs: one of the anchor's own, or of the batch's, would flag a
+        # pair from one side alone, or in some steps only.
+        wrong = oracle_recall * (1 / oracle_precision - 1) * chance
+        self.added = wrong / (1 - chance) if chance < 1 else 0.0
 
     def forward(
         self,
@@ -70,14 +80,12 @@ class LabelOracle(Detector):
     ) -> Tensor:
         """Bool `[b, M]`: some of the other videos with the same label, some with another."""
         same = anchors.same(candidates, "labels") & negatives
-        if self.oracle_recall == self.oracle_precision == 1:
+        if self.recall == 1 and not self.added:
             return same
         drawn = pair_draws(anchors.videos, candidates.videos, seed=self.seed)
         known = (anchors.labels >= 0)[:, None] & (candidates.labels >= 0)
         other = negatives & known & ~same
-        wanted = same.sum(dim=1) * self.oracle_recall * (1 / self.oracle_precision - 1)  # [b]
-        probability = wanted / other.sum(dim=1).clamp(min=1)
-        return (same & (drawn < self.oracle_recall)) | (other & (drawn < probability[:, None]))
+        return (same & (drawn < self.recall)) | (other & (drawn < self.added))
 
 
 @DETECTORS.register("known_groups", "clips of one source video, which the list names")
