@@ -42,10 +42,22 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.environment = self.path / "environment.json"
         self.report = self.path / "report.html"
+        self.main: RunFolder | None = None  # the run's, of the record of a later evaluation
 
     def round(self, number: int) -> "RunFolder":
         """The folder of an earlier round of iterative training, from 1 on."""
         return RunFolder(self.path / "rounds" / str(number))
+
+    def beside(self, name: str) -> "RunFolder":
+        """The same folder for a later evaluation, whose config, environment and results lie apart.
+
+        Features, caches and pictures are shared with the run.
+        """
+        found, place = RunFolder(self.path), self.path / "evaluations" / name
+        found.main = self
+        found.config, found.environment = place / "config.yaml", place / "environment.json"
+        found.results = place / "results.json"
+        return found
 
     def create(self) -> None:
         """Make the folders.
@@ -108,9 +120,9 @@ class RunFolder:
         try:
             results = json.loads(self.results.read_text())
         except ValueError as error:
-            raise UserError(f"{self.results} is damaged ({error}); move it away") from error
+            raise UserError(f"{self.results} is damaged ({error}); move or remove it") from error
         if not isinstance(results, dict):
-            raise UserError(f"{self.results} is damaged (no keys and values); move it away")
+            raise UserError(f"{self.results} is damaged (no keys and values); move or remove it")
         return results
 
     def update_results(self, sections: dict[str, Any]) -> None:

@@ -108,6 +108,8 @@ class Campaign:
                 "solver": str(self.spec.solver),
                 "clips": curve.clips,
                 "clean": curve.clean / curve.clips,
+                # Of everything but the budgets: curves with the same may be joined.
+                "settings": digest({k: v for k, v in self.settings.items() if k != "threats"}),
                 **context.norms,
             },
             "attack_classes": curve.by_class(len(context.train.classes)),
@@ -490,9 +492,8 @@ def transfer_table(found: dict[str, Any]) -> str:
             line.append(f"{100 * accuracy:.1f} ({shown})")
         cells.append(line)
     lines = [f"| {' | '.join(row)} |" for row in cells]
-    return "\n".join(
-        [*lines, "Accuracy, %; in brackets: of the clips correct when clean, % fooled."]
-    )
+    note = "Accuracy in %; in brackets, the % of clips correct when clean that the attack fools."
+    return "\n".join([*lines, note])
 
 
 def correct_clips(

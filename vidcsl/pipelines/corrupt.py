@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from vidcsl.pipelines.context import (
     subset,
 )
 from vidcsl.pipelines.data import build_corruptions, build_lists
+from vidcsl.pipelines.evaluations import evaluation_folder, join
 from vidcsl.report.page import write_report
 from vidcsl.robustness.corruption_table import (
     CLEAN,
@@ -192,13 +194,15 @@ def corrupt_checkpoints(
     for checkpoint in (*checkpoints,) or (None,):
         context, listed = load_context(cfg, distributed, checkpoint=checkpoint, foreign=foreign)
         test, folder = require_test_videos(listed), context.folder
+        if len(checkpoints) < 2:
+            folder = evaluation_folder(context, test, checkpoint=checkpoint)
+            distributed.barrier()  # all processes look before one of them makes files
+            context = replace(context, folder=folder)
         if distributed.is_main and not folder.config.exists():
             folder.write_config(dump_config(cfg))
         heads = context.heads()
         if not heads:
-            raise UserError(
-                "EVALUATE.LINEAR is false and the method has no head of its own: set it"
-            )
+            raise UserError("set EVALUATE.LINEAR to true: the method has no head of its own")
         head = next(iter(heads.values()))  # the linear probe, or else the method's own head
         model = Classifier(context.method.encoder, head).eval()  # type: ignore[arg-type]
         table = evaluate_corruptions(model, test, context)
@@ -206,7 +210,9 @@ def corrupt_checkpoints(
         section = found[str(checkpoint or default)] = corruption_section(table, context)
         if len(checkpoints) < 2:
             store_corrupted_clips(table, test, context)
-            context.store({"name": cfg.NAME, "corruptions": section})
+            context.store({"name": cfg.NAME, "weights": context.weights, "corruptions": section})
+            if distributed.is_main:
+                join(folder)
             if distributed.is_main and cfg.REPORT.ENABLED:
                 write_report(folder.path)
         elif distributed.is_main:
@@ -279,7 +285,10 @@ def _export_video(
 ) -> None:
     """Decode a video once, and write it under each (corruption, severity) of `targets`."""
     with open_reader(
-        video.source(), backend=cfg.DATA.READER, short_side=cfg.DATA.SHORT_SIDE
+        video.source(),
+        backend=cfg.DATA.READER,
+        short_side=cfg.DATA.SHORT_SIDE,
+        pixels=cfg.DATA.PIXELS,
     ) as reader:
         frames = reader.read(np.arange(reader.num_frames))
         rate = Fraction(reader.fps).limit_denominator(1001) if reader.fps else Fraction(25)

@@ -1,13 +1,14 @@
 """`vidcsl train` from a config to the report, and `vidcsl evaluate` on a trained model."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vidcsl.config import differing_keys, dump_config, parse_config
+from vidcsl.config import differing_keys, dump_config, overridden, parse_config
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
@@ -28,8 +29,10 @@ from vidcsl.pipelines.context import (
 )
 from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_loader
 from vidcsl.pipelines.evaluate import evaluate
+from vidcsl.pipelines.evaluations import evaluation_folder
 from vidcsl.pipelines.flagged_pairs import keep_flagged_pairs
 from vidcsl.pipelines.list_checks import (
+    check_carried,
     in_order_of,
     record_lists,
     refuse_changed_list,
@@ -82,6 +85,7 @@ def train_and_evaluate(
         if test is not None:
             require_test_labels(test)
             check_classes(cfg, len(train.classes))
+        check_carried(cfg, train, test)
         checkpoint = open_folder(cfg, folder, distributed, train)
         source, begins = newest_checkpoint(folder), checkpoint
         if checkpoint is None and cfg.TRAIN.WEIGHTS:
@@ -120,13 +124,23 @@ def evaluate_model(
     checkpoint: Path | None = None,
     foreign: bool = False,
 ) -> RunFolder:
-    """`vidcsl evaluate`: evaluate a trained model; which one, see `load_context`."""
+    """`vidcsl evaluate`: evaluate a trained model; which one, see `load_context`.
+
+    Where it writes: see `evaluation_folder`.
+    """
     context, test = load_context(cfg, distributed, checkpoint=checkpoint, foreign=foreign)
     if test is not None or not cfg.EVALUATE.TRANSFER:
         require_test_videos(test)
+    trained = list_checkpoints(context.folder.checkpoints)
+    folder = evaluation_folder(context, test, checkpoint=checkpoint)
+    distributed.barrier()  # all processes look before one of them makes files
+    if folder.path != context.folder.path and trained and not foreign:
+        checkpoint = checkpoint or trained[-1]
+    context = replace(context, folder=folder)
     if distributed.is_main:
-        context.folder.write_config(dump_config(with_checkpoint(cfg, context.folder, checkpoint)))
-        context.folder.write_environment(distributed.device)
+        folder.create()
+        folder.write_config(dump_config(with_checkpoint(cfg, folder, checkpoint)))
+        folder.write_environment(distributed.device)
     distributed.barrier()
     record_lists(context.train, test, context.folder, distributed)
     evaluate(context, test)
@@ -178,7 +192,7 @@ def open_folder(
         if changed:
             raise UserError(
                 f"cannot continue {folder.path}: {', '.join(changed)} changed since it was "
-                "started; set back or choose another OUTPUT_DIR"
+                "started; restore them or choose another OUTPUT_DIR"
             )
         refuse_changed_list(checkpoint, train, folder)
     distributed.barrier()  # all processes look before one of them makes files
@@ -213,6 +227,8 @@ def load_initial_weights(
 
 # ----------------------------------------------------------------------
 # Pretraining.
+
+MOST_NAMED = 20  # videos that results name with each note; `prepare scan` names all
 
 
 def pretrain_in_rounds(
@@ -381,6 +397,13 @@ def _training_results(
             "loss": summary.get("loss"),  # None if the guard left out all of the last epoch
             "damaged_videos": sorted(trainer.damaged),
             "readers": sorted(trainer.readers),
+            "notes": {
+                note: {
+                    "videos": len(videos),
+                    "first": [str(train.videos[k].path) for k in sorted(videos)[:MOST_NAMED]],
+                }
+                for note, videos in sorted(trainer.notes.items())
+            },
         },
         "false_negatives": {
             "detector": cfg.FALSE_NEGATIVES.DETECTOR,
