@@ -89,3 +89,28 @@ def test_a_video_is_in_one_example_of_a_kind() -> None:
             for number in (one, other)
         ]
         assert len(shown) == len(set(shown)) == 10
+
+
+def test_pairs_that_chance_explains_are_expected_to_be_wrong() -> None:
+    generator = np.random.default_rng(1)
+    noise = generator.standard_normal((200, 30))
+    classes = 3 * np.eye(10, 30)[np.arange(200) % 10] + 0.3 * noise
+    expected = {}
+    for name, vectors in (("noise", noise), ("classes", classes)):
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        teacher = Teacher(name, units.astype(np.float16))
+        rows = tuple(Video(Path(f"v{k}.mp4"), -1, -1) for k in range(200))
+        least = thresholds(teacher, rule="share", share=0.08)
+        found = measure(
+            teacher, least, VideoList(rows, (), "made.csv"), agreement="anchor", examples=0
+        )
+        assert len(found.expected_wrong) == 200
+        expected[name] = np.mean(list(found.expected_wrong.values()))
+    assert expected["noise"] > 0.7
+    assert expected["classes"] < 0.05
+
+
+def test_a_video_that_flags_none_has_no_expectation() -> None:
+    teacher, videos = made()
+    found = measure(teacher, torch.full((COUNT,), torch.inf), videos, agreement="both")
+    assert found.expected_wrong == {}

@@ -135,12 +135,14 @@ def _curve(found: Quality) -> list[str]:
 
 
 def _write_videos(path: Path, found: Quality, least: list[float], videos: VideoList) -> None:
-    """One line for each measured video: how many it flags, and from which similarity on."""
+    """A line for each measured video: how many it flags, from where on, and how surely."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["video", "flagged", "threshold"])
+        writer.writerow(["video", "flagged", "threshold", "expected_wrong"])
         for anchor, count in found.counts.items():
-            writer.writerow([videos.videos[anchor].path, count, f"{least[anchor]:.4f}"])
+            wrong = found.expected_wrong.get(anchor)
+            sure = "" if wrong is None else f"{wrong:.3f}"
+            writer.writerow([videos.videos[anchor].path, count, f"{least[anchor]:.4f}", sure])
 
 
 def _verdict(videos: VideoList, pair: tuple[int, int, float, bool]) -> str:

@@ -91,7 +91,7 @@ def thresholds(
         itself = videos[:, None] == torch.from_numpy(chosen)[None]
         # A video is no neighbour of its own: it sorts last, and is cut off where it was among them.
         similarities = similarities.masked_fill(itself.to(device), -torch.inf)
-        falling = similarities.sort(dim=1, descending=True).values
+        falling = _sorted(similarities)
         others = (~itself).sum(dim=1).to(device)
         known = rows.any(dim=1) & (others > 0)
         least = (
@@ -156,6 +156,14 @@ def flagged(similarities: Tensor, anchors: Tensor, candidates: Tensor, *, agreem
     return passed & (similarities >= candidates) if agreement == "both" else passed
 
 
+def _sorted(similarities: Tensor) -> Tensor:
+    """Each row from its highest number to its lowest."""
+    if similarities.device.type != "cpu":
+        return similarities.sort(dim=1, descending=True).values
+    # NumPy is several times faster, as it need not remember where each number was.
+    return torch.from_numpy(-np.sort(-similarities.numpy(), axis=1))
+
+
 def _nearest(falling: Tensor, others: Tensor, share: float) -> Tensor:
     """The similarity of the last of each row's nearest share, at least one: `[b]`."""
     ranks = (share * others).round().long().clamp(min=1) - 1
@@ -164,14 +172,28 @@ def _nearest(falling: Tensor, others: Tensor, share: float) -> Tensor:
 
 def _standing_out(falling: Tensor, others: Tensor, rate: float) -> Tensor:
     """The lowest similarity of each row at which the false discovery rate is at most `rate`."""
-    median, low = (_quantile(falling, others, q) for q in (0.5, 0.158655))
-    spread = (median - low).clamp(min=1e-6)
-    expected = others[:, None] * torch.special.ndtr((median[:, None] - falling) / spread[:, None])
+    expected = expected_by_chance(falling, others, falling)
     ranks = torch.arange(1, falling.shape[1] + 1, device=falling.device)
     passing = (expected <= rate * ranks) & (ranks <= others[:, None])
     last = torch.where(passing, ranks, 0).amax(dim=1)
     least = falling.gather(1, (last[:, None] - 1).clamp(min=0))[:, 0]
     return torch.where(last > 0, least, torch.inf)
+
+
+def expected_by_chance(falling: Tensor, others: Tensor, least: Tensor) -> Tensor:
+    """How many pairs of each row reach a similarity though nothing makes them alike.
+
+    Args:
+        falling: similarities `[b, M]` of each row, falling; the first `others` are compared.
+        others: `[b]`.
+        least: the similarities in question, `[b, K]`.
+
+    Returns:
+        `[b, K]`, by a normal distribution with the row's median and lower 15.9 % quantile.
+    """
+    median, low = (_quantile(falling, others, q)[:, None] for q in (0.5, 0.158655))
+    spread = (median - low).clamp(min=1e-6)
+    return others[:, None] * torch.special.ndtr((median - least) / spread)
 
 
 def _quantile(falling: Tensor, others: Tensor, share: float) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidcsl.data.lists import VideoList
 from vidcsl.seeding import torch_generator
-from vidcsl.teachers.neighbours import Teacher, flagged
+from vidcsl.teachers.neighbours import Teacher, expected_by_chance, flagged
 
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 MOST_ANCHORS = 4096  # of a longer list a sample is measured, against all of it
@@ -27,6 +27,8 @@ class Quality:
         curve: (share, precision, recall) of each video's nearest share of the list.
         by_class: flagged share, precision and recall of each class.
         counts: how many videos of the list each anchor flags, by its place in the list.
+        expected_wrong: which fraction of the videos that pass an anchor's threshold would do so by
+            chance, see `expected_by_chance`; by its place in the list, those that flag any.
         examples: (anchor, candidate, similarity, right) of flagged pairs, the surest first.
     """
 
@@ -37,6 +39,7 @@ class Quality:
     curve: list[tuple[float, float, float]]
     by_class: dict[str, dict[str, float | None]]
     counts: dict[int, int]
+    expected_wrong: dict[int, float]
     examples: list[tuple[int, int, float, bool]] = field(repr=False)
 
     def summary(self) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def measure(
     names = ("pairs", "judged", "found", "labelled", "right", "false")
     sums = {name: torch.zeros(count) for name in names}
     nearest = torch.zeros(len(SHARES), 2)  # flagged with two labels, right
+    expected_wrong: dict[int, float] = {}
     best: dict[bool, list[tuple[int, int, float, bool]]] = {True: [], False: []}
     for block in anchors.split(_BLOCK):
         similarities = (everyone[block.to(device)] @ everyone.T).cpu()
@@ -96,7 +100,17 @@ def measure(
             sums, (pairs, judged, found, found & judged, found & same, same), strict=True
         ):
             sums[name][block] = mask.sum(dim=1).float()
-        order = similarities.masked_fill(~heard, -torch.inf).argsort(dim=1, descending=True)
+        falling, order = similarities.masked_fill(~heard, -torch.inf).sort(dim=1, descending=True)
+        silent = ~heard.any(dim=1)
+        by_chance = expected_by_chance(
+            falling.masked_fill(silent[:, None], 0),
+            heard.sum(dim=1).clamp(min=1),
+            least[block, None],
+        )
+        passing = (falling >= least[block, None]).sum(dim=1)
+        for anchor, chances, reached in zip(block.tolist(), by_chance[:, 0], passing, strict=True):
+            if reached:
+                expected_wrong[anchor] = min(1.0, float(chances / reached))
         ranked, right = ((mask & heard).gather(1, order).cumsum(1) for mask in (judged, same))
         for place, share in enumerate(SHARES):
             last = (share * pairs.sum(dim=1)).round().long().clamp(min=1) - 1
@@ -127,6 +141,7 @@ def measure(
             for label, name in enumerate(videos.classes)
         },
         counts={int(anchor): int(sums["found"][anchor]) for anchor in anchors},
+        expected_wrong=expected_wrong,
         examples=[*best[True], *best[False]],
     )
 
