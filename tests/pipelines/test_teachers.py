@@ -5,11 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from tests.tiny_job import arguments, fails, losses, results_of, stop_after, weights
 from vidcsl.cli import main
-from vidcsl.config import default_config, overridden
+from vidcsl.config import default_config, load_config, overridden
 from vidcsl.data.lists import read_rows
+from vidcsl.pipelines.model import build_encoder
 from vidcsl.pipelines.teachers import teacher_weights
 
 TEACHER = ("FALSE_NEGATIVES.DETECTOR", "teacher", "DATA.TEST_LIST", "")
@@ -82,6 +84,22 @@ def test_an_encoder_is_a_teacher(data, config, tmp_path):
         == 0
     )
     assert np.load(out / "teacher.npy").any(axis=1).all()
+
+
+def test_an_encoder_of_another_architecture_is_a_teacher(data, config, tmp_path, capsys):
+    out = tmp_path / "out"
+    image = "MODEL: {NAME: frames, IMAGE: resnet10t, FRAME_SIZE: 32}\nDATA: {FRAMES: 2}\n"
+    (tmp_path / "image.yaml").write_text(image)
+    cfg = load_config(tmp_path / "image.yaml")
+    torch.save(build_encoder(cfg).backbone.image.state_dict(), tmp_path / "image.pt")
+    words = arguments(
+        data, config, out, *TEACHER, "FALSE_NEGATIVES.TEACHER", f"motion + {tmp_path}/image.yaml"
+    )
+    assert "image.yaml has no MODEL.WEIGHTS" in fails(capsys, "train", *words)
+    weights = f"MODEL.WEIGHTS: image:{tmp_path}/image.pt\nEVALUATE: {{TRAIN_VIEWS: 1}}\n"
+    (tmp_path / "image.yaml").write_text(image + weights)
+    assert main(["train", *words]) == 0
+    assert np.load(out / "teacher.npy").shape[1] > 512  # of the image network, and of motion
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from fvcore.common.config import CfgNode
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidcsl.config import differing_keys, overridden, parse_config
+from vidcsl.config import differing_keys, load_config, overridden, parse_config, value_of
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
@@ -28,6 +28,12 @@ from vidcsl.teachers.vectors import (
     read_features,
 )
 from vidcsl.training.checkpoint import SUFFIXES, load_checkpoint
+
+# What an encoder with a config of its own takes from the run that it teaches.
+_OF_THE_RUN = [
+    "DEVICE",
+    *(f"DATA.{key}" for key in ("ROOT", "TRAIN_LIST", "TEST_LIST", "READER", "WORKERS", "TIMEOUT")),
+]
 
 
 def build_teacher(
@@ -89,7 +95,8 @@ def teacher_weights(cfg: CfgNode) -> dict[str, float]:
         if name != "motion" and not _is_file(name) and not _is_encoder(name):
             raise UserError(
                 f"FALSE_NEGATIVES.TEACHER: {name!r} is neither motion, a file of features (.npz, "
-                ".npy, .safetensors), a checkpoint (.pt), nor FORMAT:PATH of an encoder"
+                ".npy, .safetensors), a checkpoint (.pt), FORMAT:PATH of an encoder, nor a config "
+                "(.yaml) with MODEL.WEIGHTS"
             )
         if _is_file(name) and not Path(name).exists():
             raise UserError(f"FALSE_NEGATIVES.TEACHER: there is no {name}")
@@ -162,23 +169,36 @@ def _of_encoder(
     folder: RunFolder,
 ) -> NDArray[Any]:
     """Mean features of each video's views, taken as those of the evaluation."""
-    of_teacher = cfg if parse_weights(name).ours else overridden(cfg, {"MODEL.WEIGHTS": name})
+    source = name
+    if Path(name).suffix == ".yaml":
+        # Its own architecture, clips and views; the videos, and how they are read, are the run's.
+        of_teacher = load_config(name)
+        source = of_teacher.MODEL.WEIGHTS
+        if not source:
+            raise UserError(f"FALSE_NEGATIVES.TEACHER {name} has no MODEL.WEIGHTS: FORMAT:PATH")
+        shared = {key: value_of(cfg, key) for key in _OF_THE_RUN}
+        of_teacher = overridden(of_teacher, shared)
+    elif parse_weights(name).ours:
+        of_teacher = cfg
+    else:
+        of_teacher = overridden(cfg, {"MODEL.WEIGHTS": name})
     encoder = build_encoder(of_teacher).to(distributed.device)
-    for note in load_weights_of(of_teacher, encoder, source=name):
+    for note in load_weights_of(of_teacher, encoder, source=source):
         log_message(note)
     beside = RunFolder(folder.path / "teacher")
     if distributed.is_main:
         beside.create()
     distributed.barrier()
     context = evaluation_context(of_teacher, Method(encoder), videos, distributed, beside)
-    found = context.features(videos, clips=cfg.EVALUATE.TRAIN_VIEWS, crops=cfg.EVALUATE.CROPS)
+    views = of_teacher.EVALUATE
+    found = context.features(videos, clips=views.TRAIN_VIEWS, crops=views.CROPS)
     array = np.zeros((len(videos), found.values.shape[2]), dtype=np.float32)
     array[found.indices.numpy()] = found.values.mean(dim=1).numpy()
     return array
 
 
 def _is_encoder(name: str) -> bool:
-    return ":" in name and not _is_file(name)
+    return (":" in name or Path(name).suffix == ".yaml") and not _is_file(name)
 
 
 def _is_file(name: str) -> bool:

@@ -22,7 +22,8 @@ _SURE_RATE, _SURE_SHARE = 0.04, 0.2
         "motion",
         "teacher: what says which videos are alike: motion, a descriptor of optical flow that is "
         "computed once; a file of features (.npz, .npy, .safetensors); the checkpoint of a run "
-        "with the detector memory; FORMAT:PATH of an encoder; or several, joined by +, such as "
+        "with the detector memory; FORMAT:PATH of an encoder, or a config (.yaml) of one with "
+        "MODEL.WEIGHTS; or several, joined by +, such as "
         "motion + 2*audio.npz",
         path=True,
     ),
