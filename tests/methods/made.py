@@ -122,6 +122,7 @@ def make_method(
     kind, encoder = METHODS[name], (encoder or TinyEncoder)()
     width = getattr(encoder, "feature_dim", 16)
     wanted = [*kind.parts, *(["momentum_encoder"] if judge == "momentum" else [])]
+    wanted += kind.published_parts if options.get("published") else ()
     parts = {}
     for part in wanted:
         if part == "projector":

@@ -307,3 +307,9 @@ def test_chunks_and_loss_reach_the_method(tmp_path):
     out["loss"].backward()
     gradients = [p.grad for p in method.parameters()]
     assert all(g is not None and g.isfinite().all() for g in gradients)
+
+
+def test_what_authors_build_beside_is_built_with_published_alone(tmp_path):
+    words = ("METHOD.NAME", "dynacl", "METHOD.PUBLISHED")
+    assert build(tmp_path, *words, True).teacher is not None
+    assert build(tmp_path, *words, False).teacher is None

@@ -160,7 +160,7 @@ def hard_negative(
     "robust to wrong positives (Chuang et al., 2022)",
     ORDER=Option(
         0.1,
-        "rince: near 0 it is InfoNCE, at 1 it tolerates wrong positives best",
+        "rince: near 0 it equals InfoNCE, at 1 it is most robust to wrong positives",
         minimum=1e-3,
         maximum=1,
     ),

@@ -30,6 +30,11 @@ METHODS: "Registry[type[Method]]" = Registry(
     default="simclr",
     meaning="pretraining method",
     shared={
+        "PUBLISHED": Option(
+            False,
+            "rocl, advcl, deacl, dynacl: compute the loss as the authors' code does where vidcsl's "
+            "differs (see docs/adversarial.md)",
+        ),
         "TEMPERATURE": Option(
             0.1, "temperature of the contrastive losses and of swav", minimum=1e-4
         ),
@@ -89,6 +94,7 @@ class Method(nn.Module):
     Attributes:
         parts: what is built beside the encoder, in this order, which fixes the random weights:
             "projector", "predictor", "momentum_encoder", "queue", "teacher" (a frozen encoder).
+        published_parts: what is built beside these with METHOD.PUBLISHED.
         head_norms: BatchNorm in projector and predictor.
         needs: what the training list must give: "labels", or "hierarchy" (more videos than the
             `clusters` of its finest level).
@@ -101,6 +107,7 @@ class Method(nn.Module):
     """
 
     parts: tuple[str, ...] = ()
+    published_parts: tuple[str, ...] = ()
     head_norms: Norms = Norms()
     needs: tuple[str, ...] = ()
     least_views: int = 2

@@ -125,10 +125,12 @@ class MoCoV2(KeyContrast):
 
     He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, with
     the projector of Chen et al., "Improved Baselines with Momentum Contrastive Learning", 2020.
-    Every clip is query and key, of any number of clips a video, and all keys are queued:
-    Feichtenhofer et al., CVPR 2021, equation 1. BatchNorm over all processes makes the shuffling of
-    batches needless. Old keys of the anchor's own video, which the queue of a small data set holds,
-    are left out.
+    Every clip is query and key, of any number of clips a video, and all keys are queued, as in
+    Feichtenhofer et al., CVPR 2021. With more than two clips its code has one softmax for each
+    query and key, over that key and the queue, and averages them: that is LOSS.NAME debiased with
+    LOSS.PRIOR 0. NT-Xent, the default, has all positives of a query in one denominator. BatchNorm
+    over all processes makes the shuffling of batches needless. Old keys of the anchor's own video,
+    which the queue of a small data set holds, are left out; the published code keeps them.
 
     Args:
         encoder, projector: as of every contrastive method.
@@ -173,8 +175,8 @@ class MoCoV3(KeyContrast):
     """Predicts the keys of a video's other clips, among the keys of all videos of the batch.
 
     Chen et al., "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021.
-    With more than two clips a video: Feichtenhofer et al., CVPR 2021, equation 1. The paper's
-    factor of twice the temperature on the loss is left out.
+    Published for two clips a video, as whose loss this is, but for the factor of twice the
+    temperature; with more it is ours: all keys of other view numbers share a softmax.
     """
 
     parts = ("predictor", "projector", "momentum_encoder")

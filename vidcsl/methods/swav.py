@@ -31,6 +31,10 @@ class SwAV(Method):
     NeurIPS 2020; with more than two clips a video, Feichtenhofer et al., CVPR 2021. It has no
     negatives, so none can be false.
 
+    Different from the authors' code: no small crops beside the large ones (multi-crop), and no
+    queue of earlier embeddings, with which they fill the codes of small batches; a batch that is
+    small against the prototypes uses them less evenly.
+
     Args:
         encoder: clips -> features.
         projector: features -> embeddings, before normalisation.

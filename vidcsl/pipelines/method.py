@@ -80,7 +80,7 @@ def build_parts(cfg: CfgNode, encoder: Encoder, *, dim: int) -> dict[str, Any]:
     They are built in the order of `Method.parts`: the random weights of each depend on it.
     """
     kind, options = METHODS[cfg.METHOD.NAME], cfg.METHOD
-    wanted = list(kind.parts)
+    wanted = [*kind.parts, *(kind.published_parts if options.PUBLISHED else ())]
     if cfg.FALSE_NEGATIVES.JUDGE == "momentum" and issubclass(kind, ContrastiveMethod):
         wanted.append("momentum_encoder")
     built: dict[str, Any] = {}

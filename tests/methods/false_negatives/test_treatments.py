@@ -11,9 +11,13 @@ def role(name, pairs, flagged, sure, i, j):
     if pairs.ignored[i, j]:
         return False, 0.0
     if not flagged[i, j] or pairs.positives[i, j]:
-        return bool(pairs.positives[i, j]), 1.0
+        negatives = pairs.negatives()[i]
+        scaled = name == "rescale" and negatives[j]
+        weight = negatives.sum() / (negatives & ~flagged[i]).sum() if scaled else 1.0
+        return bool(pairs.positives[i, j]), float(weight)
     return {
         "eliminate": (False, 0.0),
+        "rescale": (False, 0.0),
         "attract": (True, 1.0),
         "attract_sure": (True, 1.0) if sure[i, j] else (False, 0.0),
         "weight": (False, 0.3),

@@ -1,5 +1,6 @@
 """AdvCL: a clean, a high-frequency and a perturbed view, with pseudo-labels."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidcsl.distributed import DistributedContext
+from vidcsl.errors import UserError
 from vidcsl.methods.adversarial.contrastive import AdversarialContrast
 from vidcsl.methods.adversarial.inner import attack_seeds
 from vidcsl.methods.contrastive import StepPairs
@@ -20,6 +22,7 @@ from vidcsl.registry import Option
 
 PSEUDO = "pseudo"  # the BatchNorms of clips that were perturbed against their pseudo-labels
 WEIGHT = 0.2  # of the cross-entropy
+BASE_TEMPERATURE = 0.07  # of the authors' SupCon loss, which is multiplied by temperature / this
 
 CLUSTERS = Option(
     [500, 100, 50, 10, 2], "advcl: falling numbers of clusters, whose indices are pseudo-labels"
@@ -35,6 +38,13 @@ class AdvCL(AdversarialContrast):
     Finetuning?", NeurIPS 2021. On video, and with false negatives removed, it is ours; so are the
     pseudo-labels, see `PseudoLabels`.
 
+    The authors' code, which `published` equals, perturbs and filters a further view, the last clip
+    here, which is itself not compared; it weighs the contrastive loss by temperature / 0.07 (7.14
+    times ours at their 0.5, against the same cross-entropy); it leaves the filtered view as it is,
+    about half of its pixels below 0; and it embeds each view in a pass of its own. What stays
+    different: their further view is augmented weakly (crop and flip), ours as AUGMENT says; they
+    attack in train mode, we in eval mode.
+
     Args:
         encoder, projector, options: see `AdversarialContrast`.
         feature_dim: length of a feature vector.
@@ -43,6 +53,8 @@ class AdvCL(AdversarialContrast):
         clusters: number of pseudo-labels at each level, falling.
         epochs: of the training run.
         seed: of the attack and of k-means.
+        published: compute the loss as the authors' code does; it takes three clips or more.
+        temperature: of the contrastive loss, for its weight in that.
         distributed: the processes that train together.
     """
 
@@ -61,6 +73,8 @@ class AdvCL(AdversarialContrast):
         clusters: tuple[int, ...],
         epochs: int,
         seed: int = 0,
+        published: bool = False,
+        temperature: float = 0.1,
         distributed: DistributedContext | None = None,
         **options: Any,
     ) -> None:
@@ -73,14 +87,32 @@ class AdvCL(AdversarialContrast):
             seed=seed,
             distributed=distributed,
         )
+        self.published = published
+        self.weight = temperature / BASE_TEMPERATURE if published else 1.0
         self.heads = nn.ModuleList(nn.Linear(feature_dim, count) for count in clusters)
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """Both losses; what else is reported is of the clean views."""
         self.require_videos(batch)
         views = batch.clips.shape[1] - self.voters
-        clips = batch.clips[:, :views]
-        shown = self.embed(torch.cat([clips, high_frequencies(clips[:, :1])], dim=1))
+        if self.published:
+            if views < 3:
+                raise UserError(
+                    "METHOD.PUBLISHED: advcl perturbs a clip of its own beside those it compares: "
+                    "set DATA.CLIPS to at least 3"
+                )
+            views -= 1
+            source = batch.clips[:, views : views + 1]
+            others = torch.cat([batch.clips[:, :views], batch.clips[:, views + 1 :]], dim=1)
+            batch = replace(batch, clips=others)
+            clips = batch.clips[:, :views]
+            filtered = high_frequencies(source, published=True)
+            passes = [*clips.split(1, dim=1), filtered]
+        else:
+            clips = batch.clips[:, :views]
+            source = clips[:, :1]
+            passes = [torch.cat([clips, high_frequencies(source)], dim=1)]
+        shown = torch.cat([self.embed(each) for each in passes], dim=1)
         contrast = self.contrast_of(shown[:, :views], batch)
         described = self.describe(shown[:, :views], batch)
         found = StepPairs(self, contrast, batch)
@@ -89,16 +121,16 @@ class AdvCL(AdversarialContrast):
         with batchnorm_in_use(self, ADVERSARIAL):
             fixed = shown.detach()
             perturbed = self.perturbed(
-                clips[:, :1],
+                source,
                 lambda moved: self.row_losses(torch.cat([fixed, moved], dim=1), pairs)[0].sum(1),
                 batch,
             )
             adversarial = self.embed(perturbed)
         contrastive = self.term(torch.cat([shown, adversarial], dim=1), pairs)
-        pseudo = self.pseudo_label_loss(clips[:, 0], batch)
+        pseudo = self.pseudo_label_loss(source[:, 0], batch)
         self.pseudo_labels.learn(Observation(batch.videos, contrast.support, batch.progress))
         return {
-            "loss": contrastive + WEIGHT * pseudo,
+            "loss": self.weight * contrastive + WEIGHT * pseudo,
             "contrastive_loss": contrastive.detach(),
             "pseudo_label_loss": pseudo.detach(),
             **found.metrics(),
@@ -144,7 +176,7 @@ class _AllHeads(nn.Module):
 RADIUS = 0.25  # of the disc of frequencies that is cut out, as a fraction of the frame's side
 
 
-def high_frequencies(clips: Tensor) -> Tensor:
+def high_frequencies(clips: Tensor, *, published: bool = False) -> Tensor:
     """Each frame without its low spatial frequencies, clamped to [0, 1].
 
     Fan et al. (NeurIPS 2021) cut out a disc of radius 8 in the spectrum of 32 x 32 images; here the
@@ -152,14 +184,16 @@ def high_frequencies(clips: Tensor) -> Tensor:
 
     Args:
         clips: `[..., S, S]` in [0, 1].
+        published: as the authors' code: without the clamp, and the disc without its rim.
     """
     side = clips.shape[-1]
     with torch.autocast(clips.device.type, enabled=False):
         spectrum = torch.fft.fft2(clips.float())
         steps = torch.fft.fftfreq(side, 1 / side, device=clips.device)  # signed, 0 first
-        low = steps[:, None].square() + steps.square() <= (RADIUS * side) ** 2
+        distance, radius = steps[:, None].square() + steps.square(), (RADIUS * side) ** 2
+        low = distance < radius if published else distance <= radius
         passed = torch.fft.ifft2(spectrum.masked_fill(low, 0)).real
-    return passed.clamp(0, 1).to(clips.dtype)
+    return (passed if published else passed.clamp(0, 1)).to(clips.dtype)
 
 
 class PseudoLabels(Clusters):

@@ -146,6 +146,10 @@ class Trades(AdversarialClassifier):
 
     Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019.
 
+    The loss is the authors'. Different from their code: the attack starts anywhere within the
+    budget, theirs at 0.001 N(0, 1) from the clean clip, where the divergence has next to no slope;
+    its steps are those of ADVERSARIAL.ATTACK, theirs ten of a tenth of the budget.
+
     Args:
         encoder, options: see `AdversarialClassifier`.
         beta: weight of the divergence.

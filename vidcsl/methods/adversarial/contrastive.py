@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidcsl.errors import UserError
 from vidcsl.methods.adversarial.inner import Attacking, attack_seeds, in_eval
 from vidcsl.methods.contrastive import SimCLR, StepPairs
 from vidcsl.methods.losses import Pairs, at_least_float32
-from vidcsl.methods.method import METHODS, ClipBatch
+from vidcsl.methods.method import METHODS, ClipBatch, embed
 from vidcsl.methods.metrics import Metric
 from vidcsl.models.batchnorm import ADVERSARIAL, CLEAN, batchnorm_in_use
 
@@ -26,11 +27,19 @@ class AdversarialContrast(Attacking, SimCLR):
         attack, seed: see `Attacking`.
     """
 
+    one_sided = False  # whether similarities pass gradients to the anchor alone
+
+    def network(self) -> nn.Module:
+        """What is attacked: clips, those of a video in a row, to embeddings of any length."""
+        return nn.Sequential(self.encoder, self.projector)
+
     def row_losses(self, embeddings: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The loss of each of the embeddings `[B, V, P]`, and where it is defined, `[B, V]`."""
         with torch.autocast(embeddings.device.type, enabled=False):
             anchors = at_least_float32(embeddings.flatten(0, 1))
-            losses, defined = self.loss(anchors @ self.distributed.gather(anchors).T, pairs)
+            candidates = self.distributed.gather(anchors)
+            candidates = candidates.detach() if self.one_sided else candidates
+            losses, defined = self.loss(anchors @ candidates.T, pairs)
         shape = embeddings.shape[:2]
         return losses.unflatten(0, shape), defined.unflatten(0, shape)
 
@@ -57,7 +66,7 @@ class AdversarialContrast(Attacking, SimCLR):
             return loss(units).repeat_interleave(views) / views
 
         attacked = self.attack(
-            nn.Sequential(self.encoder, self.projector),
+            self.network(),
             clips.flatten(0, 1),
             of_clips,
             seeds=attack_seeds(batch, views=views, seed=self.seed),
@@ -76,7 +85,20 @@ class RoCL(AdversarialContrast):
     Kim et al., "Adversarial Self-Supervised Contrastive Learning", NeurIPS 2020: the perturbed clip
     that the loss recognises least as a view of its video is one more positive. On video, and with
     false negatives removed, it is ours.
+
+    The authors' code, which `published` equals, sums over an anchor's positives where we take their
+    mean (so the regulariser weighs double here), lets a similarity pass its gradient to the anchor
+    alone, and embeds the regulariser's clips in a pass of their own. What stays different: they add
+    1e-8 inside logarithms.
+
+    Args:
+        published: compute the loss as the authors' code does.
+        options: see `AdversarialContrast`.
     """
+
+    def __init__(self, *modules: nn.Module, published: bool = False, **options: Any) -> None:
+        super().__init__(*modules, **options)
+        self.published = self.one_sided = published
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """The loss over all views, and a small one of the perturbed view and the others alone."""
@@ -98,7 +120,11 @@ class RoCL(AdversarialContrast):
         )
         embeddings = self.embed(torch.cat([clips, adversarial], dim=1))
         everything = self.term(embeddings, found.among([*range(views), 0]))
-        regulariser = self.term(torch.cat([embeddings[:, -1:], embeddings[:, 1:-1]], dim=1), pairs)
+        pair = torch.cat([embeddings[:, -1:], embeddings[:, 1:-1]], dim=1)
+        if self.published:
+            everything = views * everything  # so many positives has each anchor
+            pair = self.embed(torch.cat([adversarial, clips[:, 1:]], dim=1))
+        regulariser = self.term(pair, pairs)
         return {
             "loss": everything + REGULARISER * regulariser,
             "adversarial_loss": regulariser.detach(),
@@ -158,16 +184,58 @@ class DynACL(ACL):
     ICLR 2023: the augmentation weakens with training (AUGMENT.STRENGTHS), while the perturbed views
     count more.
 
+    The paper describes that; the authors' code embeds the second view of each video by a momentum
+    copy of the encoder, clean and perturbed, and `published` does so, too. What stays different:
+    they evaluate the copy, we the encoder; theirs follows before the optimiser's step, ours after.
+
     Args:
         stages: equal parts of the training run.
+        published: embed second views by the momentum encoder.
         options: see `AdversarialContrast`.
     """
 
-    def __init__(self, *modules: nn.Module, stages: int = 1, **options: Any) -> None:
+    published_parts = ("momentum_encoder",)
+
+    def __init__(
+        self, *modules: nn.Module, stages: int = 1, published: bool = False, **options: Any
+    ) -> None:
         super().__init__(*modules, **options)
-        self.stages = stages
+        self.stages, self.published = stages, published
+
+    def network(self) -> nn.Module:
+        """Encoder and projector, for every second clip their momentum copies."""
+        online = super().network()
+        if not self.published:
+            return online
+        assert self.teacher is not None
+        return _Alternating(online, nn.Sequential(self.teacher.encoder, self.teacher.projector))
+
+    def embed(self, clips: Tensor) -> Tensor:
+        """Unit embeddings `[B, V, P]`.
+
+        Raises:
+            UserError: other than two clips a video where these have an encoder each.
+        """
+        if self.published and clips.shape[1] != 2:
+            raise UserError(
+                "METHOD.PUBLISHED: dynacl embeds one clip of a video by the encoder, one by its "
+                "momentum copy: set DATA.CLIPS to 2 and FALSE_NEGATIVES.VOTERS to 0"
+            )
+        return embed(self.network(), clips)
 
     def weight(self, progress: float) -> float:
         """w = min(1 + 2/3 of the fraction of finished stages, 2)."""
         finished = int(progress * self.stages + 1e-9) / self.stages
         return min(1 + GAIN * finished, 2.0)
+
+
+class _Alternating(nn.Module):
+    """The first of two networks for clips 0, 2, ..., the second for the others."""
+
+    def __init__(self, even: nn.Module, odd: nn.Module) -> None:
+        super().__init__()
+        self.even, self.odd = even, odd
+
+    def forward(self, clips: Tensor) -> Tensor:
+        outputs = torch.stack([self.even(clips[::2]), self.odd(clips[1::2])], dim=1)
+        return outputs.flatten(0, 1)

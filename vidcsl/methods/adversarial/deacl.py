@@ -25,17 +25,25 @@ class DeACL(Attacking):
     Robustness", ECCV 2022. It has no negatives, so none can be false; the teacher may have been
     trained with false negatives removed.
 
+    The authors' code, which `published` equals, embeds clean and perturbed clips in one pass, so
+    that they share their BatchNorm statistics; ours has two. What stays different: views are
+    augmented as for every method, theirs weakly (crop and flip).
+
     Args:
         encoder: the student s.
         teacher: t, frozen and in eval mode.
+        published: embed clean and perturbed clips in one pass.
         options: see `Attacking`.
     """
 
     parts = ("teacher",)
     least_views = 1
 
-    def __init__(self, encoder: nn.Module, *, teacher: nn.Module, **options: Any) -> None:
+    def __init__(
+        self, encoder: nn.Module, *, teacher: nn.Module, published: bool = False, **options: Any
+    ) -> None:
         super().__init__(encoder, **options)
+        self.published = published
         self.teacher = teacher.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "DeACL":
@@ -58,7 +66,10 @@ class DeACL(Attacking):
             seeds=attack_seeds(batch, views=shape[1], seed=self.seed),
             progress=batch.progress,
         )
-        clean, adversarial = _unit(self.encoder(clips)), _unit(self.encoder(perturbed))
+        if self.published:
+            clean, adversarial = _unit(self.encoder(torch.cat([clips, perturbed]))).chunk(2)
+        else:
+            clean, adversarial = _unit(self.encoder(clips)), _unit(self.encoder(perturbed))
         described = self.describe(clean.unflatten(0, shape), batch)
         distilled, robust = _cosine(clean, taught).mean(), _cosine(adversarial, clean).mean()
         return {

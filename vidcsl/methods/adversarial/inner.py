@@ -17,9 +17,9 @@ OPTIONS = {
         "value,...] as in ATTACK.RUNS; the method defines the loss that it maximises",
     ),
     "ADVERSARIAL.EPS": Option(
-        2.0, "budget where ATTACK gives none, of linf and flicker in 1/255", minimum=0
+        2.0, "budget if ATTACK gives none; for linf and flicker in 1/255", minimum=0
     ),
-    "ADVERSARIAL.STEPS": Option(5, "steps of the solver where ATTACK gives none", minimum=1),
+    "ADVERSARIAL.STEPS": Option(5, "steps of the solver if ATTACK gives none", minimum=1),
     "ADVERSARIAL.RAMP": Option(
         0.0,
         "fraction of the training run over which the budget rises from 0 (a curriculum); 0: the "

@@ -28,6 +28,9 @@ class LearntThresholds(Detector):
     lies above it; each has an Adam of its own, stepped whenever the video is in a batch. Thresholds
     are learnt from the first step on, candidates are flagged from `start` on (0.35 in the paper).
 
+    The authors' code scales up what it keeps: the flagged leave the sum of the negatives, but
+    it stays as large (treatment "rescale"). With "eliminate", the default, it shrinks.
+
     Args:
         videos: length of the training list.
         ceiling: alpha, the fraction of the other videos; 1 / number of classes or less.

@@ -53,7 +53,8 @@ class NearestFew(Detector):
 
     Huynh et al., "Boosting Contrastive Self-Supervised Learning with False Negative Cancellation",
     WACV 2022. A candidate's score is the largest of its similarities to the views of the anchor's
-    video, support views among them.
+    video, support views among them. The paper flags from the first step on: START 0, where the
+    default for all detectors is a quarter of the run.
 
     Args:
         nearest: k, most candidates flagged for an anchor.

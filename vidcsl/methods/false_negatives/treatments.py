@@ -28,6 +28,22 @@ def eliminate(pairs: Pairs, flagged: Tensor, sure: Tensor) -> Pairs:
     return replace(pairs, ignored=pairs.ignored | (flagged & ~pairs.positives))
 
 
+@TREATMENTS.register(
+    "rescale", "they leave the denominator, and the negatives that stay count for as many"
+)
+def rescale(pairs: Pairs, flagged: Tensor, sure: Tensor) -> Pairs:
+    """Eliminate the flagged and scale up the rest, as GloFND's authors do.
+
+    The negatives' sum of n terms becomes n times the mean of those that stay: otherwise rows of
+    which much is flagged are repelled less.
+    """
+    kept = eliminate(pairs, flagged, sure)
+    before, after = (each.negatives().sum(dim=1, keepdim=True) for each in (pairs, kept))
+    factors = torch.where(kept.negatives(), before / after.clamp(min=1), 1.0)
+    weights = factors if pairs.weights is None else pairs.weights * factors
+    return replace(kept, weights=weights)
+
+
 @TREATMENTS.register("attract", "they become positives")
 def attract(pairs: Pairs, flagged: Tensor, sure: Tensor) -> Pairs:
     """Make the flagged positives; they stay in the denominator (FNC's released form)."""
