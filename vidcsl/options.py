@@ -88,11 +88,20 @@ DATA: dict[str, Option] = {
     "DATA.FRAMES": Option(16, "frames of a clip", minimum=1),
     "DATA.STRIDE": Option(2, "step between the frames of a clip, in video frames", minimum=1),
     "DATA.SHORT_SIDE": Option(128, "short side of decoded frames, in pixels", minimum=8),
+    "DATA.PIXELS": Option(
+        "stored",
+        "of videos whose pixels are not square; stored: frames as they are in the file, too narrow "
+        "or too wide; square: stretched to the width at which players show them",
+        ("stored", "square"),
+    ),
     **SHORT_VIDEO.options(),
     "DATA.CLIPS": Option(2, "training clips (views) of each video", minimum=1),
     **TRAIN_SAMPLING.options(),
     "DATA.FPS": Option(
-        0.0, "frames per second that DATA.STRIDE refers to; 0: each file's own rate", minimum=0
+        0.0,
+        "frames per second that DATA.STRIDE refers to, where a file's rate varies by presentation "
+        "time; 0: each file's own rate",
+        minimum=0,
     ),
     "DATA.WINDOW": Option(
         0, "frames in a row that a clip is spread over, instead of DATA.STRIDE; 0: off", minimum=0

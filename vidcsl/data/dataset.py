@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from vidcsl.data.lists import Video, VideoList
-from vidcsl.data.readers import Reader, Source, open_reader
+from vidcsl.data.readers import PixelShape, Reader, Source, open_reader
+from vidcsl.data.sampling import ViewSampler
 from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator, sample_seed, seed_of
 
@@ -58,6 +59,7 @@ class Sample:
         epoch: the one that asked for it.
         damaged: the videos that could not be read and that this one replaces.
         reader: the name of the reader that decoded it.
+        notes: see `Reader.notes`.
     """
 
     frames: Tensor
@@ -69,6 +71,7 @@ class Sample:
     epoch: int
     damaged: tuple[str, ...] = ()
     reader: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class ClipDataset(Dataset[Sample]):
@@ -82,6 +85,7 @@ class ClipDataset(Dataset[Sample]):
         sampler: which frames make the views; gets the video's length, rate and a generator.
         reader: a name in `readers.READERS`.
         short_side: of the decoded frames, pixels.
+        pixels: what is done with pixels that are not square, see `open_reader`.
         seed: of the run.
         purpose: keeps the random choices of training and evaluation apart.
         on_damage: "replace" reads another video, drawn at random but reproducibly, in place of one
@@ -99,6 +103,7 @@ class ClipDataset(Dataset[Sample]):
         sampler: ClipSampler,
         reader: str = "auto",
         short_side: int,
+        pixels: PixelShape = "stored",
         seed: int,
         purpose: str = "train",
         on_damage: OnDamage = "replace",
@@ -110,6 +115,7 @@ class ClipDataset(Dataset[Sample]):
         self.sampler = sampler
         self.reader = reader
         self.short_side = short_side
+        self.pixels = pixels
         self.seed = seed
         self.purpose = purpose
         self.on_damage = on_damage
@@ -158,7 +164,11 @@ class ClipDataset(Dataset[Sample]):
         video = self.videos.videos[position]
         if position in self.given_up:
             raise VideoError(video.path, self.given_up[position])
-        options: dict[str, Any] = {"backend": self.reader, "short_side": self.short_side}
+        options: dict[str, Any] = {
+            "backend": self.reader,
+            "short_side": self.short_side,
+            "pixels": self.pixels,
+        }
         # Bytes of a shard are fetched here, outside the time limit: a store that is slow to hand
         # out a video does not damage it.
         open_video: Callable[[], Reader]
@@ -174,7 +184,10 @@ class ClipDataset(Dataset[Sample]):
         ):
             rng = numpy_generator(self.seed, epoch, index, f"{self.purpose}/sampling")
             try:
-                clips = self.sampler(reader.num_frames, reader.fps, rng)  # [V, T]
+                timed: dict[str, Any] = {}
+                if isinstance(self.sampler, ViewSampler) and self.sampler.fps > 0:
+                    timed["times"] = reader.times
+                clips = self.sampler(reader.num_frames, reader.fps, rng, **timed)  # [V, T]
             except VideoError:
                 raise  # the time limit
             except UserError as error:
@@ -200,6 +213,7 @@ class ClipDataset(Dataset[Sample]):
             epoch=epoch,
             damaged=damaged,
             reader=reader.name,
+            notes=reader.notes,
         )
 
 
@@ -220,7 +234,14 @@ class CachedReader(Reader):
         super().__init__(Source.of(path))
         self._video = np.load(stored, mmap_mode="r", allow_pickle=False)
         self.num_frames, self.height, self.width, _ = self._video.shape
-        self.fps = json.loads(stored.with_suffix(".json").read_text())["fps"]
+        facts = json.loads(stored.with_suffix(".json").read_text())
+        self.fps, self.notes = facts["fps"], tuple(facts["notes"])
+        self._times = None if facts["times"] is None else np.array(facts["times"])
+
+    @property
+    def times(self) -> NDArray[np.float64] | None:
+        """See `Reader.times`."""
+        return self._times
 
     def _decode(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         frames: NDArray[np.uint8] = self._video[indices]
@@ -228,7 +249,7 @@ class CachedReader(Reader):
 
 
 def cached_opener(
-    video: Video, *, folder: Path, backend: str, short_side: int
+    video: Video, *, folder: Path, backend: str, short_side: int, pixels: PixelShape = "stored"
 ) -> Callable[[], Reader]:
     """A function that opens a video through the cache; its first call decodes and stores it whole.
 
@@ -237,25 +258,28 @@ def cached_opener(
     Args:
         video: from a list.
         folder: of the cache; processes and runs may share it.
-        backend, short_side: as in `open_reader`. Other values, or a changed file, are stored again.
+        backend, short_side, pixels: as in `open_reader`. Other values, or a changed file, are
+            stored again.
 
     Raises:
         VideoError: there is no such file. The function raises as `open_reader` does, and for any
             frame of the video that cannot be decoded.
     """
-    key = seed_of(*video.identity(), backend, short_side)
+    key = seed_of(*video.identity(), backend, short_side, pixels)
     stored = folder / f"{video.path.stem}-{key:016x}.npy"
     if stored.exists():
         return partial(CachedReader, video.path, stored)
     source = video.source()
 
     def decode_and_open() -> Reader:
-        with open_reader(source, backend=backend, short_side=short_side) as reader:
-            frames, fps = reader.read(range(reader.num_frames)), reader.fps
+        with open_reader(source, backend=backend, short_side=short_side, pixels=pixels) as reader:
+            frames, times = reader.read(range(reader.num_frames)), reader.times
+            facts = {"fps": reader.fps, "notes": reader.notes}
+        facts["times"] = None if times is None else times.tolist()
         stored.parent.mkdir(parents=True, exist_ok=True)
         # Named by process: two workers may store the same video at once, and either copy will do.
         unfinished = stored.with_suffix(f".{os.getpid()}.partial")
-        unfinished.write_text(json.dumps({"fps": fps}))
+        unfinished.write_text(json.dumps(facts))
         unfinished.replace(stored.with_suffix(".json"))
         with unfinished.open("wb") as file:
             np.save(file, frames)

@@ -38,6 +38,7 @@ class Batch:
         epoch: the epoch that the batch belongs to.
         damaged: paths of the videos that could not be read and were replaced.
         readers: names of the readers that decoded the videos, each once.
+        notes: (index, sentence) of each note on a video, see `Reader.notes`.
     """
 
     frames: Tensor
@@ -49,6 +50,7 @@ class Batch:
     epoch: int
     damaged: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
+    notes: tuple[tuple[int, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -91,6 +93,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         epoch=samples[0].epoch,
         damaged=tuple(path for sample in samples for path in sample.damaged),
         readers=tuple(sorted({sample.reader for sample in samples})),
+        notes=tuple((sample.index, note) for sample in samples for note in sample.notes),
     )
 
 
@@ -271,7 +274,7 @@ class ClipLoader:
                     cause = signal.Signals(-code).name
                 else:  # `time_limit` exits with 1
                     cause = "it took too long" if code == 1 else f"exit code {code}"
-                self.dataset.given_up[video] = f"reading it ends the process ({cause})"
+                self.dataset.given_up[video] = f"the process that reads it dies ({cause})"
         self.dataset.in_flight.clear()
         return bool(dead)
 

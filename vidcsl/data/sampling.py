@@ -3,8 +3,9 @@
 In a video shorter than a clip the indices run past its end; `fit_length` brings them back into it.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,8 @@ class ViewSampler:
     Attributes:
         draws: samplers of this module whose remaining arguments are `stride` and `rng`.
         stride: step between a clip's frames, in frames of the video; it need not be whole.
-        fps: the rate that `stride` refers to; 0: each file's own.
+        fps: the rate that `stride` refers to; 0: each file's own. Where a file's rate varies, it is
+            read as if it had first been converted to an even rate, a multiple of this one.
         short_video: a name in `SHORT_VIDEO`.
     """
 
@@ -43,8 +45,29 @@ class ViewSampler:
     fps: float = 0.0
     short_video: str = "loop"
 
-    def __call__(self, length: int, fps: float, rng: np.random.Generator) -> Indices:
-        """Frame indices [V, T] in a video of `length` frames at `fps` (0: the file has no rate)."""
+    def __call__(
+        self,
+        length: int,
+        fps: float,
+        rng: np.random.Generator,
+        times: NDArray[np.float64] | None = None,
+    ) -> Indices:
+        """Frame indices [V, T] in a video.
+
+        Args:
+            length: frames of the video.
+            fps: its rate, on average; 0: the file has none.
+            rng: for the draws.
+            times: when each frame is shown, as `Reader.times` has it.
+        """
+        if times is not None and self.fps > 0:
+            finer = max(1, math.ceil(fps / self.fps))  # so that clips may start at most frames
+            rate = self.fps * finer
+            shown = times[-1] + float(np.median(np.diff(times)))
+            even = replace(self, stride=self.stride * finer, fps=0.0)
+            moments = even(max(1, round(shown * rate)), rate, rng) / rate
+            # What is on the screen then; a thousandth of a second is rounding of time stamps.
+            return np.searchsorted(times, moments + 1e-3, side="right") - 1
         known = fps > 0 and self.fps > 0
         stride = self.stride * fps / self.fps if known else self.stride
         clips = np.concatenate([draw(length, stride=stride, rng=rng) for draw in self.draws])
@@ -126,7 +149,7 @@ def spaced_clips(
     return _clips_at(rng.permutation(starts), frames=frames, stride=stride)
 
 
-@TRAIN_SAMPLING.register("decreasing_interval", "in pairs, the farther the rarer (CVRL)")
+@TRAIN_SAMPLING.register("decreasing_interval", "in pairs; the farther apart, the rarer (CVRL)")
 def decreasing_interval_clips(
     length: int, *, frames: int, stride: float, rng: np.random.Generator
 ) -> Indices:

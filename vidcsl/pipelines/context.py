@@ -145,7 +145,8 @@ class EvaluationContext:
         """All that a stored result on these videos depends on: weights, pixels, and `more`."""
         root, encoder = self.cfg.DATA.ROOT, self.method.encoder
         listed = [(os.path.relpath(video.path, root), video.label) for video in videos.videos]
-        data = ("FRAMES", "STRIDE", "FPS", "WINDOW", "SHORT_SIDE", "SHORT_VIDEO", "READER")
+        clips = ("FRAMES", "STRIDE", "FPS", "WINDOW", "SHORT_VIDEO")
+        data = (*clips, "SHORT_SIDE", "READER", "PIXELS")
         # These change what an encoder computes but no name or shape of its weights, so the digest
         # of the weights does not show them. The same holds for the pixels' mean and deviation.
         model = ("NAME", "HEADS", "ATTENTION", "POSITIONS", "POOLING", "TEMPORAL")

@@ -43,7 +43,7 @@ def build_lists(
                 f"SYNTHETIC.CLASSES is {options.CLASSES}; there are {len(synthetic.CLASSES)}"
             )
         if not root:
-            raise UserError("DATA.ROOT is not set: it is where the synthetic videos are rendered")
+            raise UserError("DATA.ROOT is not set: the synthetic videos are rendered there")
         if distributed.is_main:
             synthetic.generate(
                 root,
@@ -59,7 +59,7 @@ def build_lists(
         train_list, test_list = str(Path(root) / "train.csv"), str(Path(root) / "test.csv")
     for key, value in (("DATA.ROOT", root), ("DATA.TRAIN_LIST", train_list)):
         if not value:
-            raise UserError(f"{key} is not set: give the folder of videos and the list of them")
+            raise UserError(f"{key} is not set: give the folder and the list of the videos")
     train = read_list(train_list, root=root)
     check_files(train.videos)
     if not test_list:
@@ -129,6 +129,7 @@ def build_train_loader(
         sampler=build_train_sampler(cfg),
         reader=cfg.DATA.READER,
         short_side=cfg.DATA.SHORT_SIDE,
+        pixels=cfg.DATA.PIXELS,
         seed=cfg.SEED,
         purpose="train",
         on_damage="replace",
@@ -158,6 +159,7 @@ def build_test_loader(
         sampler=build_test_sampler(cfg, clips=clips),
         reader=cfg.DATA.READER,
         short_side=cfg.DATA.SHORT_SIDE,
+        pixels=cfg.DATA.PIXELS,
         seed=cfg.SEED,
         purpose="test",
         on_damage="leave_out" if cfg.DATA.ALLOW_DAMAGED_TEST else "error",
@@ -188,7 +190,7 @@ def build_train_sampler(cfg: CfgNode) -> ViewSampler:
     data, support_views = cfg.DATA, cfg.FALSE_NEGATIVES.VOTERS
     if data.SAMPLING == "spaced" and 0 < data.MAX_GAP < data.MIN_GAP:
         raise UserError(
-            f"DATA.MAX_GAP {data.MAX_GAP} is below DATA.MIN_GAP {data.MIN_GAP}; 0 leaves it open"
+            f"DATA.MAX_GAP {data.MAX_GAP} is below DATA.MIN_GAP {data.MIN_GAP}; 0 sets no limit"
         )
     if data.SAMPLING == "decreasing_interval" and data.CLIPS != 2:
         raise UserError("DATA.SAMPLING decreasing_interval makes pairs: set DATA.CLIPS to 2")

@@ -84,7 +84,11 @@ def show(
     shown = []
     for row in range(min(samples, len(batch))):
         video = videos.videos[int(batch.indices[row])]
-        options = {"backend": cfg.DATA.READER, "short_side": cfg.DATA.SHORT_SIDE}
+        options = {
+            "backend": cfg.DATA.READER,
+            "short_side": cfg.DATA.SHORT_SIDE,
+            "pixels": cfg.DATA.PIXELS,
+        }
         views = []
         with open_reader(video.source(), **options) as reader:
             for numbers, clip in zip(batch.frame_indices[row].tolist(), pixels[row], strict=True):

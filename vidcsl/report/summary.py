@@ -28,7 +28,7 @@ Tree = Mapping[str, Any]
 _TYPES: dict[str, Any] = {
     "data": {"classes": list, "left_out": list},
     "lists": {"first_in_both": list},
-    "training": {"damaged_videos": list},
+    "training": {"damaged_videos": list, "notes": {"*": {"first": list}}},
     "clean": {"retrieval": dict, "intervals": {"*": list}, "low_shot": {"*": {"draws": list}}},
     "splits": {"mean": dict},
     "transfer": {"*": dict},
@@ -449,6 +449,9 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
     if damaged:
         found.append(f"{len(damaged)} training videos could not be read and were replaced.")
     found += overlap_warnings(results["lists"])
+    for note, videos in results["training"].get("notes", {}).items():
+        first = next(iter(videos.get("first", ())), "")
+        found.append(f"{plain(videos.get('videos'))} training videos: {note} (first: {first}).")
     if left_out := data.get("left_out"):
         found.append(f"{len(left_out)} test videos could not be read and were left out.")
     flagged = flagged_pairs(results)

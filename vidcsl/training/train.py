@@ -214,6 +214,7 @@ class Trainer:
         self.position = Position()
         self.damaged: set[str] = set()
         self.readers: set[str] = set()
+        self.notes: dict[str, set[int]] = {}  # videos, by their index in the list, of each note
         self.epoch_averages: dict[str, Any] = {}
         self._logged_damaged: set[str] = set()
         # Sums on the device, which are read only where a line of the log is due: reading a number
@@ -261,6 +262,12 @@ class Trainer:
             self.output.writer.close()
             bar.close()
             log.close()
+        # Every process has seen videos of its own.
+        together: dict[str, set[int]] = {}
+        for notes in self.distributed.collect(self.notes):
+            for note, videos in notes.items():
+                together.setdefault(note, set()).update(videos)
+        self.notes = together
         seconds = self._spent()
         return {
             **self.epoch_averages,
@@ -278,6 +285,8 @@ class Trainer:
             # A new set, as `restore` and `_log` make `damaged` and `_logged_damaged` the same one.
             self.damaged = self.damaged | set(batch.damaged)
             self.readers.update(batch.readers)
+            for index, note in batch.notes:
+                self.notes.setdefault(note, set()).add(index)
 
             # 1. Learn from the batch, unless a roll-back left out this step. Some methods take
             #    several steps with each batch (`replays`).

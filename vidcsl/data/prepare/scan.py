@@ -29,7 +29,7 @@ from vidcsl.data.readers import Source, open_reader
 from vidcsl.data.readers.pyav import frames_of, open_stream
 from vidcsl.errors import VideoError
 
-FACTS = ("frames", "fps", "width", "height", "codec", "seconds")
+FACTS = ("frames", "fps", "width", "height", "codec", "seconds", "notes")
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,23 @@ class ScanReport:
         quarantine: the reason, by video, for those that were set aside.
         lists: the lists that were written, and their lengths.
         resumed: videos whose result is from an earlier call.
+        notes: how many sound videos each note is of, see `Reader.notes`.
     """
 
     videos: int
     quarantine: Mapping[str, str]
     lists: Mapping[Path, int]
     resumed: int
+    notes: Mapping[str, int]
 
     def __str__(self) -> str:
         kinds = Counter(self.quarantine.values()).most_common()
         reasons = [f"{count} x {reason}" for reason, count in kinds]
         lines = [
             f"scan: {self.videos} videos, {self.videos - len(self.quarantine)} sound, "
-            f"{len(self.quarantine)} set aside ({self.resumed} known from before)",
+            f"{len(self.quarantine)} set aside ({self.resumed} from an earlier call)",
             *([f"set aside: {shorten(reasons)}"] if reasons else []),
+            *(f"{count} x {note}" for note, count in self.notes.items()),
             *(f"{path}: {number} videos" for path, number in self.lists.items()),
         ]
         return "\n  ".join(lines)
@@ -108,11 +111,14 @@ def scan(
     write_table(
         out / "facts.csv",
         ("video", *FACTS),
-        [(video, *(facts[key] for key in FACTS)) for video, facts in sound.items()],
+        [(video, *(facts.get(key, "") for key in FACTS)) for video, facts in sound.items()],
     )
     clean = {name: [row for row in part if row.video in sound] for name, part in rows.items()}
     written = write_lists(clean, out)
-    return ScanReport(len(videos), outcomes.failures, written, outcomes.resumed)
+    notes = Counter(
+        note for facts in sound.values() for note in facts.get("notes", "").split("; ") if note
+    )
+    return ScanReport(len(videos), outcomes.failures, written, outcomes.resumed, dict(notes))
 
 
 def examine(path: Path, reader: str) -> jobs.Result:
@@ -124,11 +130,13 @@ def examine(path: Path, reader: str) -> jobs.Result:
     with open_reader(path, backend=reader) as opened:
         counted = opened.num_frames
         opened.read([0, counted - 1])
+        notes = "; ".join(opened.notes)
     if counted != len(sizes):
         reason = f"the reader {reader} counts {counted} frames, there are {len(sizes)}"
         raise VideoError(path, reason)
     facts = (counted, round(float(video.rate or 0), 3), *sizes[0], video.codec)
-    return dict(zip(FACTS, (*facts, round(time.perf_counter() - started, 3)), strict=True))
+    seconds = round(time.perf_counter() - started, 3)
+    return dict(zip(FACTS, (*facts, seconds, notes), strict=True))
 
 
 # Every frame of a video, in the order of decoding -------------------------------------------------
@@ -142,11 +150,13 @@ class Decoding:
         frames: `av.VideoFrame`s; they raise VideoError at damage.
         codec: its name.
         rate: frames per second on average, None if the file has no rate.
+        pixel_aspect: width of a pixel over its height.
     """
 
     frames: Iterator[Any]
     codec: str
     rate: Fraction | None
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @contextmanager
@@ -161,7 +171,8 @@ def decoding(path: Path) -> Iterator[Decoding]:
     stream = open_stream(Source.of(path))
     with stream.container:
         rate = stream.average_rate or stream.guessed_rate
-        yield Decoding(_sound_frames(stream, path), stream.codec_context.name, rate)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        yield Decoding(_sound_frames(stream, path), stream.codec_context.name, rate, aspect)
 
 
 def _sound_frames(stream: Any, path: Path) -> Iterator[Any]:

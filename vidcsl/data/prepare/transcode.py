@@ -1,7 +1,9 @@
 """Make videos small and quick to read: short side, short groups of pictures, H.264 in MP4.
 
 Every decoded frame is kept and none is added: frame k of a copy is frame k of its original,
-whatever the time stamps are. A copy's frames are evenly spaced at the original's average rate.
+whatever the time stamps are. A copy's frames are evenly spaced at the original's average rate or,
+where that varies, shown at the original's times.
+Copies are upright: what the display matrix of an original asks for is done to their pixels.
 Sound is dropped. Without B-frames and with a keyframe every few frames, a clip costs little more to
 decode than its own frames, wherever it starts.
 """
@@ -27,10 +29,19 @@ from vidcsl.data.prepare.lists import (
     write_lists,
 )
 from vidcsl.data.prepare.scan import decoding
+from vidcsl.data.readers import open_reader
+from vidcsl.data.readers.reader import (
+    AS_STORED,
+    Orientation,
+    orientation_of,
+    pixels_of,
+    settle_colours,
+)
 from vidcsl.errors import UserError, VideoError
 from vidcsl.io import replacing
 
 PLAIN_RATE = Fraction(25)  # of a file without a rate
+CLOCK = Fraction(1, 90_000)  # of copies whose rate varies
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower")
 
 
@@ -191,22 +202,43 @@ def encode(
         ):
             # 1001 covers the rates of television (30000/1001); odd headers have absurd fractions.
             rate = Fraction(source.rate or PLAIN_RATE).limit_denominator(1001)
-            stream, scaler, frames = None, VideoReformatter(), 0
+            with open_reader(path) as reader:
+                times = reader.times
+            stream, scaler, frames, pts = None, VideoReformatter(), 0, -1
             for frames, frame in enumerate(source.frames, start=1):
+                settle_colours(frame)
+                orientation, _ = orientation_of(frame)
                 if stream is None:
-                    stream = _add_stream(target, frame, rate=rate, settings=settings)
+                    height, width = _even_size(frame, settings)
+                    stream = _add_stream(
+                        target,
+                        frame,
+                        (width, height) if orientation.transposed else (height, width),
+                        rate=rate,
+                        settings=settings,
+                    )
+                    if times is not None:
+                        stream.codec_context.time_base = CLOCK
+                    aspect = (source.pixel_aspect * frame.width * height) / (frame.height * width)
+                    aspect = 1 / aspect if orientation.transposed else aspect
+                    stream.codec_context.sample_aspect_ratio = aspect.limit_denominator(255)
                 ends = {
                     f"{end}_{k}": v for k, v in _colours(frame).items() for end in ("src", "dst")
                 }
                 scaled = scaler.reformat(
                     frame,
-                    width=stream.width,
-                    height=stream.height,
+                    width=width,
+                    height=height,
                     format="yuv420p",
                     interpolation="AREA",
                     **ends,
                 )
+                scaled = _upright(scaled, orientation)
                 scaled.pts, scaled.time_base = frames - 1, 1 / rate
+                if times is not None:  # rising, whatever the original's clock rounds to
+                    scaled.time_base = CLOCK
+                    pts = max(pts + 1, round(times[frames - 1] / CLOCK))
+                    scaled.pts = pts
                 scaled.pict_type = 0  # the encoder's choice, not the original's
                 target.mux(stream.encode(scaled))
             assert stream is not None  # `decoding` raises for a video without frames
@@ -220,8 +252,31 @@ def encode(
     return {"copy": copy, "frames": frames, "bytes": size, "sha256": digest}
 
 
-def _add_stream(target: Any, first: Any, *, rate: Fraction, settings: Settings) -> Any:
-    """The video stream of a copy whose original begins with the frame `first`."""
+def _even_size(frame: Any, settings: Settings) -> tuple[int, int]:
+    """(H, W) of a copy: even, as H.264 needs it, the aspect kept as nearly as that allows."""
+    scale = min(1.0, settings.short_side / min(frame.width, frame.height))
+    height, width = (max(2, 2 * round(side * scale / 2)) for side in (frame.height, frame.width))
+    return height, width
+
+
+def _upright(frame: Any, orientation: Orientation) -> Any:
+    """A yuv420p frame as it is shown, so that its copy needs no display matrix."""
+    if orientation == AS_STORED:
+        return frame
+    height, width = frame.height, frame.width
+    if orientation.transposed:
+        height, width = width, height
+    turned = av.VideoFrame(width, height, "yuv420p")
+    turned.colorspace, turned.color_range = frame.colorspace, frame.color_range
+    for plane, into in zip(frame.planes, turned.planes, strict=True):
+        pixels_of(into)[:] = orientation.applied(pixels_of(plane))
+    return turned
+
+
+def _add_stream(
+    target: Any, first: Any, size: tuple[int, int], *, rate: Fraction, settings: Settings
+) -> Any:
+    """The video stream of a copy of (H, W) whose original begins with the frame `first`."""
     options = {
         "preset": settings.preset,
         "crf": str(settings.crf),
@@ -230,16 +285,11 @@ def _add_stream(target: Any, first: Any, *, rate: Fraction, settings: Settings) 
         "tune": "fastdecode",  # 3 % more bytes, half the time to decode
     }
     stream = target.add_stream("libx264", rate=rate, options=options)
-    # Even sides, as H.264 needs them; the aspect is kept as nearly as that allows.
-    scale = min(1.0, settings.short_side / min(first.width, first.height))
-    stream.width = max(2, 2 * round(first.width * scale / 2))
-    stream.height = max(2, 2 * round(first.height * scale / 2))
+    stream.height, stream.width = size
     stream.pix_fmt = "yuv420p"
     stream.thread_count = 1  # the processes share the cores
     for key, value in _colours(first).items():
         setattr(stream.codec_context, key, value)
-    if first.rotation:
-        stream.set_display_rotation(first.rotation)
     return stream
 
 

@@ -8,13 +8,21 @@ from pathlib import Path
 from vidcsl.data.readers.checked import DecordReader, TorchcodecReader
 from vidcsl.data.readers.pictures import PicturesReader
 from vidcsl.data.readers.pyav import PyavReader
-from vidcsl.data.readers.reader import READERS, Reader, Source, UnsuitedError, scaled_size
+from vidcsl.data.readers.reader import (
+    READERS,
+    PixelShape,
+    Reader,
+    Source,
+    UnsuitedError,
+    scaled_size,
+)
 from vidcsl.errors import UserError
 
 __all__ = [
     "READERS",
     "DecordReader",
     "PicturesReader",
+    "PixelShape",
     "PyavReader",
     "Reader",
     "Source",
@@ -25,7 +33,11 @@ __all__ = [
 
 
 def open_reader(
-    video: str | Path | Source, *, backend: str = "auto", short_side: int | None = None
+    video: str | Path | Source,
+    *,
+    backend: str = "auto",
+    short_side: int | None = None,
+    pixels: PixelShape = "stored",
 ) -> Reader:
     """Open a video; the `name` of the result is that of the reader that was used.
 
@@ -34,6 +46,8 @@ def open_reader(
         backend: a name in `READERS`.
         short_side: scale (up or down) so that the shorter side has this many pixels, the aspect
             kept and the longer side rounded to the nearest pixel; None keeps the file's size.
+        pixels: "square" stretches frames whose pixels are not square to the width at which they are
+            to be shown; "stored" leaves them, and says so in the reader's `notes`.
 
     Raises:
         VideoError: the file is missing or is no video that can be opened.
@@ -43,7 +57,7 @@ def open_reader(
         raise UserError(f"unknown video reader {backend!r}: choose {', '.join(READERS)}")
     source = Source.of(video)
     try:
-        reader: Reader = READERS[backend](source, short_side=short_side)
+        reader: Reader = READERS[backend](source, short_side=short_side, pixels=pixels)
     except UnsuitedError:
-        reader = PyavReader(source, short_side=short_side)
+        reader = PyavReader(source, short_side=short_side, pixels=pixels)
     return reader

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidcsl.data.readers.pyav import PyavReader
-from vidcsl.data.readers.reader import READERS, Pixels, Reader, Source, UnsuitedError
+from vidcsl.data.readers.reader import (
+    READERS,
+    Pixels,
+    PixelShape,
+    Reader,
+    Source,
+    UnsuitedError,
+)
 from vidcsl.errors import UserError, VideoError
 
 # Grey levels, mean of a frame. Libraries interpolate and round colours differently, by less.
@@ -26,16 +33,29 @@ _MOST_DIFFERENCE = 3.5
 class CheckedReader(Reader):
     """Reports the damage that PyAV finds, and returns PyAV's frames where the library's differ.
 
+    Files that ask for an orientation, or for colours that not all libraries know, are left to PyAV.
+
     They differ where a library trusts time stamps that damage has changed, decodes through damage
     that PyAV skips, or does not know the range of the colours. From then on the reader's `name` is
     "pyav".
     """
 
-    def __init__(self, source: Source, *, short_side: int | None = None) -> None:
+    def __init__(
+        self, source: Source, *, short_side: int | None = None, pixels: PixelShape = "stored"
+    ) -> None:
         super().__init__(source)
-        self._strict = PyavReader(source, short_side=short_side)
+        self._strict = PyavReader(source, short_side=short_side, pixels=pixels)
+        if not self._strict.ordinary:
+            self._strict.close()
+            raise UnsuitedError(source.name, "libraries differ in how they show it")
+        self.notes = self._strict.notes
         self.num_frames, self.fps = self._strict.num_frames, self._strict.fps
         self.height, self.width = self._strict.height, self._strict.width
+
+    @property
+    def times(self) -> NDArray[np.float64] | None:
+        """See `Reader.times`."""
+        return self._strict.times
 
     def close(self) -> None:
         """Let go of the file."""
@@ -72,8 +92,10 @@ class DecordReader(CheckedReader):
 
     name = "decord"
 
-    def __init__(self, source: Source, *, short_side: int | None = None) -> None:
-        super().__init__(source, short_side=short_side)
+    def __init__(
+        self, source: Source, *, short_side: int | None = None, pixels: PixelShape = "stored"
+    ) -> None:
+        super().__init__(source, short_side=short_side, pixels=pixels)
         self._decord = _import_decord()
         self._video = self._open()
         # A row of RGB pixels, padded as FFmpeg pads it, may again be a whole number of `width`s.
@@ -155,12 +177,15 @@ class TorchcodecReader(CheckedReader):
 
     name = "torchcodec"
 
-    def __init__(self, source: Source, *, short_side: int | None = None) -> None:
-        super().__init__(source, short_side=short_side)
+    def __init__(
+        self, source: Source, *, short_side: int | None = None, pixels: PixelShape = "stored"
+    ) -> None:
+        super().__init__(source, short_side=short_side, pixels=pixels)
         codec = _import_torchcodec()
         if not self._strict.in_time_order:
             raise UnsuitedError(source.name, "its time stamps do not show the frames' order")
-        resize = [codec.transforms.Resize((self.height, self.width))] if short_side else []
+        other_size = short_side or pixels == "square"
+        resize = [codec.transforms.Resize((self.height, self.width))] if other_size else []
         with self._errors():
             self._video = codec.decoders.VideoDecoder(
                 source.as_argument() if source.data is None else source.data,

@@ -18,9 +18,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidcsl.data.readers.reader import Source
 
@@ -61,6 +63,7 @@ class FrameIndex:
         starts: the keyframes' packets, rising; none if packets and frames do not correspond.
         clock: the kind of time stamps in `starts`, "pts" (shown at) or "dts" (decoded at).
         silent: packets whose picture is not put out; known only with `starts`.
+        stamps: the packets' time stamps of that kind; empty where they do not show the time.
     """
 
     count: int
@@ -68,6 +71,28 @@ class FrameIndex:
     starts: tuple[Start, ...] = ()
     clock: str = "pts"
     silent: frozenset[int] = frozenset()
+    stamps: Sequence[Any] = ()
+
+    def times(self, time_base: Fraction) -> NDArray[np.float64] | None:
+        """When each frame is shown, in seconds after the first; None if that is not known."""
+        shown = [time for number, time in enumerate(self.stamps) if number not in self.silent]
+        if len(shown) != self.count or None in shown:
+            return None
+        found = np.sort(np.array(shown, dtype=np.float64))
+        return (found - found[:1]) * float(time_base)
+
+
+# Longer stands for a leap of the clock, as in recordings of broadcasts, rather than for a picture.
+_LONGEST_SHOWN = 60.0  # seconds
+
+
+def rate_varies(times: NDArray[np.float64] | None) -> bool:
+    """Whether some frame is shown a frame or more beside its place at the average rate."""
+    if times is None or len(times) < 3 or times[-1] <= 0:
+        return False
+    gap = times[-1] / (len(times) - 1)
+    leaps = bool(np.diff(times).max() > _LONGEST_SHOWN)
+    return not leaps and bool(np.abs(times - gap * np.arange(len(times))).max() > gap)
 
 
 def header_index(stream: Any, source: Source) -> FrameIndex | None:
@@ -104,7 +129,10 @@ def header_index(stream: Any, source: Source) -> FrameIndex | None:
         return None
     silent = frozenset(np.flatnonzero(flags & _DISCARD).tolist())
     starts = packets.starts(silent)
-    return FrameIndex(len(sizes) - len(silent), packets.sizes, starts, clock="dts", silent=silent)
+    count = len(sizes) - len(silent)
+    return FrameIndex(
+        count, packets.sizes, starts, clock="dts", silent=silent, stamps=packets.times
+    )
 
 
 def packet_index(stream: Any) -> FrameIndex | None:
@@ -145,7 +173,8 @@ def packet_index(stream: Any) -> FrameIndex | None:
         return None
     # An AVI file whose own index is not to be trusted is damaged: no jumps there.
     starts = () if container == "avi" else packets.starts(frozenset(silent))
-    return FrameIndex(len(put_out), packets.sizes, starts, silent=frozenset(silent))
+    stamps = () if container == "avi" else packets.times
+    return FrameIndex(len(put_out), packets.sizes, starts, silent=frozenset(silent), stamps=stamps)
 
 
 class Packets(NamedTuple):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcsl.data.readers.reader import READERS, Pixels, Reader, Source, scaled_size
+from vidcsl.data.readers.reader import READERS, Pixels, PixelShape, Reader, Source, scaled_size
 from vidcsl.errors import VideoError
 from vidcsl.io import is_hidden
 
@@ -21,7 +21,8 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 class PicturesReader(Reader):
     """The JPEG and PNG files of a folder, in the order of the numbers in their names.
 
-    A folder has no frame rate: `fps` is 0. All pictures are scaled to the size of the first.
+    A folder has no frame rate: `fps` is 0. All pictures are scaled to the size of the first. Their
+    pixels are taken for square.
     Arguments as for `open_reader`.
 
     Raises:
@@ -30,7 +31,13 @@ class PicturesReader(Reader):
 
     name = "pictures"
 
-    def __init__(self, source: Source, *, short_side: int | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        short_side: int | None = None,
+        pixels: PixelShape = "stored",  # noqa: ARG002
+    ) -> None:
         super().__init__(source)
         if source.path is None or not source.path.is_dir():
             raise VideoError(source.name, "it is not a folder of pictures")

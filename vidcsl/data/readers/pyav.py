@@ -3,7 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import chain
 from typing import Any
 
@@ -18,21 +19,27 @@ from vidcsl.data.readers.frame_index import (
     is_clean_start,
     is_idr,
     packet_index,
+    rate_varies,
 )
 from vidcsl.data.readers.reader import (
+    AS_STORED,
     READERS,
     Cutter,
+    Orientation,
     Pixels,
+    PixelShape,
     Reader,
     Scaler,
     Source,
+    orientation_of,
     scaled_size,
+    settle_colours,
 )
 from vidcsl.errors import VideoError
 
 _STILL_IMAGE_FORMATS = ("image2", "_pipe")
-# These containers cannot mark a video as rotated.
-_NEVER_ROTATED = ("avi", "gif", "h264", "hevc")
+# Neither these containers nor, with some exceptions, what is in them can mark a video as turned.
+_NEVER_TURNED, _TURNED_BY_THEMSELVES = ("avi", "gif"), ("h264", "hevc")
 # More pixels than this mean a damaged header: they are not allocated.
 _MOST_PIXELS = 2**27
 # Frames that had to be decoded to be counted are kept up to this size, and not decoded again.
@@ -56,7 +63,7 @@ class PyavReader(Reader):
 
     Args:
         source: the video.
-        short_side: see `open_reader`.
+        short_side, pixels: see `open_reader`.
 
     Raises:
         VideoError: it cannot be opened, or no frame can be decoded.
@@ -64,16 +71,22 @@ class PyavReader(Reader):
 
     name = "pyav"
 
-    def __init__(self, source: Source, *, short_side: int | None = None) -> None:
+    def __init__(
+        self, source: Source, *, short_side: int | None = None, pixels: PixelShape = "stored"
+    ) -> None:
         super().__init__(source)
         self._video, self._moved = open_stream(source), False
         self._kept: list[Any] = []
         with reported(source):
             index = header_index(self._video, source) or packet_index(self._at_start())
-            self._index = index or FrameIndex(self._count_by_decoding())
+            self._index = index or self._index_by_decoding()
             first = self._first_frame()  # may open the file again
-            facts = facts_of(self._video, first)
-            self._turned = first is not None and first.rotation != 0
+            facts = facts_of(self._video, first, pixels=pixels)
+        self.ordinary = facts.ordinary
+        self._turned, self.notes = facts.orientation != AS_STORED, facts.notes
+        self._times = self._varying_times(self._video.time_base)
+        if self._times is not None:
+            self.notes += ("its frame rate varies",)
         self.num_frames, self.fps = self._index.count, facts.fps
         if not self.num_frames:
             raise VideoError(source.name, "no frame can be decoded")
@@ -98,16 +111,35 @@ class PyavReader(Reader):
         self._moved = True
         return self._video
 
-    def _count_by_decoding(self) -> int:
-        count = held = 0
+    @property
+    def times(self) -> NDArray[np.float64] | None:
+        """See `Reader.times`."""
+        return self._times
+
+    def _varying_times(self, time_base: Fraction) -> NDArray[np.float64] | None:
+        index = self._index
+        if index.clock == "dts" and self._video.codec_context.has_b_frames:
+            # Frames are decoded in another order than shown, so that these stamps tell only whether
+            # the rate varies, and only together with those of pictures that are not put out.
+            everything = replace(index, count=len(index.sizes), silent=frozenset())
+            if not rate_varies(everything.times(time_base)):
+                return None
+            with reported(self.source):
+                index = packet_index(self._at_start()) or index
+        times = index.times(time_base)
+        return times if rate_varies(times) else None
+
+    def _index_by_decoding(self) -> FrameIndex:
+        held, stamps = 0, []
         for frame in frames_of(self._at_start()):
-            count += 1
+            stamps.append(frame.pts)
             held += sum(plane.buffer_size for plane in frame.planes)
             if held < _KEPT_BYTES:
                 self._kept.append(frame)
         if held >= _KEPT_BYTES:
             self._kept.clear()
-        return count
+        avi = self.container == "avi"
+        return FrameIndex(len(stamps), stamps=() if avi else stamps)
 
     def _first_frame(self) -> Any | None:
         if shows_size(self._video):
@@ -164,7 +196,7 @@ class PyavReader(Reader):
                 self._moved = True
                 yield from after_jumps(self._video, wanted, self._index)
                 return
-            self._index = FrameIndex(self.num_frames)
+            self._index = replace(self._index, starts=())
         yield from in_order(self._at_start(), wanted)
 
     def close(self) -> None:
@@ -180,12 +212,24 @@ class PyavReader(Reader):
 
 @dataclass(frozen=True)
 class Facts:
-    """A file's header and first frame. Sizes are as displayed (rotated)."""
+    """A file's header and first frame.
+
+    Attributes:
+        container: FFmpeg's name of the file's format.
+        fps: 0 if the file has no rate.
+        height, width: as displayed, in pixels; not always whole.
+        orientation: of the first frame, which all have.
+        notes: what the file asks for and is not done.
+        ordinary: it asks for no orientation and no colours that other libraries may not know.
+    """
 
     container: str
-    fps: float  # 0 if the file has no rate
-    height: int
-    width: int
+    fps: float
+    height: float
+    width: float
+    orientation: Orientation
+    notes: tuple[str, ...]
+    ordinary: bool
 
 
 @contextmanager
@@ -256,17 +300,35 @@ def frames_of(stream: Any) -> Iterator[Any]:
 def shows_size(stream: Any) -> bool:
     """Whether a file's header alone gives the size at which its frames are shown."""
     codec = stream.codec_context
-    return stream.container.format.name in _NEVER_ROTATED and bool(codec.height and codec.width)
+    turned = (
+        stream.container.format.name not in _NEVER_TURNED or codec.name in _TURNED_BY_THEMSELVES
+    )
+    return not turned and bool(codec.height and codec.width)
 
 
-def facts_of(stream: Any, first: Any | None) -> Facts:
+def facts_of(stream: Any, first: Any | None, *, pixels: PixelShape = "stored") -> Facts:
     """The facts of a stream; `first` is its first frame, None if the header `shows_size`."""
     shown = first or stream.codec_context
-    height, width = shown.height, shown.width
-    if first is not None and first.rotation // 90 % 2:
+    height, width = float(shown.height), float(shown.width)
+    orientation, angle = orientation_of(first) if first is not None else (AS_STORED, "")
+    matrix = settle_colours(first) if first is not None else ""
+    aspect, shape = stream.sample_aspect_ratio or Fraction(1), ""
+    if aspect != 1 and pixels == "square":
+        width *= float(aspect)  # rounded when it is scaled
+    elif aspect != 1:
+        ratio = f"{aspect.numerator}:{aspect.denominator}"
+        shape = f"its pixels, {ratio}, are not square and are read as stored (DATA.PIXELS)"
+    if orientation.transposed:
         height, width = width, height
-    fps = float(stream.average_rate or stream.guessed_rate or 0)
-    return Facts(stream.container.format.name, fps, height, width)
+    return Facts(
+        container=stream.container.format.name,
+        fps=float(stream.average_rate or stream.guessed_rate or 0),
+        height=height,
+        width=width,
+        orientation=orientation,
+        notes=tuple(note for note in (angle, matrix, shape) if note),
+        ordinary=orientation == AS_STORED and not angle and not matrix,
+    )
 
 
 def first_frame(stream: Any, source: Source) -> Any:

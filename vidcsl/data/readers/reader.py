@@ -7,17 +7,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from av.filter import Graph
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
 from vidcsl.errors import VideoError
 from vidcsl.registry import Registry
 
 Pixels = NDArray[np.uint8]
+PixelShape = Literal["stored", "square"]
+"""What is done with pixels that are not square: nothing, or the frame is stretched."""
 R = TypeVar("R", bound="Reader")
 
 READERS: Registry[Any] = Registry(
@@ -94,6 +96,7 @@ class Reader(ABC):
         num_frames: how many frames can be decoded, indices 0 to `num_frames - 1`.
         fps: average frames per second; 0 if the file has no rate.
         height, width: of the frames that `read` returns, pixels.
+        notes: what the file asks for and is not done, or is otherwise uncommon, a sentence each.
     """
 
     name: ClassVar[str]
@@ -101,10 +104,19 @@ class Reader(ABC):
     fps: float
     height: int
     width: int
+    notes: tuple[str, ...] = ()
     _video: Any = None  # the decoding library's handle, where it is kept open
 
     def __init__(self, source: Source) -> None:
         self.source = source
+
+    @property
+    def times(self) -> NDArray[np.float64] | None:
+        """When each frame is shown [num_frames], in seconds after the first.
+
+        None where the file does not say, or where frame k is shown at k / fps anyway.
+        """
+        return None
 
     @classmethod  # noqa: B027  (most readers need nothing more)
     def check_installed(cls) -> None:
@@ -179,26 +191,95 @@ class Reader(ABC):
         self.close()
 
 
-def scaled_size(height: int, width: int, *, short_side: int | None) -> tuple[int, int]:
+def scaled_size(height: float, width: float, *, short_side: int | None) -> tuple[int, int]:
     """(H, W) with the shorter side `short_side`, the longer rounded to the nearest pixel."""
-    if short_side is None:
-        return height, width
-    scale = short_side / min(height, width)
+    scale = 1.0 if short_side is None else short_side / min(height, width)
     return math.floor(height * scale + 0.5), math.floor(width * scale + 0.5)
 
 
 @READERS.register("auto", "PyAV for a file, pictures for a folder of .jpg or .png files")
-def automatic(source: Source, *, short_side: int | None = None) -> Reader:
+def automatic(
+    source: Source, *, short_side: int | None = None, pixels: PixelShape = "stored"
+) -> Reader:
     """PyAV is right for every file, and the fastest reader that reports damage."""
-    folder = source.path is not None and source.path.is_dir()
-    reader: Reader = READERS["pictures" if folder else "pyav"](source, short_side=short_side)
+    name = "pictures" if source.path is not None and source.path.is_dir() else "pyav"
+    reader: Reader = READERS[name](source, short_side=short_side, pixels=pixels)
     return reader
+
+
+# How a frame is to be shown -----------------------------------------------------------------------
+
+
+class Orientation(NamedTuple):
+    """One of the eight ways to lay a picture on its sides: from stored pixels to those shown."""
+
+    transposed: bool = False
+    upside_down: bool = False  # after transposing
+    mirrored: bool = False  # after transposing
+
+    def applied(self, plane: NDArray[Any]) -> NDArray[Any]:
+        """A view [H, W] of a stored plane as it is shown."""
+        plane = plane.T if self.transposed else plane
+        return plane[:: -1 if self.upside_down else 1, :: -1 if self.mirrored else 1]
+
+
+AS_STORED = Orientation()
+# Sines of this size come from rounding; half a degree is meant.
+_ROUNDING = 0.005
+
+
+def orientation_of(frame: Any) -> tuple[Orientation, str]:
+    """The orientation in a frame's display matrix, and a sentence where it is none of the eight.
+
+    FFmpeg's own `rotation` knows no mirrors, and leaves what to do with 5 degrees to others.
+    """
+    found = frame.side_data.get("DISPLAYMATRIX")
+    if found is None:
+        return AS_STORED, ""
+    # x' = a x + c y, y' = b x + d y, with y downwards.
+    a, b, _, c, d = np.frombuffer(bytes(found), np.int32)[:5].astype(float)
+    for transposed, large, small in ((False, (a, d), (b, c)), (True, (b, c), (a, d))):
+        if min(map(abs, large)) > 0 and max(map(abs, small)) <= _ROUNDING * min(map(abs, large)):
+            down, across = (b, c) if transposed else (d, a)
+            return Orientation(transposed, bool(down < 0), bool(across < 0)), ""
+    degrees = math.degrees(math.atan2(b, a))
+    return AS_STORED, f"its orientation, {degrees:.4g} degrees, is no quarter turn and is ignored"
+
+
+# The matrices by which FFmpeg can turn YUV into RGB (H.273); 2: not known.
+_MATRICES, _UNKNOWN = (0, 1, 2, 4, 5, 6, 7, 9), 2
+_RANGES = (0, 1, 2)
+
+
+def settle_colours(frame: Any) -> str:
+    """Leave only tags by which colours are turned into RGB; a sentence where the matrix is lost.
+
+    Transfer and primaries are not converted: encoders see the values as they were coded. With tags
+    that it cannot convert, or that are reserved, FFmpeg refuses the frame, in some paths only.
+    """
+    frame.color_primaries = frame.color_trc = _UNKNOWN
+    if frame.color_range not in _RANGES:
+        frame.color_range = 0
+    matrix = int(frame.colorspace)
+    if matrix in _MATRICES:
+        return ""
+    frame.colorspace = _UNKNOWN
+    return f"its colour matrix, {matrix} of H.273, is not known: read as BT.601"
 
 
 # Decoded frames to RGB planes of the size asked for, by FFmpeg ------------------------------------
 
 # Planar, because FFmpeg writes planes three times as fast as interleaved pixels.
 _FORMAT, _RGB_PLANES = "gbrp", (1, 2, 0)
+
+
+# FFmpeg's quick conversion of frames that keep their size handles 16 columns at a time, and leaves
+# the last eight or fewer as they were in memory. Another rounding takes another way.
+_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
+
+
+def _loses_columns(width: int) -> bool:
+    return 0 < width % 16 <= 8
 
 
 class Scaler:
@@ -210,16 +291,23 @@ class Scaler:
 
     def write(self, frame: Any, into: Pixels) -> None:
         """Turn a frame upright and scale it into planes [3, H, W]."""
-        turns = frame.rotation // 90
-        height, width = (self.width, self.height) if turns % 2 else (self.height, self.width)
+        settle_colours(frame)
+        orientation, _ = orientation_of(frame)
+        across = orientation.transposed
+        height, width = (self.width, self.height) if across else (self.height, self.width)
+        same = (height, width) == (frame.height, frame.width)
         scaled = self._scaler.reformat(
-            frame, width=width, height=height, format=_FORMAT, interpolation="BILINEAR"
+            frame,
+            width=width,
+            height=height,
+            format=_FORMAT,
+            interpolation=_EXACT if same and _loses_columns(width) else Interpolation.BILINEAR,
         )
-        _copy(scaled, into, turns=turns)
+        _copy(scaled, into, orientation)
 
 
 class Cutter:
-    """One box of each frame, resized to a square; the frames must not be turned.
+    """One box of each frame, resized to a square; the frames must be shown as they are stored.
 
     Args:
         box: (top, left, height, width) as fractions of the frame. Its corner is rounded to a pixel
@@ -234,6 +322,7 @@ class Cutter:
 
     def write(self, frame: Any, into: Pixels) -> None:
         """Cut and scale a frame into planes [3, S, S]."""
+        settle_colours(frame)
         kind = (frame.width, frame.height, frame.format.name, frame.colorspace, frame.color_range)
         if self._graph is None or kind != self._made_for:
             self._graph, self._made_for = self._make(*kind), kind
@@ -247,13 +336,15 @@ class Cutter:
         )
         tall, wide = max(2, tall), max(2, wide)
         top, left = min(top, height - tall), min(left, width - wide)
+        same = (tall, wide) == (self.size, self.size)
+        flags = "bilinear+accurate_rnd" if same and _loses_columns(self.size) else "bilinear"
         graph = Graph()
         graph.threads = 1
         source = f"video_size={width}x{height}:pix_fmt={pixels}:time_base=1/25"
         steps = [
             graph.add("buffer", f"{source}:colorspace={colours}:range={span}"),
             graph.add("crop", f"{wide}:{tall}:{left}:{top}"),
-            graph.add("scale", f"{self.size}:{self.size}:flags=bilinear"),
+            graph.add("scale", f"{self.size}:{self.size}:flags={flags}"),
             graph.add("format", _FORMAT),
             graph.add("buffersink"),
         ]
@@ -261,8 +352,12 @@ class Cutter:
         return graph
 
 
-def _copy(frame: Any, into: Pixels, *, turns: int = 0) -> None:
+def _copy(frame: Any, into: Pixels, orientation: Orientation = AS_STORED) -> None:
     for plane, channel in zip(frame.planes, _RGB_PLANES, strict=True):
-        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
-        rows = rows[:, : plane.width]
-        into[channel] = np.rot90(rows, turns) if turns else rows
+        into[channel] = orientation.applied(pixels_of(plane))
+
+
+def pixels_of(plane: Any) -> Pixels:
+    """A view [H, W] of a plane's bytes, without the padding of its rows."""
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width]
