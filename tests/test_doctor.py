@@ -44,6 +44,20 @@ def test_a_reader_that_cannot_be_imported_is_missing(monkeypatch):
     assert not readers["decord"]
 
 
+def test_a_reader_whose_library_does_not_load_is_missing(monkeypatch):
+    """As torchcodec without FFmpeg: the package imports, and reading fails."""
+
+    def reader(source, **_):
+        raise RuntimeError("Could not load libtorchcodec. Likely causes: FFmpeg is not installed")
+
+    monkeypatch.setitem(READERS, "decord", reader)
+    found = {each.name: each for each in doctor.examine() if each.topic == "readers"}
+    assert found["pyav"].there
+    assert found["pictures"].there
+    assert not found["decord"].there
+    assert "Could not load libtorchcodec" in found["decord"].words
+
+
 @pytest.mark.parametrize("name", names())
 def test_who_needs_which_encoder(name, monkeypatch):
     used = set()

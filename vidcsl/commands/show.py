@@ -147,9 +147,16 @@ def doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> None:
-    from vidcsl.doctor import examine, examine_lists, examine_storage, report
+    from vidcsl.doctor import (
+        examine,
+        examine_lists,
+        examine_storage,
+        examine_training,
+        report,
+    )
 
     if args.cfg:
+        from vidcsl.pipelines.data import build_train_sampler
         from vidcsl.pipelines.training import output_dir
 
         cfg = config_of(args)
@@ -162,13 +169,27 @@ def _doctor(args: argparse.Namespace) -> None:
                 reader=cfg.DATA.READER,
                 tolerated=cfg.DATA.DAMAGED_LIMIT,
                 tolerated_test=float(cfg.DATA.ALLOW_DAMAGED_TEST),
+                sampler=build_train_sampler(cfg),
+                frames=cfg.DATA.FRAMES,
             )
+            if cfg.TRAIN.ENABLED and (videos := _listed(cfg)):
+                findings += examine_training(cfg, videos=videos)
     else:
         findings = [*examine(), *examine_storage(Path("runs"))]
     print(report(findings))
     broken = [finding.name for finding in findings if finding.broken and not finding.there]
     if broken:
         raise UserError(f"broken: {', '.join(broken)}")
+
+
+def _listed(cfg: "CfgNode") -> int:
+    """Videos of the training list; 0 if it cannot be read."""
+    from vidcsl.data.lists import read_rows
+
+    try:
+        return len(read_rows(cfg.DATA.TRAIN_LIST)) if cfg.DATA.TRAIN_LIST else 0
+    except UserError:
+        return 0
 
 
 def _loader_bytes(cfg: "CfgNode") -> int:
