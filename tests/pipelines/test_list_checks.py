@@ -172,3 +172,66 @@ def test_what_training_and_test_share_is_said_at_the_start_and_in_the_report(
     found = warnings(read_results(out / "results.json"), damaged=())
     assert any(sentence.startswith(first) for sentence in found)
     assert first in (out / "report.html").read_text()
+
+
+# What a list cannot carry -------------------------------------------------------------------------
+
+
+def test_what_a_list_cannot_carry_is_found_before_the_first_step(data, config, tmp_path, capsys):
+    rows = read_rows(data / "train.csv")
+    one = rows[0].class_name
+    lists = {
+        "partly": [rows[0]._replace(class_name=""), *rows[1:]],
+        "one": [row for row in rows if row.class_name == one],
+        "grouped": [row._replace(group="g") for row in rows],
+    }
+    for name, changed in lists.items():
+        write_list(tmp_path / f"{name}.csv", changed)
+    tests = [row for row in read_rows(data / "test.csv") if row.class_name == one]
+    write_list(tmp_path / "tests.csv", tests)
+    partly = ("DATA.TRAIN_LIST", tmp_path / "partly.csv")
+    single = ("DATA.TRAIN_LIST", tmp_path / "one.csv", "DATA.TEST_LIST", tmp_path / "tests.csv")
+    grouped = ("DATA.TRAIN_LIST", tmp_path / "grouped.csv", "DATA.TEST_LIST", "")
+    tuned = ("EVALUATE.LINEAR", "false", "FINETUNE.ENABLED", "true", "FINETUNE.BATCH", 4)
+    cases = [
+        ((*partly, "FINETUNE.ENABLED", "true"), "FINETUNE.ENABLED needs labels; 1 videos"),
+        ((*partly, "ROBUST.PROTOCOLS", "[alf]"), "ROBUST.PROTOCOLS needs labels; 1 videos"),
+        (("FINETUNE.ENABLED", "true", "FINETUNE.BATCH", 25), "FINETUNE.BATCH 25"),
+        (("ROBUST.PROTOCOLS", "[aff]", "ROBUST.BATCH", 25), "ROBUST.BATCH 25"),
+        (("TRAIN.BATCH", 25), "TRAIN.BATCH 25"),
+        ((*single, "TRAIN.BATCH", 4), "at least two classes"),
+        ((*single, "TRAIN.BATCH", 4, *tuned), "FINETUNE.ENABLED needs videos of at least two"),
+        (
+            (*single[:2], *SUPERVISED[-6:], "DATA.TEST_LIST", "", "TRAIN.BATCH", 4),
+            "METHOD.NAME supervised needs videos of at least two classes",
+        ),
+        ((*grouped, "FALSE_NEGATIVES.DETECTOR", "known_groups"), "at least two groups"),
+        ((*single, "FALSE_NEGATIVES.DETECTOR", "labels", "TRAIN.BATCH", 4), "at least two classes"),
+    ]
+    for number, (overrides, expected) in enumerate(cases):
+        out = tmp_path / str(number)
+        words = arguments(data, config, out, *QUIET[:4], *overrides)
+        assert expected in fails(capsys, "train", *words), overrides
+        assert not (out / "log.jsonl").exists()
+    # Splits are lists, too.
+    splits = f"['{tmp_path / 'partly.csv'},{data / 'test.csv'}']"
+    words = ("FINETUNE.ENABLED", "true", "FINETUNE.BATCH", 8, "EVALUATE.SPLITS", splits)
+    said = fails(capsys, "train", *arguments(data, config, tmp_path / "split", *QUIET, *words))
+    assert "partly.csv" in said
+    # Without labels that nothing asks for, all is well.
+    words = (*partly, *QUIET, "TRAIN.EPOCHS", 1, "EVALUATE.LINEAR", "false")
+    assert main(["train", *arguments(data, config, tmp_path / "fine", *words)]) == 0
+
+
+def test_a_run_that_learns_nothing_ends_after_an_epoch(data, config, tmp_path, capsys):
+    """Every pair is flagged, and without negatives there is no gradient."""
+    words = (*QUIET[:4], "FALSE_NEGATIVES.DETECTOR", "fnc", "FALSE_NEGATIVES.NEAREST", 1000)
+    words += ("FALSE_NEGATIVES.THRESHOLD", -1, "FALSE_NEGATIVES.START", 0, "TRAIN.EPOCHS", 3)
+    out = tmp_path / "run"
+    said = fails(capsys, "train", *arguments(data, config, out, *words))
+    assert "nothing was learned in epoch 1" in said
+    assert "no anchor has a negative" in said
+    assert "FALSE_NEGATIVES" in said
+    steps = [line for line in (out / "log.jsonl").read_text().splitlines() if '"train"' in line]
+    assert len(steps) == 3
+    assert not list((out / "checkpoints").glob("epoch*"))

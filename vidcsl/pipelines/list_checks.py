@@ -1,13 +1,19 @@
-"""Whether lists go with each other and with a checkpoint."""
+"""Whether lists go with each other, with a checkpoint, and with what a config asks of them."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from fvcore.common.config import CfgNode
+
+from vidcsl.config import value_of
 from vidcsl.data.lists import VideoList, shared, shorten
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.io import log_message
-from vidcsl.methods import Method
+from vidcsl.methods import METHODS, ContrastiveMethod, Method
+from vidcsl.methods.supervised import Supervised
+from vidcsl.pipelines.data import build_splits
+from vidcsl.pipelines.method import require_labels
 from vidcsl.report.summary import overlap_warnings
 from vidcsl.run_folder import RunFolder
 
@@ -34,6 +40,71 @@ def record_lists(
     folder.update_results({"lists": found})
     for sentence in overlap_warnings(found):
         log_message(f"warning: {sentence}")
+
+
+def check_carried(
+    cfg: CfgNode, train: VideoList, test: VideoList | None, *, training: bool
+) -> None:
+    """Find before the first step what would end, or be in vain, after hours.
+
+    Args:
+        cfg: the config.
+        train, test: the lists; without a test list only the training is looked at.
+        training: whether there will be one.
+
+    Raises:
+        UserError: the training lists lack labels, classes, groups or videos that an option needs.
+    """
+    if training:
+        _check_training(cfg, train)
+    if test is None:
+        return
+    # Protocols that train with labels; each on the training list of each split.
+    tuned = {}
+    if cfg.FINETUNE.ENABLED:
+        tuned["FINETUNE.ENABLED"] = ("FINETUNE.BATCH", cfg.FINETUNE.BATCH)
+    if cfg.ROBUST.PROTOCOLS:
+        tuned["ROBUST.PROTOCOLS"] = ("ROBUST.BATCH", cfg.ROBUST.BATCH)
+    splits = [videos for videos, _ in build_splits(cfg)]
+    for who, (key, batch) in tuned.items():
+        for videos in (train, *splits):
+            require_labels(videos, who)
+            _require_batch(videos, key, batch)
+    for key in ("EVALUATE.LINEAR", "EVALUATE.ATTENTIVE", *tuned):
+        if value_of(cfg, key):
+            for videos in (train, *splits):
+                _require_two(videos, key, "classes")
+
+
+def _check_training(cfg: CfgNode, train: VideoList) -> None:
+    kind, options = METHODS[cfg.METHOD.NAME], cfg.FALSE_NEGATIVES
+    _require_batch(train, "TRAIN.BATCH", cfg.TRAIN.BATCH)
+    if issubclass(kind, Supervised):
+        _require_two(train, f"METHOD.NAME {cfg.METHOD.NAME}", "classes")
+    if not issubclass(kind, ContrastiveMethod):
+        return
+    # Where all that these detectors flag leaves the loss, nothing is left of one class or group.
+    told = {"labels": "classes", "known_groups": "groups"}.get(options.DETECTOR)
+    if told:
+        _require_two(train, f"FALSE_NEGATIVES.DETECTOR {options.DETECTOR}", told)
+
+
+def _require_batch(videos: VideoList, key: str, batch: int) -> None:
+    if batch > len(videos):
+        raise UserError(
+            f"{key} {batch}: the {len(videos)} videos of {videos.source} do not fill one batch of "
+            f"{batch}: set it to at most {len(videos)}"
+        )
+
+
+def _require_two(videos: VideoList, who: str, what: str) -> None:
+    """Raise a UserError where all videos are of one class or group ("classes" or "groups")."""
+    numbers = {each.label if what == "classes" else each.group for each in videos.videos} - {-1}
+    if len(numbers) < 2:
+        raise UserError(
+            f"{who} needs videos of at least two {what}; those of {videos.source} are of "
+            f"{len(numbers) or 'none'}"
+        )
 
 
 def refuse_changed_list(checkpoint: Mapping[str, Any], train: VideoList, folder: RunFolder) -> None:

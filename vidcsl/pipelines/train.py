@@ -85,7 +85,7 @@ def train_and_evaluate(
         if test is not None:
             require_test_labels(test)
             check_classes(cfg, len(train.classes))
-        check_carried(cfg, train, test)
+        check_carried(cfg, train, test, training=cfg.TRAIN.ENABLED)
         checkpoint = open_folder(cfg, folder, distributed, train)
         source, begins = newest_checkpoint(folder), checkpoint
         if checkpoint is None and cfg.TRAIN.WEIGHTS:
@@ -131,6 +131,7 @@ def evaluate_model(
     context, test = load_context(cfg, distributed, checkpoint=checkpoint, foreign=foreign)
     if test is not None or not cfg.EVALUATE.TRANSFER:
         require_test_videos(test)
+    check_carried(cfg, context.train, test, training=False)
     trained = list_checkpoints(context.folder.checkpoints)
     folder = evaluation_folder(context, test, checkpoint=checkpoint)
     distributed.barrier()  # all processes look before one of them makes files

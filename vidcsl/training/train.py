@@ -339,6 +339,15 @@ class Trainer:
         self.position = Position(epoch + 1, 0)
         log.write("epoch", epoch=self.position.epoch, step=self.global_step, **averages)
         self._since_epoch.reset()
+        if averages.get("gradient_norm") == 0:  # of every step, on all processes
+            why = "every gradient is 0"
+            if averages.get("anchors_without_negatives"):
+                why = (
+                    "no anchor has a negative, because all pairs of a batch are flagged or of one "
+                    "video: see FALSE_NEGATIVES and TRAIN.BATCH"
+                )
+            self.output.writer.wait()
+            raise UserError(f"nothing was learned in epoch {self.position.epoch}: {why}")
         if schedule.saves(epoch=self.position.epoch, step=0):
             self._save()
 
