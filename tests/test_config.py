@@ -150,3 +150,9 @@ def test_every_option_that_holds_a_path_is_marked():
         if option.default in ("", [], "motion") and key.endswith(words)
     }
     assert paths == texts
+
+
+@pytest.mark.parametrize("words", [["SEED=1", "A", "B"], ["SEED=1"], ["NAME", "x", "SEED=1", "2"]])
+def test_an_equals_sign_is_answered_by_what_to_write(words):
+    with pytest.raises(UserError, match=r"SEED=1: give SEED 1"):
+        load_config("demo", words)

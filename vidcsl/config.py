@@ -286,6 +286,10 @@ def flatten(tree: Mapping[str, Any], *, where: object, prefix: str = "") -> dict
 
 
 def _parse_overrides(overrides: Sequence[str], announce: Callable[[str], None]) -> dict[str, Any]:
+    for word in overrides:  # `SEED=1` shifts keys and values; what a value holds does not matter
+        key, equals, value = word.partition("=")
+        if equals and key in OPTIONS:
+            raise UserError(f"command line: {word}: give {key} {value} (KEY VALUE pairs)")
     if len(overrides) % 2:
         raise UserError(f"command line: {overrides[-1]} has no value (give KEY VALUE pairs)")
     values: dict[str, Any] = {}

@@ -60,3 +60,16 @@ def test_mistakes_are_told_in_one_line(video, tmp_path, capsys, words, message):
 
 def test_a_missing_video_is_named(tmp_path, capsys):
     assert "no.mp4" in fails(capsys, "gallery", str(tmp_path / "no.mp4"))
+
+
+def test_a_very_wide_video_is_shown_by_its_middle(tmp_path, monkeypatch):
+    """Scaled to the asked side as a whole, 8 x 2000 pixels would become 12,000 x 48."""
+    wide = write_numbered(tmp_path / "wide.mp4", frames=5, size=(16, 2000))
+    sizes = []
+    monkeypatch.setattr(
+        "vidcsl.pipelines.preview.write_gallery",
+        lambda out, headed, *, title, clean: sizes.append(clean.shape),
+    )
+    words = ["--names", "P/jpeg", "--frames", "2", "--side", "48"]
+    assert main(["gallery", str(wide), "--out", str(tmp_path / "g.html"), *words]) == 0
+    assert sizes == [(2, 48, 192, 3)]

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from tests.processes import run_in_processes
 from vidcsl.data.dataset import time_limit
 from vidcsl.data.loader import write_stacks_at_signal
-from vidcsl.training.monitor import EXIT_CODE, Watchdog
+from vidcsl.training.monitor import EXIT_CODE, Watchdog, noted_signals
 
 
 class Limited(Dataset):
@@ -113,3 +113,17 @@ def test_when_one_process_hangs_all_dump_their_stacks(tmp_path):
     waits, hangs = ((tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1))
     assert "in barrier" in waits
     assert "in ponder_alone" in hangs
+
+
+def test_signals_are_not_asked_for_outside_the_main_thread():
+    """Training may be called in a thread, where Python lets nobody set handlers."""
+    seen = []
+
+    def run():
+        with noted_signals() as received:
+            seen.append(received)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [[]]

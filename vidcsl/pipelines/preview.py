@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fvcore.common.config import CfgNode
+from torchvision.transforms.v2.functional import center_crop, resize
 
 from vidcsl.config import overridden
 from vidcsl.data.readers import open_reader
@@ -106,6 +107,9 @@ def show(
     return write_contact_sheet(shown, folder, title=title)
 
 
+MOST_ASPECT = 4  # of the longer side to the shorter in a gallery
+
+
 def show_corruptions(
     video: Path, *, out: Path, names: Sequence[str], frames: int, stride: int, side: int, seed: int
 ) -> None:
@@ -124,10 +128,17 @@ def show_corruptions(
     if min(frames, stride, side) < 1:
         raise UserError("gallery: --frames, --stride and --side must be at least 1")
     chosen = full_names(names)
-    with open_reader(video, short_side=side) as reader:
+    with open_reader(video) as reader:
+        longest = MOST_ASPECT * min(reader.height, reader.width)
+        scaled = None if max(reader.height, reader.width) > longest else side
+    with open_reader(video, short_side=scaled) as reader:
         length = reader.num_frames
         middle = uniform_clips(length, frames=frames, stride=stride, clips=1)[0]
         pixels = reader.read(fit_length(middle, length, policy="loop"))  # [T, H, W, 3]
+    if scaled is None:  # as a whole it would be huge at this side: its middle
+        height, width = (min(each, longest) for each in pixels.shape[1:3])
+        planes = center_crop(torch.from_numpy(pixels).permute(0, 3, 1, 2), [height, width])
+        pixels = resize(planes, [side], antialias=True).permute(0, 2, 3, 1).contiguous().numpy()
     clip = torch.from_numpy(pixels).permute(3, 0, 1, 2)[None].float() / 255  # [1, 3, T, H, W]
     bar = Bar("corruptions", total=len(chosen))
     suites: dict[str, list[ShownCorruption]] = {}

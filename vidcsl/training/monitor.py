@@ -66,8 +66,14 @@ class Interrupted(Exception):
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT in a list instead of dying, so that the current step can end."""
+    """Collect SIGTERM and SIGINT in a list instead of dying, so that the current step can end.
+
+    In a thread other than the main one nothing is collected: signals are the main thread's.
+    """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
 
     # Only noted: saving in a handler could interrupt an optimiser step or an exchange half-way.
     def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -120,3 +120,12 @@ def test_faults_of_class_names(small, tmp_path):
         convert.prepare(**small, lists=lists, class_names=write(tmp_path / "map.json", '["jump"]'))
     with pytest.raises(UserError, match="two of the lists have the same name"):
         convert.prepare(**small, lists=lists * 2)
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_quoted_paths(small, tmp_path, quote):
+    lines = [
+        f"{quote}{name}{quote} {label}" for name, label in zip(FILES, (0, 1, 1, 0), strict=True)
+    ]
+    report = convert.prepare(**small, lists=[write(tmp_path / "l.csv", *lines)])
+    assert [row.video for row in read_rows(next(iter(report.lists)))] == list(FILES)

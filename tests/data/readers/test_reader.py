@@ -1,10 +1,15 @@
+import io
+
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.made_videos import numbers, write_numbered
 from tests.data.readers.installed import decoders
 from vidcsl.data.readers import open_reader
 from vidcsl.data.readers.reader import Reader
+from vidcsl.errors import VideoError
 
 CLIPS = np.array([[0, 2, 4], [3, 4, 4]])
 BOXES = np.array([[4, 10, 40, 60], [20, 0, 24, 24]])
@@ -58,3 +63,26 @@ def test_smallest_boxes(video):
     with open_reader(video) as reader:
         crops = reader.read_crops(CLIPS[:1], np.array([[95, 127, 1, 1]]), size=8)
     assert crops.shape == (1, 3, 3, 8, 8)
+
+
+def test_the_cover_of_an_audio_file_is_no_video(tmp_path):
+    cover = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(cover, "png")
+    path = tmp_path / "song.mp3"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("mp3", rate=44100)
+        picture = container.add_stream("png", rate=1)
+        picture.width, picture.height, picture.pix_fmt = 64, 64, "rgb24"
+        picture.disposition = av.stream.Disposition.attached_pic
+        packet = av.Packet(cover.getvalue())
+        packet.stream, packet.pts, packet.dts = picture, 0, 0
+        packet.is_keyframe = True
+        container.mux(packet)
+        for k in range(20):
+            samples = np.zeros((2, 1152), np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="stereo")
+            frame.sample_rate, frame.pts = 44100, 1152 * k
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    with pytest.raises(VideoError, match="only the cover of its sound"):
+        open_reader(path)

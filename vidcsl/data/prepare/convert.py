@@ -141,7 +141,10 @@ def read_entries(path: Path, *, separator: str, numbers: int) -> list[tuple[str,
         if not match:
             shape = separator.join(["path", *["number"] * numbers, "class number"])
             raise UserError(f"{path}, line {line}: expected {shape!r}, found {text.strip()!r}")
-        entries.append((match["video"].strip(), int(match["label"])))
+        video = match["video"].strip()
+        if video[0] == video[-1] and video[0] in "\"'" and len(video) > 2:  # as CSV has paths
+            video = video[1:-1]
+        entries.append((video, int(match["label"])))
     if not entries:
         raise UserError(f"the list {path} names no video")
     return entries

@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 
 from vidcsl.data.readers.frame_index import (
@@ -265,6 +266,8 @@ def _video_of(container: Any, source: Source) -> Any:
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
         raise VideoError(source.name, "it holds no video that can be decoded")
+    if stream.disposition & Disposition.attached_pic:
+        raise VideoError(source.name, "it holds no video, only the cover of its sound")
     stream.thread_type = "NONE"
     # By default FFmpeg's decoders conceal faults instead of reporting them.
     stream.codec_context.options = {
