@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import BatchNorm3d
 
-from tests.models.test_encoders import clips_for, randomised
+from tests.models.made import clips_for, randomised
 from vidcsl.cli import main
 from vidcsl.config import default_config
 from vidcsl.errors import UserError
@@ -75,7 +75,7 @@ def test_other_pixels_than_those_of_the_training_are_told(tmp_path):
     assert load_weights_of(cfg, encoder, source=weights) == []
     cfg.MODEL.NORMALISE = "auto"
     (note,) = load_weights_of(cfg, build_encoder(cfg), source=weights)
-    assert "has pixels imagenet, here they are kinetics" in note
+    assert "has pixels imagenet, this config has kinetics" in note
 
 
 def test_the_batchnorms_that_are_judged_are_exported(tmp_path):
@@ -169,7 +169,7 @@ def test_pushing_and_loading_by_name(tmp_path, monkeypatch):
     assert torch.equal(load_encoder("someone/encoder")(clips), encoder(clips))
     with pytest.raises(UserError, match=r"404: someone/else$"):
         load_encoder("someone/else")
-    with pytest.raises(UserError, match="cannot push"):  # the folder is there already
+    with pytest.raises(UserError, match="cannot push"):  # the folder already exists
         push(tmp_path / "out", "someone/encoder")
 
 

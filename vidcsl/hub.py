@@ -1,4 +1,4 @@
-"""An encoder as files that others can load: tensors and a config, and a program of torch's."""
+"""An encoder as files that other programs can load: tensors and a config, or a torch program."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -29,29 +29,33 @@ TOLERANCE = 1e-4  # of features, against those of the encoder that was written
 def export_encoder(
     encoder: Encoder, cfg: CfgNode, folder: Path, *, programs: Sequence[str] = ()
 ) -> list[Path]:
-    """Write an encoder to a folder; everything written is loaded back and must give its features.
+    """Write an encoder to a folder. Each file is loaded back and must give the same features.
 
     Args:
         encoder: as `build_encoder(cfg)` makes it, with its weights.
-        cfg: what it was made from; EVALUATE.NORMS says which of its BatchNorms are used.
-        folder: where; made if need be.
-        programs: names in `PROGRAMS`, beside tensors and config.
+        cfg: the config that it was built from; EVALUATE.NORMS selects its BatchNorms.
+        folder: created if missing.
+        programs: names in `PROGRAMS`, written beside tensors and config.
 
     Raises:
-        UserError: the folder cannot be written, or what was written gives other features.
+        UserError: the folder cannot be written, or a file gives other features.
     """
     check_batchnorm_name(cfg)
     encoder = encoder.cpu().eval()
     use_batchnorm(encoder, cfg.EVALUATE.NORMS)
+    # Each tensor in contiguous memory of its own: the format has neither ties nor strides.
+    layout = torch.contiguous_format
+    tensors = {key: held.clone(memory_format=layout) for key, held in encoder.state_dict().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_held(encoder), folder / TENSORS, {"format": "pt", "vidcsl": __version__})
-        (folder / CONFIG).write_text(_config(encoder, cfg))
-        (folder / CARD).write_text(_card(encoder, cfg))
+        save_file(tensors, folder / TENSORS, {"format": "pt", "vidcsl": __version__})
+        (folder / CONFIG).write_text(_config(encoder, cfg), encoding="utf-8")
+        (folder / CARD).write_text(_card(encoder, cfg), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write to {folder}: {reason}") from error
-    clips = _clips(encoder)
+    shape = (2, 3, encoder.clip_frames, encoder.frame_size, encoder.frame_size)
+    clips = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     _check(load_encoder(folder), encoder, clips, folder / TENSORS)
     written = [folder / name for name in (TENSORS, CONFIG, CARD)]
     for name in programs:
@@ -70,11 +74,17 @@ def load_encoder(source: str | Path) -> Encoder:
         source: the folder, or `owner/name`.
 
     Raises:
-        UserError: there is none, or its tensors do not fit its config.
+        UserError: it does not exist, or its tensors do not fit its config.
     """
     folder = Path(source)
     if not folder.exists() and str(source).count("/") == 1:
-        folder = _downloaded(str(source))
+        hub = _hub()
+        try:
+            folder = Path(hub.snapshot_download(str(source)))
+        except Exception as error:  # no network, no right, no such repository
+            raise UserError(
+                f"no folder {source}, and no such repository: {_first_line(error)}"
+            ) from error
     if not (folder / CONFIG).is_file():
         raise UserError(f"no exported encoder in {folder}: it lacks {CONFIG}")
     cfg = load_config(folder / CONFIG)
@@ -96,14 +106,14 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
         The address of the upload.
 
     Raises:
-        UserError: the hub's package is missing, or the hub refuses.
+        UserError: huggingface_hub is not installed, or the hub refuses.
     """
     hub = _hub()
     api = hub.HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=str(folder)))
-    except Exception as error:  # no token, no network, no right: the hub's words say which
+    except Exception as error:  # no token, no network, no right: the hub's message says which
         raise UserError(f"cannot push to {repository}: {_first_line(error)}") from error
 
 
@@ -126,35 +136,23 @@ PROGRAMS: dict[str, tuple[str, Callable[..., None], Callable[[Path], Any]]] = {
 }
 
 
-def _held(encoder: Encoder) -> dict[str, Tensor]:
-    """Its tensors, each in memory of its own: the format knows no ties and no strides."""
-    layout = torch.contiguous_format
-    return {key: held.clone(memory_format=layout) for key, held in encoder.state_dict().items()}
-
-
-def _clips(encoder: Encoder) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, 3, encoder.clip_frames, encoder.frame_size, encoder.frame_size)
-    return torch.rand(shape, generator=generator)
-
-
 @torch.no_grad()
 def _check(loaded: Callable[[Tensor], Tensor], encoder: Encoder, clips: Tensor, path: Path) -> None:
     wanted = encoder(clips)
     error = float((loaded(clips) - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
     if not error <= TOLERANCE:  # so that NaN does not pass
-        raise UserError(f"{path} gives other features than the encoder, by {error:.2g}")
+        raise UserError(f"{path} gives features that differ from the encoder's by {error:.2g}")
 
 
 def _config(encoder: Encoder, cfg: CfgNode) -> str:
-    """A config of ours that holds what the encoder is made from, and nothing of its training."""
+    """A vidcsl config with the options that build the encoder, and none of its training."""
     model = {key: value for key, value in cfg.MODEL.items() if key != "WEIGHTS"}
     model["NORMALISE"] = encoder.normalisation
     model["CHANNELS"] = "bgr" if is_bgr(cfg) else "rgb"
     text: str = yaml.safe_dump(
         {
             "MODEL": model,
-            "METHOD": {"NAME": cfg.METHOD.NAME},  # has a say in the sets of BatchNorms
+            "METHOD": {"NAME": cfg.METHOD.NAME},  # it decides which sets of BatchNorms there are
             "EVALUATE": {"NORMS": cfg.EVALUATE.NORMS},
             "DATA": {"FRAMES": cfg.DATA.FRAMES, "STRIDE": cfg.DATA.STRIDE},
         }
@@ -179,15 +177,6 @@ def _card(encoder: Encoder, cfg: CfgNode) -> str:
         'encoder = load_encoder("FOLDER OR OWNER/NAME")\n'
         "features = encoder(clips)  # [N, 3, T, S, S] in [0, 1]\n```\n"
     )
-
-
-def _downloaded(repository: str) -> Path:
-    try:
-        return Path(_hub().snapshot_download(repository))
-    except Exception as error:
-        raise UserError(
-            f"no folder {repository}, and no such repository: {_first_line(error)}"
-        ) from error
 
 
 def _hub() -> Any:

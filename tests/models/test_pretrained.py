@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.video import mvit_v2_s, r3d_18
 from torchvision.models.video.s3d import S3D
 
-from tests.models.test_encoders import clips_for, randomised, slim
+from tests.models.made import clips_for, randomised, slim
 from vidcsl.errors import UserError
 from vidcsl.models import ENCODERS
 from vidcsl.models.encoder import NORMALISATIONS, Encoder
@@ -359,7 +359,7 @@ def test_image_transformers_inflated_or_per_frame(tmp_path, container):
         torch.testing.assert_close(divided(still), wanted, rtol=1e-3, atol=1e-4)
         per_frame = slim("frames", IMAGE="vit_tiny_patch16_224", NORMALISE="imagenet")
         notes = " ".join(load(per_frame, "image", path, "frames"))
-        assert "taken to have learned on pixels imagenet (MODEL.NORMALISE)" in notes
+        assert "assumed to be trained on pixels imagenet (MODEL.NORMALISE)" in notes
         torch.testing.assert_close(per_frame(still), wanted, rtol=1e-3, atol=1e-4)
     halved = saved(tmp_path / "half.pth", {key: each.half() for key, each in state.items()})
     load(vit(**shape, FRAME_SIZE=48), "image_vit", halved, "video_vit_b")
@@ -374,6 +374,19 @@ def test_image_transformers_inflated_or_per_frame(tmp_path, container):
     notes = " ".join(load(per_frame, "image", path, "frames"))
     assert "positions interpolated from 2 x 2 to 3 x 3" in notes
     assert per_frame(torch.rand(1, 3, 2, 48, 48)).shape == (1, 192)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("mobilenetv3_small_050", "classifier"), ("convnext_atto", "head.fc")]
+)
+def test_the_head_of_an_image_backbone_is_left_out_and_nothing_else(tmp_path, name, head):
+    theirs = randomised(timm.create_model(name))
+    path = saved(tmp_path / "image.pt", theirs.state_dict())
+    encoder = slim("frames", IMAGE=name, NORMALISE="imagenet")
+    notes = " ".join(load(encoder, "image", path, "frames"))
+    assert f"left out, the head: {head}.weight, {head}.bias" in notes
+    own = encoder.backbone.image.state_dict()
+    assert all(torch.equal(own[key], theirs.state_dict()[key]) for key in own)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "class"])
@@ -513,9 +526,9 @@ def test_bad_files_are_one_line(tmp_path, capsys):
     short["s1.pathway0_stem.conv.weight"] = torch.zeros(8, 3, 1, 7, 7)
     missing = saved(tmp_path / "missing.pth", {"model_state": short})
     cases = {
-        evil: ["wants to run code", "print"],
+        evil: ["would run code", "print"],
         damaged: ["damaged"],
-        text: ["cannot read", "or no checkpoint of torch"],
+        text: ["cannot read", "or not a torch checkpoint"],
         cut: ["cannot read", "it is damaged, or"],
         broken: ["cannot read"],
         empty: ["holds no tensors"],

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
+from tests.models.made import check_against_torchvision
 from vidcsl.models.resnet3d import r2plus1d_18
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "mc3_18", "r2plus1d_18"])
+def test_published_networks_are_torchvisions(name):
+    check_against_torchvision(name)
 
 
 def test_motion_changes_the_features():

@@ -27,7 +27,7 @@ ENCODERS: Registry[Callable[..., "Encoder"]] = Registry(
         "WIDTH": Option(0, "channels of the first stage; 0: the published number", minimum=0),
         "DEPTH": Option(
             0,
-            "most blocks of a stage (of a video ViT: all its blocks); 0: the published number",
+            "largest number of blocks per stage (video ViT: in total); 0: the published number",
             minimum=0,
         ),
     },

@@ -71,10 +71,10 @@ class FrameEncoder(nn.Module):
 @ENCODERS.register(
     "frames",
     "an image backbone per frame",
-    IMAGE=Option("resnet18", "frames: image backbone, a name that timm knows"),
+    IMAGE=Option("resnet18", "frames: image backbone, the name of a timm model"),
     TEMPORAL=Option(
         "mean",
-        "frames: how frames are joined; transformer sees their order",
+        "frames: how the features of frames are combined; transformer uses their order",
         ("mean", "transformer"),
     ),
 )

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Container, Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -67,18 +67,18 @@ class Renamed:
     unknown: list[str]
 
 
-def renamed(foreign: Mapping[str, Tensor], layout: Layout) -> Renamed:
-    """Apply a layout to the tensors of a checkpoint."""
+def renamed(foreign: Mapping[str, Tensor], layout: Layout, *, own: Container[str]) -> Renamed:
+    """Apply a layout to the tensors of a checkpoint for a network with the tensors `own`."""
     state: State = {}
     left_out: dict[str, list[str]] = {}
     unknown = []
     for key, tensor in foreign.items():
-        why = next((why for pattern, why in layout.left_out if re.fullmatch(pattern, key)), None)
-        if why is not None:
-            left_out.setdefault(why, []).append(key)
-            continue
         ours = _our_name(key, layout.renames)
-        if ours is None:
+        why = next((why for pattern, why in layout.left_out if re.fullmatch(pattern, key)), None)
+        # Some networks have a norm in what is called their head, and use it without a classifier.
+        if why is not None and ours not in own:
+            left_out.setdefault(why, []).append(key)
+        elif ours is None:
             unknown.append(key)
         else:
             state[ours] = tensor
@@ -222,7 +222,8 @@ COCLR = Layout(
 _IMAGE_START = r"(?:backbone\.)?"
 _CONTAINERS = ("teacher", "model", "state_dict")
 _LEFT_OUT = (
-    (_IMAGE_START + r"(head|fc|projection)\..+", "the head"),
+    # What timm calls a classifier, by family.
+    (_IMAGE_START + r"(head|heads|head_dist|fc|classifier|last_linear|projection)\..+", "the head"),
     (r"decoder.+|mask_token", "the decoder"),
 )
 
@@ -394,7 +395,7 @@ VIDCSL = Layout(
     meaning="checkpoints of this project (the encoder alone), and `vidcsl export`'s files",
     encoders=(),
     containers=("method",),
-    left_out=((r"(?!(encoder\.)?backbone\.).+", "heads and what else was trained beside it"),),
+    left_out=((r"(?!(encoder\.)?backbone\.).+", "heads and other modules"),),
     renames=((r"(?:encoder\.)?backbone\.(.+)", r"\1"),),
 )
 

@@ -82,7 +82,7 @@ def load_pretrained(
             f"not MODEL.NAME {name}"
         )
     foreign = read_tensors(weights.path, containers=layout.containers)
-    found = renamed(foreign, layout)
+    found = renamed(foreign, layout, own=encoder.backbone.state_dict())
     state, notes = fitted(found.state, encoder.backbone)
     problems = _problems(state, found.unknown, encoder.backbone, layout)
     if problems and strict:
@@ -97,7 +97,7 @@ def load_pretrained(
     if layout.clip and layout.clip != (encoder.clip_frames, encoder.frame_size):
         notes.append(f"positions of clips of {layout.clip[0]} x {layout.clip[1]} interpolated")
     if layout.mixed:
-        notes.append(f"taken to have learned on pixels {encoder.normalisation} (MODEL.NORMALISE)")
+        notes.append(f"assumed to be trained on pixels {encoder.normalisation} (MODEL.NORMALISE)")
     notes += [
         f"left out, {why}: {', '.join(keys)}" for why, keys in found.left_out.items()
     ] + problems
@@ -171,7 +171,7 @@ def read_tensors(path: Path, *, containers: Sequence[str] = ()) -> dict[str, Ten
         containers: keys under which the tensors may lie in a checkpoint; the first that is there.
 
     Raises:
-        UserError: missing, damaged, without tensors, or a pickle that wants to run code.
+        UserError: missing, damaged, without tensors, or a pickle that would run code.
     """
     if not path.exists():
         raise UserError(f"no weights at {path}")
@@ -191,7 +191,7 @@ def read_tensors(path: Path, *, containers: Sequence[str] = ()) -> dict[str, Ten
         if isinstance(value, Tensor)
     }
     if not tensors:
-        raise UserError(f"{path} holds no tensors where this format has them; is it another one?")
+        raise UserError(f"{path} has no tensors where its format stores them: is the format right?")
     return _cleaned(tensors, path)
 
 
@@ -214,21 +214,19 @@ def _unpickled(path: Path) -> Any:
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # The line of torch's long message that names what the pickle would call.
+        lines = str(error).splitlines() or ["no reason given"]
+        culprit = next((line.strip() for line in lines if "GLOBAL" in line), lines[0])
+        culprit = culprit.split(" was not ")[0][-120:]
         raise UserError(
-            f"{path} is not loaded: it is a damaged file, or a pickle that wants to run code "
-            f"({_what(str(error))}); save its state dict alone, or as .safetensors"
+            f"{path} is not loaded: it is a damaged file, or a pickle that would run code "
+            f"({culprit}); save its state dict alone, or as .safetensors"
         ) from error
     except Exception as error:  # torch raises many kinds for a file that is not a checkpoint
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"cannot read {path}: it is damaged, or no checkpoint of torch ({reason})"
+            f"cannot read {path}: it is damaged, or not a torch checkpoint ({reason})"
         ) from error
-
-
-def _what(message: str) -> str:
-    """The part of torch's long message that names the culprit."""
-    culprits = [line.strip() for line in message.splitlines() if "GLOBAL" in line]
-    return (culprits or message.splitlines() or ["no reason given"])[0].split(" was not ")[0][-120:]
 
 
 # ----------------------------------------------------------------------

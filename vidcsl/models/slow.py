@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vidcsl.models.encoder import ENCODERS, Encoder, flat, shallow
 
 WIDTH = 64  # channels of the published stem
-EXPANSION = 4
+EXPANSION = 4  # channels that leave a block, for each one inside
 KERNELS = (1, 1, 3, 3)  # temporal extent of the first convolution of the blocks of each stage
 
 

@@ -292,7 +292,9 @@ ENCODERS.register(
     HEADS=Option(0, "video ViT: attention heads; 0: one for 64 channels", minimum=0),
     TUBELET=Option([2, 16], "video ViT: frames and pixels of a token"),
     ATTENTION=Option(
-        "joint", "video ViT: over all tokens, or over time, then over space", ("joint", "divided")
+        "joint",
+        "video ViT: over all tokens (joint), or over time, then over space (divided)",
+        ("joint", "divided"),
     ),
     POSITIONS=Option("sine", "video ViT: position encoding", ("learned", "sine", "rotary")),
     POOLING=Option(
