@@ -531,7 +531,7 @@ def test_bad_files_are_one_line(tmp_path, capsys):
         text: ["cannot read", "or not a torch checkpoint"],
         cut: ["cannot read", "it is damaged, or"],
         broken: ["cannot read"],
-        empty: ["holds no tensors"],
+        empty: ["has no tensors"],
         tmp_path / "none.pth": ["no weights at"],
         missing: [
             "1 missing: stem.1.bias",
