@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Container, Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
 import torch
