@@ -247,7 +247,7 @@ def test_a_silent_sbatch_is_one_line(data, config, sbatch, tmp_path, capsys):
     (tmp_path / "bin/sbatch").write_text("#!/bin/sh\nexit 1\n")
     words = arguments(data, config, tmp_path / "run", "--launcher", "slurm")
     assert main(["train", *words]) == 2
-    assert "the job was not accepted by slurm: " in capsys.readouterr().err
+    assert "the job was rejected by slurm: " in capsys.readouterr().err
 
 
 def test_what_cannot_be_submitted(data, config, tmp_path, monkeypatch):

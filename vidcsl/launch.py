@@ -195,7 +195,7 @@ def submit(
         return _submit_to_slurm(runs, folder, resources, name=name, at_once=at_once or len(runs))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"the job was not accepted by {launcher}: {reason}") from error
+        raise UserError(f"the job was rejected by {launcher}: {reason}") from error
 
 
 def _submit_to_slurm(
@@ -206,7 +206,7 @@ def _submit_to_slurm(
     except ImportError:
         raise UserError("--launcher slurm needs submitit: pip install 'vidcsl[slurm]'") from None
     if shutil.which("srun") is None:
-        raise UserError("there is no Slurm here: srun is not found; use --launcher local")
+        raise UserError("Slurm is not available (srun is not found); use --launcher local")
     executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=MOST_REQUEUES)
     executor.update_parameters(  # None: the cluster's default
         name=name,

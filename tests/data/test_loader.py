@@ -310,7 +310,7 @@ def test_a_video_that_kills_twice_is_replaced_and_named(paths, tmp_path, impatie
     loader = loader_of(paths, workers=1, sampler=sampler, timeout=0.3, batch_size=7)
     (batch,) = loader.epoch(0)
     assert batch.damaged == (str(paths[2]),)
-    assert loader.dataset.given_up == {2: f"reading it ends the process ({cause})"}
+    assert loader.dataset.given_up == {2: f"the process that reads it dies ({cause})"}
     assert len(list(tmp_path.iterdir())) == 2
     assert signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
 

@@ -176,7 +176,7 @@ def test_other_arguments_replace_the_videos(tmp_path):
 
 def test_foreign_files_are_not_touched(tmp_path):
     (tmp_path / "train.csv").write_text("mine")
-    with pytest.raises(UserError, match=r"train\.csv was not made here"):
+    with pytest.raises(UserError, match=r"train\.csv was not made by this command"):
         generate(tmp_path, **SMALL)
     assert (tmp_path / "train.csv").read_text() == "mine"
 

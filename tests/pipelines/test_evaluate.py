@@ -101,7 +101,7 @@ def test_foreign_weights_are_probed_attacked_and_corrupted_in_one_command(
     words = arguments(data, config, out, "MODEL.DUAL_NORM", "true", *REPORT)
     assert main(["evaluate", *words, "--weights", f"vidcsl:{checkpoint}"]) == 0
     said = capsys.readouterr().err
-    assert "left out, heads and what else was trained beside it: projector." in said
+    assert "left out, heads and other modules: projector." in said
     assert "BatchNorms copied to every set" in said
     mine, theirs = (results_of(run) for run in (out, finished))
     assert mine["method"] == "vidcsl"

@@ -25,7 +25,7 @@ CHECKS = [
     {
         "name": "the model is deterministic",
         "passed": True,
-        "seen": "two answers to the same clips differ by 0 of the largest logit",
+        "seen": "two outputs for the same clips differ by 0 of the largest logit",
     },
     {
         "name": "more steps never help the model",

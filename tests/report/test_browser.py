@@ -115,7 +115,7 @@ def test_the_pointed_at_video_lights_its_class_and_links_its_neighbours(opened):
     map_ = opened.locator("figure.map")
     lit = map_.locator(".mark-symbol path[fill='var(--a)']")
     links = map_.locator(".mark-rule line")
-    chosen = opened.get_by_label("Light up the class")
+    chosen = opened.get_by_label("Highlight the class")
     assert (lit.count(), links.count()) == (40, 5)
     assert chosen.input_value() != ""
     chosen.select_option("Lunges")

@@ -21,12 +21,12 @@ def compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folders", type=Path, nargs="+", help="run folders; runs of one name are its seeds"
     )
-    parser.add_argument("--baseline", required=True, help="name of the plain contrastive run")
+    parser.add_argument("--baseline", required=True, help="name of the baseline run")
     parser.add_argument(
         "--reference",
         required=True,
         nargs="+",
-        help="names of the runs that the gap is to",
+        help="names of the reference runs",
     )
     parser.add_argument("--output", type=Path, help="folder for study.json, study.md, study.html")
     parser.set_defaults(run=_compare)

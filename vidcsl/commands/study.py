@@ -16,7 +16,10 @@ def study(parser: argparse.ArgumentParser) -> None:
     """Arguments of `vidcsl study`."""
     parser.add_argument("study", type=Path, help="a study file, or a shipped one: studies/small")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="options that override the file, all runs"
+        "overrides",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="options of all runs; they override the file",
     )
     parser.add_argument(
         "--jobs", type=at_least(0), default=0, help="runs at a time; 0: one for each GPU"
@@ -24,14 +27,14 @@ def study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part",
         metavar="I/N",
-        help="run each N-th run from the I-th (counted from 0): for job arrays",
+        help="run every N-th run, starting with the I-th (from 0); for job arrays",
     )
     parser.add_argument(
         "--arms", metavar="ARM,ARM", help="run these arms only; the tables hold all finished runs"
     )
     parser.add_argument("--dry-run", action="store_true", help="list the runs and stop")
     parser.add_argument("--budget", action="store_true", help="estimate the hours first")
-    parser.add_argument("--table", action="store_true", help="run nothing, write the tables")
+    parser.add_argument("--table", action="store_true", help="only write the tables")
     add_launcher(parser)
     parser.set_defaults(run=_study)
 

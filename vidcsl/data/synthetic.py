@@ -137,7 +137,9 @@ def generate(
     if earlier.get("arguments") != asked:
         old = [path for path in (*lists, *(root / "videos").glob("**/*")) if path.is_file()]
         if old and not earlier:  # no marker: someone else's files
-            raise UserError(f"synthetic: {old[0]} was not made here; choose an empty folder")
+            raise UserError(
+                f"synthetic: {old[0]} was not made by this command; choose an empty folder"
+            )
         for path in old:
             path.unlink()
     _mark(marker, finished=False, arguments=asked)

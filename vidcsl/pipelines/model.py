@@ -101,7 +101,7 @@ def _other_pixels(encoder: Encoder, path: Path) -> list[str]:
     if torch.equal(theirs.mean, encoder.mean) and torch.equal(theirs.std, encoder.std):
         return []
     return [
-        f"{path}: {config} has pixels {theirs.normalisation}, here they are "
+        f"{path}: {config} has pixels {theirs.normalisation}, this config has "
         f"{encoder.normalisation}: see MODEL.NORMALISE and MODEL.CHANNELS"
     ]
 

@@ -108,7 +108,7 @@ def neighbour_map(
     names = np.unique(labels).tolist()
     lit["bind"] = {
         "input": "select",
-        "name": "Light up the class ",
+        "name": "Highlight the class ",
         "options": [None, *names],
         "labels": ["none", *names],
     }

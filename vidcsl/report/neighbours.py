@@ -31,11 +31,11 @@ def write_neighbours(
         chart = line_chart(
             points,
             "Precision and recall if the nearest of each video were flagged.",
-            x="nearest per cent of the list",
-            y="ratio of pairs",
+            x="nearest % of the list",
+            y="fraction of pairs",
             of="curve",
             per_cent=True,
-            levels=[("precision of a blind guess", found["chance"])],
+            levels=[("precision of random flags", found["chance"])],
         )
     page = templates().get_template("neighbours.html.j2")
     text = page.render(title=title, found=found, pairs=pairs, chart=chart, style=style_sheet())

@@ -38,7 +38,7 @@ _CAUSES = {
     "uniformity": "uniformity",
     "margin": "margin between classes",
     "same_class_similarity": "similarity within a class",
-    "recall": "ratio of the false negatives found",
+    "recall": "recall of the detector",
 }
 _EFFECTS = {"accuracy": "robust accuracy", "survival": "survival"}
 
@@ -339,7 +339,7 @@ def _attack_tables(summary: Tree, attack: str) -> Iterator[Table]:
                 f"(R − R of {baseline}) / (R of {reference} − R of {baseline}), of accuracies over "
                 "the seeds that all three have; in brackets 95 % of draws of seeds and videos, "
                 "? where these are too few to be sure that there is a gap; undefined where "
-                f"{reference} is not ahead.",
+                f"{reference} is not better.",
                 ["arm", *budgets],
                 rows,
             )
@@ -413,7 +413,7 @@ def attack_charts(summary: Tree, attack: str) -> list[tuple[str, Spec]]:
             f"{key.capitalize()} of each arm under {title} against the budget; the tables have "
             "the numbers.",
             x=budget_title(keys),
-            y="ratio of clips",
+            y="fraction of clips",
             of="arm",
             per_cent=True,
             budgets=[0.0, *sorted(sizes)],
@@ -424,7 +424,7 @@ def attack_charts(summary: Tree, attack: str) -> list[tuple[str, Spec]]:
 
 
 def scatters(summary: Tree) -> list[tuple[str, str, Spec]]:
-    """(title, note, chart): a point a run, geometry against robustness."""
+    """(title, note, chart): one point per run, geometry against robustness."""
     attack = next(iter(summary["arms"][summary["baseline"]]["attacks"]), None)
     eps = halving_budget(summary, attack) if attack else None
     if attack is None or eps is None:
@@ -448,15 +448,15 @@ def scatters(summary: Tree) -> list[tuple[str, str, Spec]]:
             rank = stats.spearmanr([row["x"] for row in rows], [row["y"] for row in rows])
             title = f"{effect_title.capitalize()} against {cause_title}"
             note = (
-                f"A point a run, {attack_title(attack)} at ε = {eps}. Rank correlation over "
+                f"One point per run, {attack_title(attack)} at ε = {eps}. Rank correlation over "
                 f"{len(rows)} runs: {plain(round(float(rank.statistic), 2))}. The arms differ in "
                 "more than this; a correlation is no proof of a cause."
             )
             chart = scatter_chart(
                 rows,
-                f"{title}, a point a run.",
+                f"{title}, one point per run.",
                 x=cause_title,
-                y="ratio of clips",
+                y="fraction of clips",
                 looks=looks(list(summary["arms"])),
             )
             charts.append((title, note, chart))

@@ -90,7 +90,7 @@ def save_checkpoint(
         reason = next(filter(None, reasons), "the file was cut short, is the disk full?")
         raise UserError(
             f"cannot write checkpoint {path}: {reason}; older ones are intact: "
-            "make room (or the folder writable) and continue with --resume"
+            "free some space, or make the folder writable, and continue with --resume"
         ) from error
     if writes:
         for old in list_checkpoints(folder)[:-keep]:
@@ -234,7 +234,9 @@ class CheckpointWriter:
         error = self._pending.exception() if self._pending else None
         self._pending = None
         if self.distributed.any(error is not None):
-            raise error or UserError("the main process cannot write its checkpoint, see there")
+            raise error or UserError(
+                "the main process cannot write its checkpoint; see its message"
+            )
 
     @property
     def failed(self) -> bool:

@@ -80,7 +80,7 @@ def test_members_that_point_outside_are_refused(tmp_path, kind, name):
     members = {"a/fine.avi": b"fine", name: b"evil"}
     path = tmp_path / f"evil.{kind}"
     write(path, rar(members)) if kind == "rar" else write_zip(path, members)
-    with pytest.raises(UserError, match=r"evil\.\w+: refused, it points outside: .*x\.avi"):
+    with pytest.raises(UserError, match=r"evil\.\w+: refused, .* outside the target: .*x\.avi"):
         unpack([path], tmp_path / "out", selection=VIDEOS, workers=1)
     assert not (tmp_path / "out").exists()
 
@@ -88,7 +88,7 @@ def test_members_that_point_outside_are_refused(tmp_path, kind, name):
 def test_an_inner_archive_is_as_suspect(tmp_path):
     inner = rar({"a/fine.avi": b"fine", "../../x.avi": b"evil"})
     path = write(tmp_path / "outer.rar", rar({"inner.rar": inner}))
-    with pytest.raises(UserError, match=r"inner\.rar: refused, it points outside"):
+    with pytest.raises(UserError, match=r"inner\.rar: refused, .* outside the target"):
         unpack([path], tmp_path / "out", selection=VIDEOS, workers=1)
     assert files(tmp_path / "out") == {}
 
@@ -96,7 +96,7 @@ def test_an_inner_archive_is_as_suspect(tmp_path):
 def test_links_are_refused(tmp_path):
     members = {"a/up.avi": b"../..", "a/x.avi": b"x"}
     path = write(tmp_path / "links.rar", rar(members, links=["a/up.avi"]))
-    with pytest.raises(UserError, match=r"refused, it holds links: a/up\.avi"):
+    with pytest.raises(UserError, match=r"refused, it contains links: a/up\.avi"):
         unpack([path], tmp_path / "out", selection=VIDEOS, workers=1)
 
 
@@ -107,7 +107,7 @@ def test_links_are_refused(tmp_path):
         ("a.7z", b"7z", r"unknown kind of archive, not one of \.rar, \.zip"),
         ("a.rar", b"no archive", r"a\.rar is damaged"),
         ("a.zip", b"no archive", r"a\.zip is damaged"),
-        ("a.rar", rar({"note.txt": b""}), r"no \.avi or .* file is in there"),
+        ("a.rar", rar({"note.txt": b""}), r"no \.avi or .* file is in these archives"),
         ("a.rar", rar({"1/a/x.avi": b"", "2/a/X.avi": b""}), "two members .* become a/X.avi"),
         ("a.rar", rar({"a/x.avi": b"content"}).replace(b"content", b"CONTENT"), "damaged.*CRC"),
         ("a.rar", rar({"a/x.avi": b"content" * 99})[:-300], r"a\.rar is damaged"),

@@ -103,7 +103,7 @@ def test_lists_that_share(small, tmp_path):
         ("c/z.mp4 1", {"separator": ""}, "the separator is empty"),
         ("c/z.mp4 1", {"group_pattern": "("}, "malformed"),
         ("c/z.mp4 1", {"form": "mmaction2-frames"}, "expected 'path number class number'"),
-        ("", {}, "names no video"),
+        ("", {}, "contains no video"),
     ],
 )
 def test_faults(small, tmp_path, line, options, message):

@@ -201,7 +201,7 @@ def test_hmdb51_marks_sources_and_shared_sources(small_hmdb):
     [
         ("med_0.avi 1", "med_0.avi 3", "line 1: expected 'name.avi 0|1|2'"),
         ("Film_wave_f_cm_np1", "Film_wave_f_cm", "line 1: .* is not named <source>_wave_"),
-        ("Home", "Film", "line 2: .* is named twice"),
+        ("Home", "Film", "line 2: .* is listed twice"),
         ("Home_wave_f_cm_np1_fr", "Film_wave_f_cm_np1_le", "1 sources are in both .*wave/Film"),
     ],
 )
@@ -317,10 +317,10 @@ def test_json_and_secret_labels(small_kinetics, tmp_path):
     [
         ("a.csv", "label,time_start,time_end\n", "line 1: no column youtube_id"),
         ("a.csv", HEAD + "a,aaaaaaaaaaa,x,10,train,0\n", "line 2: the times are not two numbers"),
-        ("a.csv", HEAD + "a,,0,10,train,0\n", "line 2: there is no youtube_id"),
-        ("a.csv", HEAD, "names no clip"),
+        ("a.csv", HEAD + "a,,0,10,train,0\n", "line 2: youtube_id is missing"),
+        ("a.csv", HEAD, "contains no clip"),
         ("a.json", "{", "not readable as JSON"),
-        ("a.json", "[1]", "an object with a clip for each"),
+        ("a.json", "[1]", "an object with one clip per"),
         ("a.json", '{"x": {"annotations": {}}}', "x has no annotations with a segment"),
         ("a.csv", None, "cannot read .*a.csv: No such file"),
     ],
@@ -397,7 +397,7 @@ def test_missing_and_chosen_videos_of_ssv2(small_ssv2):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "{}", "names no video"),
+        ("a.json", "{}", "contains no video"),
         ("a.json", '{"a": 1}', "expected a list of"),
         (
             "a.json",

@@ -39,7 +39,7 @@ def test_failures_are_told_apart_and_do_not_end_the_job(tmp_path, capsys):
     outcomes = run(tmp_path, kinds, timeout=2)
     assert outcomes.results == {"w": {"traces": 1}, "v": {"traces": 1}}
     assert outcomes.failures == {
-        "c": "the process died while at work on it (SIGSEGV)",
+        "c": "the process died while working on it (SIGSEGV)",
         "b": "no video",
         "h": "not done within 2 s",
     }
@@ -118,7 +118,7 @@ def test_a_kill_leaves_the_record_and_no_process(tmp_path):
     while not (record.exists() and record.read_text().count("\n") == 2):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    with pytest.raises(UserError, match="another process is at work on"):
+    with pytest.raises(UserError, match="another process is using"):
         run(tmp_path, {"a": "well"})
     parent.kill()
     parent.wait()

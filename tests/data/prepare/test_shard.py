@@ -85,7 +85,7 @@ def test_the_same_bytes_again_and_what_is_there_is_kept(made, tmp_path):
 
 
 def test_faults(made, tmp_path):
-    with pytest.raises(UserError, match="must hold some bytes"):
+    with pytest.raises(UserError, match="must be positive"):
         shard(**made | {"shard_bytes": 0})
     with pytest.raises(UserError, match="would overwrite"):
         shard(**made | {"out": tmp_path})

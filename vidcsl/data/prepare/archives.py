@@ -101,7 +101,7 @@ def unpack(
     _refuse_same_places(place for place, _ in files)
     if not files:
         raise UserError(
-            f"{shorten(archives)}: no {' or '.join(selection.suffixes)} file is in there"
+            f"{shorten(archives)}: no {' or '.join(selection.suffixes)} file is in these archives"
         )
     return dict(files)
 
@@ -153,9 +153,11 @@ def wanted_members(archive: Path, selection: Selection) -> list[str]:
             if not member.is_dir():
                 files.append(member)
         if outside:
-            raise UserError(f"{archive}: refused, it points outside: {shorten(outside)}")
+            raise UserError(
+                f"{archive}: refused, it contains paths outside the target: {shorten(outside)}"
+            )
         if links:
-            raise UserError(f"{archive}: refused, it holds links: {shorten(links)}")
+            raise UserError(f"{archive}: refused, it contains links: {shorten(links)}")
         if any(member.flag_bits & 1 for member in files if hasattr(member, "flag_bits")) or (
             isinstance(opened, rarfile.RarFile) and opened.needs_password()
         ):
@@ -210,12 +212,12 @@ def _errors(archive: Path, what: str) -> Iterator[None]:
         yield
     except rarfile.RarCannotExec as error:
         raise UserError(
-            f"{archive} is compressed: install unrar or unar to unpack it (7z and bsdtar may do)"
+            f"{archive} is compressed: install unrar or unar to unpack it (7z and bsdtar may work)"
         ) from error
     except rarfile.NeedFirstVolume as error:
-        raise UserError(f"{archive} is not the first of its volumes: name that one") from error
+        raise UserError(f"{archive} is not the first volume: give the first one") from error
     except (rarfile.Error, BadZipFile, EOFError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(
-            f"{archive} is damaged, or not of a kind that can be read ({what}): {reason}"
+            f"{archive} is damaged, or of an unsupported kind ({what}): {reason}"
         ) from error

@@ -146,5 +146,5 @@ def read_entries(path: Path, *, separator: str, numbers: int) -> list[tuple[str,
             video = video[1:-1]
         entries.append((video, int(match["label"])))
     if not entries:
-        raise UserError(f"the list {path} names no video")
+        raise UserError(f"the list {path} contains no video")
     return entries

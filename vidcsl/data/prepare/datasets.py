@@ -150,7 +150,7 @@ def prepare_hmdb51(
                     raise UserError(f"{path}, line {line}: {error}") from error
                 row = Row(f"{class_name}/{name.strip()}", class_name, source)
                 if row in found:
-                    raise UserError(f"{path}, line {line}: {name.strip()} is named twice")
+                    raise UserError(f"{path}, line {line}: {name.strip()} is listed twice")
                 found[row] = mark
     if not any(marks.values()):
         raise UserError(f"hmdb51: {folder} holds no <class>_test_split<k>.txt")
@@ -302,9 +302,7 @@ def read_clips(path: Path) -> list[KineticsClip]:
     if path.suffix == ".json":
         document = read_json(path)
         if not isinstance(document, dict):
-            raise UserError(
-                f"{path}: the Kinetics form is an object with a clip for each YouTube name"
-            )
+            raise UserError(f"{path}: the Kinetics form is an object with one clip per YouTube id")
         for name, entry in document.items():
             try:
                 annotation = entry["annotations"]
@@ -329,12 +327,12 @@ def read_clips(path: Path) -> list[KineticsClip]:
         except ValueError as error:
             raise UserError(f"{where}: the times are not two numbers: {list(times)}") from error
         if not youtube_id:
-            raise UserError(f"{where}: there is no youtube_id")
+            raise UserError(f"{where}: youtube_id is missing")
         split = split or path.stem.rpartition("_")[2]
         split = KINETICS_SPLITS.get(split, split)
         clips.append(KineticsClip(split, (label or "").strip(), youtube_id, start, end))
     if not clips:
-        raise UserError(f"{path} names no clip")
+        raise UserError(f"{path} contains no clip")
     return clips
 
 
@@ -390,7 +388,7 @@ def prepare_ssv2(
                 form = '{"id": ..., "template": ...}'
                 raise UserError(f"{path}: expected a list of {form}") from error
         if not templates:
-            raise UserError(f"{path} names no video")
+            raise UserError(f"{path} contains no video")
         rows = []
         for name, template in templates.items():
             label = template.replace("[", "").replace("]", "")

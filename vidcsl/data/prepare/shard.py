@@ -50,7 +50,8 @@ class ShardReport:
     def __str__(self) -> str:
         size = sum(self.shards.values()) / 2**20
         lines = [
-            f"shard: {len(self.shards)} shards, {size:.1f} MiB ({self.resumed} known from before)",
+            f"shard: {len(self.shards)} shards, {size:.1f} MiB "
+            f"({self.resumed} from an earlier call)",
             *(f"{path}: {number} videos" for path, number in self.lists.items()),
         ]
         return "\n  ".join(lines)
@@ -76,7 +77,7 @@ def shard(
         UserError: a list cannot be read or would be overwritten, or a video is missing.
     """
     if shard_bytes < 1:
-        raise UserError(f"shard: a shard must hold some bytes, not {shard_bytes}")
+        raise UserError(f"shard: the size of a shard must be positive, not {shard_bytes}")
     refuse_overwriting(lists, out=out)
     rows = read_lists(lists)
     videos = videos_of(rows)
