@@ -204,7 +204,7 @@ MODELS: dict[str, Option] = {
         path=True,
     ),
     "MODEL.WEIGHTS_STRICT": Option(
-        True, "missing or unknown tensors are an error; false: they are a note"
+        True, "missing or unknown tensors are an error; false: they are only logged"
     ),
     "MODEL.CHANNELS": Option(
         "auto",
@@ -274,7 +274,7 @@ TRAINING: dict[str, Option] = {
     "TRAIN.LR": Option(0.08, "peak learning rate, for TRAIN.LR_BATCH videos", minimum=0),
     "TRAIN.LR_BATCH": Option(
         256,
-        "batch that TRAIN.LR is meant for: the rate is scaled by TRAIN.BATCH / TRAIN.LR_BATCH; "
+        "batch size that TRAIN.LR refers to: the rate is scaled by TRAIN.BATCH / TRAIN.LR_BATCH; "
         "0: not scaled",
         minimum=0,
     ),
@@ -297,7 +297,7 @@ TRAINING: dict[str, Option] = {
     ),
     "TRAIN.CHECKPOINT_BACKGROUND": Option(
         True,
-        "write checkpoints from a copy in memory while training continues; false: it waits",
+        "write checkpoints from a copy in memory while training continues; false: training waits",
     ),
     "TRAIN.KEEP": Option(2, "how many of the newest checkpoints are kept", minimum=1),
     "TRAIN.KEEP_EVERY": Option(
@@ -317,7 +317,7 @@ TRAINING: dict[str, Option] = {
     ),
     "GUARD.SKIP": Option(
         2,
-        "steps whose batches are left out after a roll-back; the last of them is the bad one",
+        "steps to skip after a rollback; the last of them is the bad one",
         minimum=1,
     ),
 }
@@ -369,7 +369,9 @@ EVALUATION: dict[str, Option] = {
         maximum=1,
     ),
     "FINETUNE.DROPOUT": Option(0.5, "dropout before the head", maximum=0.99),
-    "FINETUNE.MIXUP": Option(0.0, "parameter of the Beta distribution; 0: no mixup", minimum=0),
+    "FINETUNE.MIXUP": Option(
+        0.0, "mixup: parameter of the Beta distribution; 0: no mixup", minimum=0
+    ),
     "FINETUNE.LABEL_SMOOTHING": Option(0.0, "label smoothing", minimum=0, maximum=1),
     "ROBUST.PROTOCOLS": Option(
         [],

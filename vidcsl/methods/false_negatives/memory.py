@@ -22,14 +22,14 @@ from vidcsl.registry import Option
     "the most similar candidates by a memory bank of all views so far (ours)",
     ROUNDS=Option(
         1,
-        "memory: iterative training, this many runs from the start; the memory bank of each run "
-        "finds the false negatives of the next from its first step on",
+        "memory: number of runs in iterative training, each from scratch; the memory bank of a run "
+        "flags the false negatives of the next one from its first step on",
         minimum=1,
     ),
     TUTOR=Option(
         "",
         "memory: teacher, a checkpoint of a run with this detector on the same list, by any "
-        "method; its memory bank finds the false negatives from the first step on",
+        "method; its memory bank flags false negatives from the first step on",
         path=True,
     ),
 )
