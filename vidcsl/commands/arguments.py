@@ -106,7 +106,7 @@ def say(sentence: str) -> None:
 def add_model(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """`--checkpoint FILE`, which may be given several times, or `--weights FORMAT:PATH`."""
     default = (
-        "a file, or a run's folder, for its newest one; then the run's own config is taken unless "
+        "a checkpoint, or a run's folder for its newest one; the run's own config is used unless "
         "--cfg is given; default: the newest in OUTPUT_DIR"
     )
     if several:
@@ -194,7 +194,7 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
         "--hours",
         type=at_least(0.1),
         default=defaults.hours,
-        help="time limit, after which the job is queued again and resumes (%(default)s)",
+        help="time limit, after which the job is requeued and resumes (%(default)s)",
     )
     group.add_argument("--partition", default=defaults.partition, help="Slurm partition")
     group.add_argument(
@@ -252,7 +252,7 @@ def launch(
     try:
         failed = [job for job in jobs if job.exception() is not None]
     except KeyboardInterrupt:
-        print("\nvidcsl: stopped waiting; the jobs go on", file=sys.stderr)
+        print("\nvidcsl: stopped waiting; the jobs continue", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     if failed:
         raise UserError(

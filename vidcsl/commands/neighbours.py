@@ -10,7 +10,7 @@ def neighbours(parser: argparse.ArgumentParser) -> None:
     """The config whose FALSE_NEGATIVES options are tried."""
     add_config(parser)
     parser.add_argument(
-        "--pairs", type=at_least(0), default=8, help="pairs shown of either kind (%(default)s)"
+        "--pairs", type=at_least(0), default=8, help="pairs to show of each kind (%(default)s)"
     )
     parser.add_argument("--out", type=Path, help="folder; default: neighbours in OUTPUT_DIR")
     parser.set_defaults(run=_run)

@@ -42,7 +42,7 @@ def transfer(parser: argparse.ArgumentParser) -> None:
     """Arguments of `vidcsl transfer`."""
     parser.add_argument("clips", type=Path, nargs="+", help="folders that `vidcsl attack` wrote")
     parser.add_argument(
-        "--runs", type=Path, nargs="+", required=True, help="run folders of the models to try"
+        "--runs", type=Path, nargs="+", required=True, help="run folders of the models to test"
     )
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -68,7 +68,7 @@ def corrupt(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=False)
     add_model(parser, several=True)
     parser.add_argument(
-        "--export", type=Path, metavar="DIR", help="write the corrupted test videos here instead"
+        "--export", type=Path, metavar="DIR", help="folder for the corrupted test videos; writes them instead of evaluating"
     )
     parser.set_defaults(run=_corrupt)
 

@@ -29,7 +29,7 @@ PUBLISHED_CLIPS = {
 def show(parser: argparse.ArgumentParser) -> None:
     """Sub-commands of `vidcsl show`."""
     things = parser.add_subparsers(metavar="THING", required=True)
-    meaning = "pictures of the clips that a config feeds, before and after augmentation"
+    meaning = "pictures of a config's clips, before and after augmentation"
     clips = things.add_parser("clips", help=meaning, description=meaning)
     add_config(clips)
     clips.add_argument(

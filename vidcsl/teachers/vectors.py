@@ -31,7 +31,7 @@ def motion_vectors(
 ) -> tuple[NDArray[np.float16], dict[str, str]]:
     """Motion descriptors of all videos of a list, computed at most once.
 
-    A killed call goes on where it was. What was computed from other bytes of the same name (another
+    A killed call continues where it stopped. What was computed from other bytes of the same name (another
     size, time or checksum) is computed anew.
 
     Args:
