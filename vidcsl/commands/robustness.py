@@ -68,7 +68,10 @@ def corrupt(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=False)
     add_model(parser, several=True)
     parser.add_argument(
-        "--export", type=Path, metavar="DIR", help="folder for the corrupted test videos; writes them instead of evaluating"
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="folder for the corrupted test videos; writes them instead of evaluating",
     )
     parser.set_defaults(run=_corrupt)
 

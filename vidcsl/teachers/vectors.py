@@ -31,8 +31,8 @@ def motion_vectors(
 ) -> tuple[NDArray[np.float16], dict[str, str]]:
     """Motion descriptors of all videos of a list, computed at most once.
 
-    A killed call continues where it stopped. What was computed from other bytes of the same name (another
-    size, time or checksum) is computed anew.
+    A killed call continues where it stopped. What was computed from other bytes of the same name
+    (another size, time or checksum) is computed again.
 
     Args:
         videos: the list.
