@@ -262,3 +262,16 @@ def test_memory_layout_and_threads_change_nothing(name):
         assert torch.equal(corrupt(clips, name, severity=2, seeds=[1, 2]), expected)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("frames", [3, 8, 16])
+def test_exposure_flicker_is_the_same_to_the_bit_in_any_batch(frames):
+    clips = torch.rand(9, 3, frames, 6, 6, generator=torch.Generator().manual_seed(0))
+    options = {"name": "V/exposure_flicker", "severity": 3}
+    together = corrupt(clips, **options)
+    for size in (1, 2, 5):
+        parts = [
+            corrupt(clips[i : i + size], **options, seeds=range(i, min(i + size, 9)))
+            for i in range(0, 9, size)
+        ]
+        assert torch.equal(torch.cat(parts), together)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.robustness.test_corruptions import moving_clips, psnr
-from vidcsl.robustness.corruptions import codec, corrupt, corrupt_and_count
+from vidcsl.robustness.corruptions import codec, corrupt, corrupt_and_count, corrupt_and_inspect
 from vidcsl.robustness.corruptions import codec as stream
 from vidcsl.robustness.corruptions.codec import SOURCE_QUALITY
 
@@ -122,3 +122,32 @@ def test_bit_rates_are_shares_of_the_clip_s_own(clips):
     harm = [-psnr(corrupt(clips, "C/h264_bit_rate", severity=s, seeds=[0]), clips) for s in (1, 5)]
     assert source > 10_000
     assert harm[1] > harm[0] + 3
+
+
+def noisy_clips(count: int, size: int, frames: int = 8) -> torch.Tensor:
+    clips = moving_clips(count=count, height=size, width=size)[:, :, :frames]
+    clips = clips + 0.1 * torch.rand(clips.shape, generator=torch.Generator().manual_seed(0)) - 0.05
+    return clips.clamp(0, 1)
+
+
+@pytest.mark.parametrize("name", ["C/bit_error", "C/packet_loss"])
+def test_short_clips_of_small_frames_are_hit_as_often_as_published_ones(name):
+    """By rates for large files, 7 of 100 clips of 8 x 48 x 48 were at severity 3, 17 at 5."""
+    clips = noisy_clips(24, 48)
+    shares = {}
+    for severity in (1, 5):
+        found = corrupt_and_inspect(clips, name, severity=severity, seeds=range(24))
+        shares[severity] = float(found.damaged.double().mean())
+        differs = (found.clips != coded(clips)).flatten(1).any(1)
+        assert (found.damaged | ~differs).all()  # what differs was hit
+        assert (found.repeated[~found.damaged] == 0).all()
+    assert shares[1] >= 0.1
+    assert shares[5] >= 0.6
+    assert shares[5] > shares[1]
+
+
+def test_rates_are_as_published_for_frames_of_published_size():
+    frames = np.zeros((2, 256, 340, 3), np.uint8)
+    assert stream._smaller(frames) == 1.0
+    assert stream._smaller(frames[:, :128, :170]) == 4.0
+    assert stream._smaller(np.zeros((2, 480, 640, 3), np.uint8)) == 1.0

@@ -70,6 +70,7 @@ def evaluate_corruptions(
             test,
             weights_digest(model),
             evaluation="corruptions",
+            predictions="label, class, repeated frames, damaged",
             batch=cfg.EVALUATE.BATCH,  # sums over other batches are rounded in another way
             seed=cfg.SEED,
         ),
@@ -131,6 +132,7 @@ def corruption_section(table: CorruptionTable, context: EvaluationContext) -> di
             "suites": by_suite,
         },
         "repeated_frames": table.repeated(),
+        "damaged_clips": table.damaged(),
         **context.norms,
     }
 

@@ -148,4 +148,6 @@ def _joined_corruptions(before: Results, new: Results) -> dict[str, Any] | None:
     together = {key: {**before.get(key, {}), **new.get(key, {})} for key in suites}
     frames = {**before.get("repeated_frames", {}), **new.get("repeated_frames", {})}
     shown = {key: value for key, value in together.items() if value}
-    return {**before, **new, **shown, "repeated_frames": frames, "scores": more["scores"]}
+    hit = {**before.get("damaged_clips", {}), **new.get("damaged_clips", {})}
+    shown |= {"repeated_frames": frames, "damaged_clips": hit}
+    return {**before, **new, **shown, "scores": more["scores"]}

@@ -12,7 +12,6 @@ from vidcsl.evaluation.features import Features
 from vidcsl.models.encoder import Classifier
 from vidcsl.robustness.attack_curve import Attack
 from vidcsl.robustness.attacks import GOALS, PGD, AutoAttack, attack
-from vidcsl.robustness.attacks.fab import FAB, knows
 from vidcsl.robustness.attacks.goals import Targeted, Untargeted
 from vidcsl.robustness.attacks.specs import AttackSpec, parse_attack
 from vidcsl.robustness.attacks.universal import UniversalAttack
@@ -75,8 +74,6 @@ def _check(spec: AttackSpec, cfg: CfgNode) -> None:
                     f"{named}: universal perturbations are fitted by pgd, on whole clips "
                     "(ATTACK.INPUT clip), in frames and a region that do not depend on the clip"
                 )
-        if isinstance(spec.solver, FAB) and not knows(threat):
-            raise UserError(f"{named}: fab supports linf, l2 and l1 over the whole clip")
         if cfg.ATTACK.QUANTISE and threat.eps < LEVEL * (1 - 1e-9):
             raise UserError(
                 f"{named}: eps {budget} allows no change in 8 bits "

@@ -48,6 +48,7 @@ _TYPES: dict[str, Any] = {
             "suites": {"*": {"*": {"interval": {"*": list}}}},
         },
         "repeated_frames": {"*": list},
+        "damaged_clips": {"*": list},
     },
     "cost": {"seconds": dict},
 }
@@ -171,6 +172,7 @@ SUITE_TITLES = {
     "V": "Suite V (vidcsl's own)",
 }
 _FEW = 100  # videos: an accuracy is then known to about ten points
+_UNLEARNED = 0.99  # times the loss of an encoder that knows nothing
 _GUESS = 1.2  # times the precision of flagging at random: no better for a detector
 
 # ----------------------------------------------------------------------
@@ -448,12 +450,25 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
         )
     if damaged:
         found.append(f"{len(damaged)} training videos could not be read and were replaced.")
-    found += overlap_warnings(results["lists"])
     for note, videos in results["training"].get("notes", {}).items():
         first = next(iter(videos.get("first", ())), "")
         found.append(f"{plain(videos.get('videos'))} training videos: {note} (first: {first}).")
+    found += overlap_warnings(results["lists"])
     if left_out := data.get("left_out"):
         found.append(f"{len(left_out)} test videos could not be read and were left out.")
+    found += nothing_learned(results)
+    return found
+
+
+def nothing_learned(results: Tree) -> list[str]:
+    """Where loss, detector or probe are no better than chance, a sentence each."""
+    found, data, training = [], results.get("data", {}), results.get("training", {})
+    loss, ignorant = number(training.get("loss")), number(training.get("loss_of_chance"))
+    if loss is not None and ignorant is not None and loss >= _UNLEARNED * ignorant:
+        found.append(
+            f"The last epoch’s loss, {loss:.2f}, is not below {ignorant:.2f}, that of an encoder "
+            "to which all clips are alike: nothing was learned."
+        )
     flagged = flagged_pairs(results)
     precision, ratio = number(flagged.get("precision")), number(flagged.get("chance"))
     if precision is not None and ratio and precision <= _GUESS * ratio:
@@ -462,8 +477,8 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
             f"{percent(precision)} of the flagged pairs are false negatives, {percent(ratio)} of "
             "all pairs are."
         )
-    top1, chance = number(results["clean"].get("linear_top1")), number(data.get("chance"))
-    seen = stored_interval(results["clean"], "linear_top1") or interval(
+    top1, chance = number(results.get("clean", {}).get("linear_top1")), number(data.get("chance"))
+    seen = stored_interval(results.get("clean", {}), "linear_top1") or interval(
         top1, data.get("test_videos")
     )
     # An accuracy whose interval holds chance says nothing about the features.

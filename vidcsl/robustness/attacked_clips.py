@@ -88,7 +88,7 @@ def read_set(folder: Path) -> dict[str, Any]:
     if not isinstance(description, dict) or not set(description) >= KEYS:
         raise UserError(f"{path} does not describe attacked clips")
     if not description["clips"]:
-        raise UserError(f"{path} names no clips")
+        raise UserError(f"{path} contains no clips")
     return description
 
 

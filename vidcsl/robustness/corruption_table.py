@@ -19,7 +19,7 @@ from vidcsl.evaluation.statistics import (
     proportion_interval,
     quantile_interval,
 )
-from vidcsl.robustness.corruptions import SEVERITIES, corrupt_and_count, find
+from vidcsl.robustness.corruptions import SEVERITIES, corrupt_and_inspect, find
 from vidcsl.robustness.corruptions.suites import SCORED, SUITES
 from vidcsl.robustness.targets import Clips
 from vidcsl.run_folder import ResultCache
@@ -28,9 +28,10 @@ from vidcsl.run_folder import ResultCache
 # A model's predictions for each video under each condition.
 
 CLEAN = "clean"
+DAMAGES_STREAM = ("C/bit_error", "C/packet_loss", "V/nal_loss")  # some clips escape unhurt
 
 Prediction = Sequence[int]
-"""(label, predicted class, frames that could not be recovered), as the result cache stores it."""
+"""(label, predicted class, frames that could not be recovered, whether the stream was damaged)."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,26 @@ class CorruptionTable:
         found = {}
         for name in self.names:
             rows = [self.predictions[condition(name, s)].values() for s in SEVERITIES]
-            counts = [float(np.mean([frames for _, _, frames in row])) for row in rows]
+            counts = [float(np.mean([frames for _, _, frames, _ in row])) for row in rows]
             if any(counts):
                 found[name] = counts
         return found
 
+    def damaged(self) -> dict[str, list[float]]:
+        """Ratio of the clips whose coded stream was hit at all, by severity.
+
+        Of corruptions that damage a coded stream; all others change every clip.
+        """
+        found = {}
+        for name in self.names:
+            rows = [self.predictions[condition(name, s)].values() for s in SEVERITIES]
+            ratios = [float(np.mean([hit for _, _, _, hit in row])) for row in rows]
+            if name in DAMAGES_STREAM:
+                found[name] = ratios
+        return found
+
     def _correct(self, key: str) -> NDArray[np.bool_]:
-        return np.array([label == found for label, found, _ in self.predictions[key].values()])
+        return np.array([label == found for label, found, _, _ in self.predictions[key].values()])
 
 
 def condition(name: str, severity: int) -> str:
@@ -159,11 +173,11 @@ def corruption_table(
 @torch.inference_mode()
 def predict(model: nn.Module, batch: Clips, name: str, severity: int) -> list[Prediction]:
     """The model's predictions for a batch under a corruption; severity 0: clean."""
-    clips, repeated = batch.clips, torch.zeros(len(batch), dtype=torch.int64)
-    if severity:
-        clips, repeated = corrupt_and_count(clips, name, severity=severity, seeds=batch.seeds)
+    clips, repeated, damaged = corrupt_and_inspect(
+        batch.clips, name or "P/jpeg", severity=severity, seeds=batch.seeds
+    )
     predicted = model(clips.clone()).argmax(dim=1)  # a copy: many models normalise in place
-    columns = (batch.labels.tolist(), predicted.tolist(), repeated.tolist())
+    columns = (batch.labels.tolist(), predicted.tolist(), repeated.tolist(), damaged.tolist())
     return [list(row) for row in zip(*columns, strict=True)]
 
 

@@ -20,6 +20,7 @@ from vidcsl.robustness.attacks import (
     GradientAscent,
     Problem,
     RandomNoise,
+    RandomSearch,
     Solver,
     Square,
     attack,
@@ -27,6 +28,7 @@ from vidcsl.robustness.attacks import (
 )
 from vidcsl.robustness.attacks.answers import answer, surrogates_of
 from vidcsl.robustness.attacks.goals import NeighbourSwitch
+from vidcsl.robustness.attacks.square import searches
 from vidcsl.robustness.targets import Clips, NeighbourVote
 from vidcsl.robustness.threats import Ball, Threat, to_levels
 
@@ -168,8 +170,9 @@ def check_search(trial: Trial) -> Iterator[Check]:
         left - more <= max(1, 0.1 * trial.clips),
         f"{MORE} times the steps fool {max(0, left - more)} more of {trial.clips} clips",
     )
+    search = Square if searches(trial.threat) else RandomSearch
     blind: dict[str, Solver] = {
-        f"blind search ({SEARCH * steps} queries)": Square(queries=SEARCH * steps),
+        f"blind search ({SEARCH * steps} queries)": search(queries=SEARCH * steps),
         f"noise ({NOISE} draws)": RandomNoise(NOISE),
     }
     for name, solver in blind.items():

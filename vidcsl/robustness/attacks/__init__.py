@@ -23,7 +23,7 @@ from vidcsl.robustness.attacks.fab import FAB
 from vidcsl.robustness.attacks.goals import GOALS, Goal, goal_of
 from vidcsl.robustness.attacks.noise import RandomNoise, RandomSearch
 from vidcsl.robustness.attacks.pgd import FGSM, PGD, GradientAscent, MomentumPGD
-from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Solver
+from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Solver, check_pair
 from vidcsl.robustness.attacks.square import Square
 from vidcsl.robustness.threats import LEVEL, BudgetExceeded, Threat, to_levels
 
@@ -96,6 +96,7 @@ def attack(
         )
     if isinstance(solver, type) or not callable(solver):
         raise UserError(f"a solver is needed, such as PGD(steps=20), not {_named(solver)}")
+    check_pair(solver, threat)
     _check_clips(clips)
     given = torch.as_tensor([-1] * len(clips) if labels is None else labels)
     if given.shape != clips.shape[:1] or given.is_floating_point() or given.is_complex():

@@ -1,7 +1,7 @@
 """Auto-PGD (Croce & Hein 2020): PGD with momentum and a step that halves when progress stalls."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.pgd import GradientAscent, State
-from vidcsl.robustness.attacks.problem import SOLVERS, Problem, like_rows, per_row
+from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Worst, like_rows, per_row
+from vidcsl.robustness.threats import L1
 
 MOMENTUM = 0.75  # weight of the new step; the rest repeats the last one
 
@@ -36,6 +37,11 @@ def checkpoints(steps: int) -> list[int]:
 class APGD(GradientAscent):
     """Steps of 2 eps at first; no step size to choose.
 
+    Under L1, as published (Croce & Hein 2021), a run goes through balls of 3 eps, 2 eps and eps
+    with 30, 30 and 40 per cent of the steps, each from where the one before ended: changes that are
+    worth their budget are easier found in a wide ball. The step is the steepest in ball and box,
+    where the paper's takes a number of pixels that it adapts.
+
     Args:
         rho: halve the step where fewer than this ratio of the steps since the last checkpoint
             raised the goal; and where neither the step nor the best goal changed since then.
@@ -49,6 +55,29 @@ class APGD(GradientAscent):
         if not 0 <= self.rho <= 1:
             raise UserError(f"APGD's rho must be from 0 to 1, not {self.rho}")
 
+    def __call__(self, problem: Problem) -> Tensor:
+        """The worst delta found for each row, or the last."""
+        if type(problem.threat) is not L1 or not self.keep_worst or self.steps < 4:
+            return super().__call__(problem)
+        clean = problem.zero()
+        worst = Worst(clean, problem.evaluate(clean))
+        wide = math.ceil(0.3 * self.steps)
+        for restart in range(self.restarts):
+            rows = worst.robust() if self.stop_when_fooled else problem.rows
+            if len(rows) == 0:
+                break
+            part = problem.take(rows)
+            delta = part.start(restart) if self.random_start or part.warm is not None else None
+            for factor, steps in ((3, wide), (2, wide), (1, self.steps - 2 * wide)):
+                ball = replace(part.threat, eps=factor * part.threat.eps)  # type: ignore[type-var]
+                stop = self.stop_when_fooled and factor == 1
+                run = replace(self, steps=steps, restarts=1, stop_when_fooled=stop)
+                phase = replace(part, threat=ball, warm=delta, quantise=part.quantise)
+                delta = GradientAscent.__call__(run, phase)
+            assert delta is not None
+            worst.offer(rows, delta, part.evaluate(delta))
+        return worst.delta
+
     @cached_property
     def _since_last(self) -> dict[int, int]:
         """By checkpoint: how many steps since the last one."""
@@ -57,8 +86,9 @@ class APGD(GradientAscent):
     def begin(self, problem: Problem, delta: Tensor) -> State:
         """The best delta so far, with its gradient; and the progress since the last checkpoint."""
         nothing = like_rows(-torch.inf, delta)
+        first = 1 if type(problem.threat) is L1 else 2  # in units of eps, as published
         return {
-            "size": like_rows(2 * problem.threat.eps, delta),
+            "size": like_rows(first * problem.threat.eps, delta),
             "previous": delta,
             "best": delta,
             "best_gradient": torch.zeros_like(delta),

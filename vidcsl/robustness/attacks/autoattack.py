@@ -11,7 +11,8 @@ from vidcsl.robustness.attacks.apgd import APGD
 from vidcsl.robustness.attacks.fab import FAB, knows
 from vidcsl.robustness.attacks.goals import GOALS, Targeted, targeted_dlr, targeted_margin
 from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Solver, Worst
-from vidcsl.robustness.attacks.square import Square
+from vidcsl.robustness.attacks.square import Square, searches
+from vidcsl.robustness.threats import L1
 
 
 @SOLVERS.register("autoattack", "apgd-ce, apgd-t, fab-t and square in turn (Croce & Hein 2020)")
@@ -20,8 +21,10 @@ class AutoAttack:
     """The standard version: apgd-ce, apgd-t, fab-t, square, each on the clips still robust.
 
     Stops each clip at its first success; what is not fooled returns as the highest margin found.
-    FAB has no part where it does not know the norm (frame-sparse, flicker, budgets a frame). Of
-    fewer than four classes, for which DLR is not defined, APGD aims by the margin.
+    FAB and Square have no part where they do not know the norm (frame-sparse, budgets a frame; FAB:
+    flicker, too). Under L1, as published, APGD starts five times and aims at five classes.
+
+    Of fewer than four classes, for which DLR is not defined, APGD aims by the margin.
 
     Args:
         steps: of APGD and of FAB, for each target.
@@ -46,6 +49,9 @@ class AutoAttack:
         clean = problem.zero()
         worst = Worst(clean, by_margin.evaluate(clean))
 
+        sparse = type(problem.threat) is L1
+        most = min(self.targets, 5) if sparse else self.targets
+
         def attack_robust(problem: Problem, solver: Solver) -> None:
             rows = worst.robust()
             if len(rows):
@@ -56,7 +62,7 @@ class AutoAttack:
             function: Callable[[Tensor, Tensor, Tensor], Tensor], solver: Solver
         ) -> None:
             """Target after target; as clips are fooled, several targets fill the batch again."""
-            ranks = list(range(1, min(self.targets, classes - 1) + 1))
+            ranks = list(range(1, min(most, classes - 1) + 1))
             while len(rows := worst.robust()) and ranks:
                 at_once = 1 if problem.threat.shared else len(problem.rows) // len(rows)
                 now, ranks = ranks[:at_once], ranks[at_once:]
@@ -73,11 +79,12 @@ class AutoAttack:
                         found = by_margin.take(still).evaluate(one[left])
                         worst.offer(still, one[left], found)
 
-        attack_robust(problem, APGD(steps=self.steps))
+        attack_robust(problem, APGD(steps=self.steps, restarts=5 if sparse else 1))
         classes = problem.outputs(problem.clips[:1]).shape[1]
         aim = targeted_dlr if classes > 3 else targeted_margin  # DLR needs a fourth logit
         attack_targets(aim, APGD(steps=self.steps))
         if knows(problem.threat):
             attack_targets(targeted_margin, FAB(steps=self.steps))
-        attack_robust(by_margin, Square(queries=self.queries))
+        if searches(problem.threat):
+            attack_robust(by_margin, Square(queries=self.queries))
         return worst.delta

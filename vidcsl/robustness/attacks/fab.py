@@ -21,7 +21,8 @@ OVERSHOOT, BIAS, BACKWARD = 1.05, 0.1, 0.9  # eta, alpha_max and beta of the pap
 class FAB:
     """Fast adaptive boundary, for goals that are positive exactly where they are reached.
 
-    Such are `margin` (it follows the nearest other class) and `targeted_margin` (FAB-T). Each step
+    Such are `margin` (each step looks for the class whose boundary is nearest, by the gradients of
+    all: a backward pass a class) and `targeted_margin` (FAB-T, one pass a step). Each step
     goes to the boundary of the goal's linear model, drawn a little to the clean clip; once across,
     it comes back. The points may be anywhere in the box, but only those in the budget count; a clip
     is left alone once one is found.
@@ -37,12 +38,14 @@ class FAB:
         if self.steps < 1:
             raise UserError(f"FAB needs 1 or more steps, not {self.steps}")
 
+    def refuses(self, threat: Threat) -> str | None:
+        """Why a threat cannot be searched."""
+        if knows(threat):
+            return None
+        return f"fab supports linf, l2 and l1 over the whole clip, not {threat}"
+
     def __call__(self, problem: Problem) -> Tensor:
         """The delta of each row that fools the model within the budget; elsewhere none."""
-        if not knows(problem.threat):
-            raise UserError(
-                f"FAB knows budgets in Linf, L2 and L1 over the whole clip, not {problem.threat}"
-            )
         if problem.goal is GOALS["cross_entropy"]:
             raise UserError("FAB needs a goal that is positive where reached, such as margin")
         clean = problem.zero()
@@ -63,17 +66,55 @@ class FAB:
             if len(rows) == 0:
                 break
             # Points beyond the budget must be seen as they are, unrounded and uncut.
-            found, gradient = replace(part, quantise=False).differentiate(delta)
-            offer(found.goal > 0)
+            seen = replace(part, quantise=False)
+            found, gradient = seen.differentiate(delta)
+            goal, beyond = found.goal, found.goal > 0
+            if problem.goal is GOALS["margin"]:
+                goal, gradient = nearest_boundary(seen, delta)
+            offer(beyond)
             left = (~worst.fooled[rows]).nonzero()[:, 0]
             rows, part, delta, gradient = rows[left], part.take(left), delta[left], gradient[left]
-            goal = found.goal[left].to(delta.dtype)
-            across = per_row(goal > 0, delta)
+            goal = goal[left].to(delta.dtype)
+            across = per_row(beyond[left], delta)
             delta = torch.where(across, BACKWARD * delta, delta)
             delta = step_to_boundary(part, delta, goal, gradient, across)
         if len(rows):
             offer(torch.ones_like(rows, dtype=torch.bool))
         return worst.delta
+
+
+def nearest_boundary(part: Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the linear boundaries to all other classes the nearest: its logit difference and normal.
+
+    Not that of the largest other logit: the boundary of a steep logit may be nearer (equation 7 of
+    the paper, |f_l - f_c| / ||grad (f_l - f_c)||_q).
+
+    Args:
+        part: the rows still attacked.
+        delta: where they are.
+
+    Returns:
+        Differences `[R]`, and their gradients with the shape of delta.
+    """
+    with torch.enable_grad():
+        clips = part.apply(delta).detach().requires_grad_(True)
+        logits = part.outputs(clips)
+        differences = logits - logits.gather(1, part.labels[:, None])
+        totals = [each.sum() for each in differences.unbind(1)]
+    differences = differences.detach()
+    nearest = torch.full_like(logits[:, 0], torch.inf).detach()
+    goal, normal = torch.zeros_like(nearest), torch.zeros_like(delta)
+    for label, total in enumerate(totals):
+        (gradient,) = torch.autograd.grad(total, clips, retain_graph=True)
+        gradient = part.threat.pull_back(part.clips, delta, gradient, part.seeds)
+        felt = torch.where(part.mask, gradient, 0.0).flatten(1).abs()
+        dual = DUALS[type(part.threat)](felt).clamp_min(torch.finfo(felt.dtype).tiny)
+        distance = differences[:, label].abs() / dual
+        closer = (distance < nearest) & (part.labels != label)
+        nearest = torch.where(closer, distance, nearest)
+        goal = torch.where(closer, differences[:, label], goal)
+        normal = torch.where(per_row(closer, delta), gradient, normal)
+    return goal, normal
 
 
 def step_to_boundary(
@@ -134,6 +175,11 @@ def nearest_l1(weights: Tensor, room: Tensor, gain: Tensor) -> Tensor:
 
 
 NEAREST: dict[type[Any], Nearest] = {Linf: nearest_linf, L2: nearest_l2, L1: nearest_l1}
+DUALS: dict[type[Any], Callable[[Tensor], Tensor]] = {
+    Linf: lambda felt: felt.sum(dim=1),
+    L2: lambda felt: torch.linalg.vector_norm(felt, dim=1),
+    L1: lambda felt: felt.amax(dim=1),
+}
 
 
 def knows(threat: Threat) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Worst, per_row
+from vidcsl.robustness.threats import L1
 
 State = dict[str, Tensor]
 """What a run remembers, by name; row r of each tensor belongs to row r of delta."""
@@ -106,13 +107,13 @@ class GradientAscent(ABC):
         return delta if worst is None else worst.delta
 
 
-def default_step_size(eps: float, steps: int) -> float:
-    """A quarter of eps; more where so few steps could not cross the ball, whose width is 2 eps.
+def default_step_size(eps: float, steps: int, share: float = 0.25) -> float:
+    """A quarter of eps (of L1 a tenth); more where so few steps could not cross the ball.
 
-    On video classifiers the best step grows about linearly with eps, by 0.23-0.33 eps for eps from
-    1/255 to 8/255. Madry et al. take 2.5 eps / steps.
+    The ball is 2 eps wide. On video classifiers the best step grows about linearly with eps, by
+    0.23-0.33 eps for eps from 1/255 to 8/255. Madry et al. take 2.5 eps / steps.
     """
-    return max(0.25 * eps, 2.5 * eps / max(steps, 1))
+    return max(share * eps, 2.5 * eps / max(steps, 1))
 
 
 @SOLVERS.register("pgd", "projected gradient ascent, with restarts (Madry et al. 2018)")
@@ -146,6 +147,9 @@ class PGD(GradientAscent):
     ) -> Tensor:
         """One projected step along the gradient."""
         threat, size = problem.threat, self.size_of_step(problem.threat.eps)
+        if type(threat) is L1 and type(self) is PGD and self.step_size is None:
+            # What a step adds, the projection onto the L1 ball takes back from all pixels alike.
+            size = default_step_size(threat.eps, self.steps, share=0.1)
         # The steepest direction depends on the norm: for Linf it is the gradient's sign, for L2
         # the gradient itself, for L1 the few pixels with the largest gradients.
         ascent = threat.steepest_step(problem.clips, delta, gradient, size, problem.mask)

@@ -16,6 +16,14 @@ from vidcsl.seeding import torch_generator
 Solver = Callable[["Problem"], Tensor]
 """A search: from a problem to one delta a row."""
 
+
+def check_pair(solver: Solver, threat: Threat) -> None:
+    """Raise UserError where a solver cannot search a threat as well as others do."""
+    reason = getattr(solver, "refuses", lambda _: None)(threat)
+    if reason:
+        raise UserError(reason)
+
+
 SOLVERS: Registry[Callable[..., Solver]] = Registry(
     "ATTACK.RUNS", default="pgd", meaning="how an attack searches"
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.goals import Goal, goal_of
-from vidcsl.robustness.attacks.problem import SOLVERS, Solver
+from vidcsl.robustness.attacks.problem import SOLVERS, Solver, check_pair
 from vidcsl.robustness.threats import THREATS, Frames, Threat, Universal
 
 UNIVERSAL: dict[str, Callable[[Any], Threat]] = {
@@ -67,6 +67,8 @@ def parse_attack(
         goal = goal_of(goal_name or getattr(solver, "default_goal", "cross_entropy"))
         threat_name, _, text = threat_spec.partition(":")
         threats = _threats(threat_name, _options(text), budgets.get(threat_name, []))
+        for threat in threats.values():
+            check_pair(solver, threat)
     except UserError as error:
         raise UserError(f"attack {spec!r}: {error}") from None
     name = re.sub(r"[^\w.=+-]+", "_", spec.strip())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.problem import SOLVERS, Problem, Worst, per_row
-from vidcsl.robustness.threats import L2, Linf
+from vidcsl.robustness.threats import L2, FrameSparse, Linf, Threat, Universal
 from vidcsl.robustness.threats.threat import draw, uniform
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries
@@ -38,6 +38,12 @@ class Square:
     def __post_init__(self) -> None:
         if self.queries < 1 or not 0 < self.share <= 1:
             raise UserError(f"Square needs 1 or more queries and a share in (0, 1]: {self}")
+
+    def refuses(self, threat: Threat) -> str | None:
+        """Why a threat cannot be searched: repainted blocks make no use of budgets of frames."""
+        if searches(threat):
+            return None
+        return f"square supports linf, l2, l1 and flicker over the whole clip, not {threat}"
 
     def __call__(self, problem: Problem) -> Tensor:
         """The worst delta found for each row."""
@@ -71,6 +77,12 @@ class Square:
                 worst.offer(rows, delta, part.evaluate(delta))
         worst.offer(problem.rows, clean, unchanged)
         return worst.delta
+
+
+def searches(threat: Threat) -> bool:
+    """Whether repainting blocks makes use of a threat's budget."""
+    ball = threat.ball if isinstance(threat, Universal) else threat
+    return not isinstance(ball, FrameSparse) and getattr(ball, "over", "clip") == "clip"
 
 
 def ratio_at(query: int, queries: int, first: float) -> float:

@@ -24,6 +24,7 @@ __all__ = [
     "Corruption",
     "corrupt",
     "corrupt_and_count",
+    "corrupt_and_inspect",
     "find",
     "names",
     "scored_names",
@@ -89,7 +90,6 @@ def corrupt(
     return corrupt_and_count(clips, name, severity=severity, seeds=seeds)[0]
 
 
-@torch.no_grad()
 def corrupt_and_count(
     clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -100,6 +100,17 @@ def corrupt_and_count(
     Returns:
         The clips, and the counts, int64 `[N]`.
     """
+    return corrupt_and_inspect(clips, name, severity=severity, seeds=seeds)[:2]
+
+
+@torch.no_grad()
+def corrupt_and_inspect(
+    clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor | None = None
+) -> Recovered:
+    """As `corrupt_and_count`, and whether each clip's coded stream was hit at all, see `Recovered`.
+
+    Corruptions of pixels hit every clip.
+    """
     full_name, corruption = find(name)
     if severity not in (0, *SEVERITIES):
         raise UserError(f"severity of {full_name} is {severity!r}; it must be one of 0 to 5")
@@ -108,15 +119,17 @@ def corrupt_and_count(
     if len(seeds) != len(clips):
         raise UserError(f"{len(clips)} clips need as many seeds, not {len(seeds)}")
     if severity == 0 or len(clips) == 0:
-        return clips, torch.zeros(len(clips), dtype=torch.int64)
+        nothing = torch.zeros(len(clips), dtype=torch.int64)
+        return Recovered(clips, nothing, nothing.bool())
     generators = [numpy_generator(seed, full_name) for seed in seeds]
     dense = clips.contiguous()  # the corruptions read memory in this order
     # A severity may come from a table of floats: 3.0 is as good as 3.
     parameters = corruption.at(int(severity))
     corrupted = corruption.function(dense, generators=generators, **parameters)
     if not isinstance(corrupted, Recovered):
-        corrupted = Recovered(corrupted, torch.zeros(len(clips), dtype=torch.int64))
-    return corrupted.clips.clamp_(0, 1), corrupted.repeated
+        none = torch.zeros(len(clips), dtype=torch.int64)
+        corrupted = Recovered(corrupted, none, torch.ones(len(clips), dtype=torch.bool))
+    return corrupted._replace(clips=corrupted.clips.clamp_(0, 1))
 
 
 def _check_clips(clips: Tensor) -> None:

@@ -65,7 +65,7 @@ class Stream(NamedTuple):
 
 
 def each_clip(
-    clips: Tensor, change: Callable[..., tuple[Frames, int]], *arguments: Sequence[Any]
+    clips: Tensor, change: Callable[..., tuple[Frames, Any]], *arguments: Sequence[Any]
 ) -> tuple[Tensor, Tensor]:
     """Apply `change` to the frames of each clip, on as many threads as there are cores.
 
@@ -74,11 +74,11 @@ def each_clip(
 
     Args:
         clips: float `[N, 3, T, H, W]` in [0, 1]; rounded to 8 bits.
-        change: `(frames, *arguments of this clip) -> (frames, a count)`.
+        change: `(frames, *arguments of this clip) -> (frames, a count or several)`.
         arguments: N values each.
 
     Returns:
-        The changed clips, and the counts, int64 `[N]`.
+        The changed clips, and the counts, int64 `[N]` or `[N, several]`.
     """
     frames = to_bytes(clips).permute(0, 2, 3, 4, 1).cpu().contiguous().numpy()
     allowed = getattr(os, "sched_getaffinity", None)  # absent outside Linux
@@ -327,33 +327,51 @@ def _repeat_rows(planes: Tensor, *, size: int) -> Tensor:
 # and counted. If nothing can be decoded, the clip is black. The decoder knows the stream's
 # parameters from the start, because the published code damages none of them. Damage before the
 # clip, in a longer video, has no effect.
+#
+# The published code damages whole files of large frames. A clip of small frames is a few hundred
+# bytes, which such rates would hardly ever hit: rates are those of as many pixels as a published
+# frame has, so that a clip is hit as often as the same number of published frames.
 
 # Seven packets of a transport stream fill what one datagram of a common network can carry.
-_DATAGRAM = 7 * 188
+_PACKET = 188
+_DATAGRAM = 7 * _PACKET
 _TICKS = 90_000 // FRAMES_PER_SECOND  # of a transport stream's clock, from frame to frame
 _LEAD = 16  # frames by which it starts late: more than an encoder reorders, so no time is < 0
 _SLICE_BYTES = "1200"
+_PUBLISHED_PIXELS = 340 * 256  # Kinetics at its published short side
 _SLICES, _PARAMETERS = (1, 5), (7, 8)  # types of H.264's NAL units
 _START = b"\x00\x00\x01"
 
 
 class Recovered(NamedTuple):
-    """Clips, and the number of frames in each that could not be recovered, int64 `[N]`."""
+    """Clips, and what became of each.
+
+    Attributes:
+        clips: as the decoder shows them.
+        repeated: frames that could not be recovered, int64 `[N]`.
+        damaged: whether any of the stream was hit at all, bool `[N]`.
+    """
 
     clips: Tensor
     repeated: Tensor
+    damaged: Tensor
+
+
+def _smaller(frames: Frames) -> float:
+    """How many times a published frame holds the pixels of these, from 1."""
+    return max(1.0, _PUBLISHED_PIXELS / (frames.shape[1] * frames.shape[2]))
 
 
 def bit_error(clips: Tensor, *, generators: Generators, bytes_per_error: int) -> Recovered:
-    """Overwrite on average one of `bytes_per_error` bytes by a random one.
+    """Overwrite on average one of `bytes_per_error` bytes, at published size, by a random one.
 
     The published code runs FFmpeg's filter `noise`, which overwrites bytes at the same rate, at
     places that depend on the bytes before; here the places are random.
     """
 
-    def hit(data: bytes, generator: np.random.Generator) -> bytes:
+    def hit(data: bytes, generator: np.random.Generator, smaller: float) -> bytes:
         bits = random_bits((len(data),), generator=generator, kind=np.uint64)
-        chosen = _uniform(bits) < 1 / bytes_per_error
+        chosen = _uniform(bits) < smaller / bytes_per_error
         return np.where(chosen, bits.astype(np.uint8), np.frombuffer(data, np.uint8)).tobytes()
 
     return _damaged_packets(clips, generators, hit, options=SOURCE_QUALITY)
@@ -362,7 +380,7 @@ def bit_error(clips: Tensor, *, generators: Generators, bytes_per_error: int) ->
 def nal_loss(clips: Tensor, *, generators: Generators, probability: float) -> Recovered:
     """Lose each coded slice (a NAL unit of at most 1,200 bytes) with `probability`."""
 
-    def thin(data: bytes, generator: np.random.Generator) -> bytes:
+    def thin(data: bytes, generator: np.random.Generator, smaller: float) -> bytes:  # noqa: ARG001
         units = split_units(data)
         lost = _lost(len(units), probability, generator)
         return b"".join(u for u, gone in zip(units, lost, strict=True) if not (gone and u.is_slice))
@@ -375,17 +393,26 @@ def packet_loss(clips: Tensor, *, generators: Generators, probability: float) ->
     """Lose each datagram of the stream with `probability`.
 
     The stream is sent as FFmpeg does: an MPEG transport stream over UDP, with seven packets of
-    188 bytes per datagram.
+    188 bytes per datagram. For small frames a datagram holds fewer packets, down to one, and is
+    lost more often from there on, so that it stands for as much of the picture as in large ones.
     """
 
-    def change(frames: Frames, generator: np.random.Generator) -> tuple[Frames, int]:
+    def change(frames: Frames, generator: np.random.Generator) -> tuple[Frames, tuple[int, int]]:
         sent, parameters = _transport_stream(frames)
-        datagrams = [sent[i : i + _DATAGRAM] for i in range(0, len(sent), _DATAGRAM)]
-        lost = _lost(len(datagrams), probability, generator)
+        smaller = _smaller(frames)
+        packets = max(1, round(_DATAGRAM / _PACKET / smaller))
+        size = packets * _PACKET
+        datagrams = [sent[i : i + size] for i in range(0, len(sent), size)]
+        # Of as many full datagrams as this one stands for, one or more is lost.
+        alike = max(1.0, smaller * packets * _PACKET / _DATAGRAM)
+        lost = _lost(len(datagrams), 1 - (1 - probability) ** alike, generator)
         received = b"".join(d for d, gone in zip(datagrams, lost, strict=True) if not gone)
-        return _recovered(frames, _concealed(_received(received), parameters=parameters))
+        decoded = _concealed(_received(received), parameters=parameters)
+        shown, repeated = _recovered(frames, decoded)
+        return shown, (repeated, bool(lost.any()))
 
-    return Recovered(*each_clip(clips, change, generators))
+    coded, counts = each_clip(clips, change, generators)
+    return Recovered(coded, counts[:, 0], counts[:, 1].bool())
 
 
 class Unit(bytes):
@@ -416,18 +443,21 @@ def split_units(data: bytes) -> list[Unit]:
 def _damaged_packets(
     clips: Tensor,
     generators: Generators,
-    damage: Callable[[bytes, np.random.Generator], bytes],
+    damage: Callable[[bytes, np.random.Generator, float], bytes],
     *,
     options: dict[str, str],
 ) -> Recovered:
     """Encode each clip, damage its packets, and recover the frames that can be recovered."""
 
-    def change(frames: Frames, generator: np.random.Generator) -> tuple[Frames, int]:
-        stream = encode(frames, encoder="libx264", options=options)
-        packets = ((packet.pts or 0, damage(bytes(packet), generator)) for packet in stream.packets)
-        return _recovered(frames, _concealed(packets, parameters=stream.header or b""))
+    def change(frames: Frames, generator: np.random.Generator) -> tuple[Frames, tuple[int, int]]:
+        stream, smaller = encode(frames, encoder="libx264", options=options), _smaller(frames)
+        sent = [(packet.pts or 0, bytes(packet)) for packet in stream.packets]
+        received = [(time, damage(data, generator, smaller)) for time, data in sent]
+        shown, repeated = _recovered(frames, _concealed(received, parameters=stream.header or b""))
+        return shown, (repeated, received != sent)
 
-    return Recovered(*each_clip(clips, change, generators))
+    coded, counts = each_clip(clips, change, generators)
+    return Recovered(coded, counts[:, 0], counts[:, 1].bool())
 
 
 def _concealed(

@@ -101,7 +101,10 @@ def saturate(clips: Tensor, *, generators: Generators, factor: float, increase: 
 def exposure_flicker(clips: Tensor, *, generators: Generators, stops: float) -> Tensor:
     """Expose every frame by its own U(-stops, stops) photographic stops (factors of 2) more."""
     draws = uniform(clips.shape[2], generators=generators)
-    gains = torch.exp2(stops * (2 * draws - 1)).to(clips.device)
+    # By Python's floats: torch computes the last numbers of a tensor, which are other ones in each
+    # batch, by another routine, whose last bit differs.
+    powers = [[2.0 ** (stops * (2 * draw - 1)) for draw in row] for row in draws.tolist()]
+    gains = torch.tensor(powers, dtype=torch.float32, device=clips.device)
     return clips * gains[:, None, :, None, None]
 
 

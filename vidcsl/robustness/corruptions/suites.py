@@ -61,6 +61,7 @@ _OWN_LENGTH_NOTE = "published code shortens the clip; here kept frames are repea
 _SSV2_NOTE = "Mini SSv2-C's instead of {}"
 _BIT_RATE_NOTE = "not one of the 12; the clip's own rate in H.264 at CRF 23 is the source rate"
 _STREAM_NOTE = "acts on the clip coded by H.264 at CRF 23"
+_RATE_NOTE = ", at the rate of a frame of 340 x 256"
 
 _SUITE_P = {
     "gaussian_noise": Corruption(
@@ -181,13 +182,13 @@ _SUITE_C = {
         "digital",
         stream.bit_error,
         {"bytes_per_error": (100_000, 50_000, 30_000, 20_000, 10_000)},
-        note=_STREAM_NOTE,
+        note=_STREAM_NOTE + _RATE_NOTE,
     ),
     "packet_loss": Corruption(
         "digital",
         stream.packet_loss,
         {"probability": (0.01, 0.02, 0.03, 0.04, 0.06)},
-        note=_STREAM_NOTE + ", sent as datagrams of 1,316 bytes",
+        note=_STREAM_NOTE + ", sent as datagrams of 1,316 bytes" + _RATE_NOTE,
     ),
     "h264": Corruption("digital", digital.h264, {"crf": (23, 30, 37, 44, 51)}),
     "h265": Corruption("digital", digital.h265, {"crf": (27, 33, 39, 45, 51)}),

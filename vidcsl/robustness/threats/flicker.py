@@ -50,12 +50,39 @@ class Flicker(Linf):
         """The nearest allowed offsets."""
         return torch.where(mask, delta.clamp(-self.eps, self.eps), 0.0)
 
+    def steepest_step(
+        self, clips: Tensor, delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
+    ) -> Tensor:
+        """The sign of the gradient, but not across zero, where the gain bends and may peak."""
+        ascent = super().steepest_step(clips, delta, gradient, step, mask)
+        return torch.where(delta * (delta + ascent) < 0, -delta, ascent)
+
     def pull_back(
         self, clips: Tensor, delta: Tensor, gradient: Tensor, seeds: Sequence[int]
     ) -> Tensor:
-        """An offset moves all pixels of its frame but those that the box holds."""
+        """How much an offset gains on its way to the end of its budget that gains more.
+
+        An offset moves all pixels of its frame but those that the box holds. Where many stand at
+        black or white, the gain bends at zero: held pixels give no pull back, so that the slope on
+        one side never leads to the other, which may be the better one. So both ends are looked at,
+        by the gradient at hand. Where neither gains, the slope counts, to the right or to the left;
+        at a peak there is none. Without pixels near black or white, all of these agree.
+        """
         moved = clips + delta
-        return (gradient * ((moved >= 0) & (moved <= 1))).sum(dim=(3, 4), keepdim=True)
+        now = moved.clamp(0, 1)
+
+        def total(change: Tensor) -> Tensor:
+            return (gradient * change).sum(dim=(3, 4), keepdim=True)
+
+        tiny = torch.finfo(gradient.dtype).tiny
+        up, down = (total((clips + end).clamp(0, 1) - now) for end in (self.eps, -self.eps))
+        rise = up / (self.eps - delta).clamp_min(tiny)
+        fall = down / (self.eps + delta).clamp_min(tiny)
+        to_an_end = torch.where(up >= down, rise, -fall)
+        right = total((moved >= 0) & (moved < 1)).clamp_min(0)
+        left = total((moved > 0) & (moved <= 1)).clamp_max(0)
+        near = torch.where(right >= -left, right, left)
+        return torch.where(torch.maximum(up, down) > 0, to_an_end, near)
 
     def verify(self, clean: Tensor, adversarial: Tensor, mask: Tensor) -> None:
         """Raise BudgetExceeded unless each frame changes by one offset, but for the box."""

@@ -183,9 +183,12 @@ class L2(Ball):
         directions = draw(normal, clips.shape, generators).to(clips)
         noise = draw(uniform, (len(clips), *[1] * (clips.ndim - 1)), generators).to(clips)
         radius = self.eps * noise ** (1 / self.dimensions(clips, mask))
-        # A step of that length along random normal directions is a uniform draw.
-        step = self.steepest_step(clips, directions, directions, radius, mask)
-        return self.project(clips, step, mask)
+        # Random normal directions of that length are a uniform draw.
+        rows = self.grouped(only(mask, directions))
+        lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        rows = rows / lengths.clamp_min(torch.finfo(rows.dtype).tiny)
+        step = self.grouped_step(radius, len(rows)) * rows
+        return self.project(clips, self.ungrouped(step, clips), mask)
 
     def project(self, clips: Tensor, delta: Tensor, mask: Tensor) -> Tensor:
         """The nearest allowed delta."""
@@ -195,13 +198,22 @@ class L2(Ball):
     def steepest_step(
         self, clips: Tensor, delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
     ) -> Tensor:
-        """The direction of the gradient; a zero gradient gives no step."""
+        """The gradient's direction, as far as the box lets each pixel go; none where it is zero.
+
+        Without the box, a step would be spent on pixels at black or white that cannot follow it.
+        """
         rows = self.grouped(only(mask, gradient))
         tiny = torch.finfo(rows.dtype).tiny
         # A confident model's gradients are so small that their squares underflow: scale them first.
         scaled = rows / rows.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
-        length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_min(tiny)
-        return self.ungrouped(self.grouped_step(step, len(rows)) * scaled / length, gradient)
+        room = torch.where(gradient > 0, 1 - clips - delta, clips + delta).clamp_min(0)
+        room = self.grouped(room)
+        length = self.grouped_step(step, len(rows))
+        target = torch.as_tensor(length).to(rows).reshape(-1).expand(len(rows)).square()
+        level = water_level(scaled.square(), room.square(), target).sqrt()
+        # Zero times infinity: a pixel that is not felt, where all others have no room left.
+        moved = (level * scaled.abs()).nan_to_num(0.0, posinf=torch.inf)
+        return self.ungrouped(torch.minimum(moved, room) * scaled.sign(), gradient)
 
     def size(self, delta: Tensor) -> Tensor:
         """Euclidean norms."""
@@ -318,7 +330,8 @@ class FrameSparse(Ball):
         self, clips: Tensor, delta: Tensor, gradient: Tensor, step: float | Tensor, mask: Tensor
     ) -> Tensor:
         """The gradient's direction in the one frame where the gradient is largest."""
-        gradient = only(mask, gradient)
+        room = torch.where(gradient > 0, 1 - clips - delta, clips + delta)
+        gradient = only(mask & (room > 0), gradient)  # pixels at black or white may not follow it
         tiny = torch.finfo(gradient.dtype).tiny
         gradient = gradient / gradient.flatten(1).abs().amax(1).clamp_min(tiny).view(-1, 1, 1, 1, 1)
         norms = self._norms(gradient)
