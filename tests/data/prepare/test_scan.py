@@ -1,11 +1,14 @@
 import shutil
 
+import av
+import numpy as np
 import pytest
 
 from tests.data.made_videos import SHARED, write_numbered
 from vidcsl.data.lists import Row, read_rows, write_list
 from vidcsl.data.prepare import scan
-from vidcsl.errors import UserError
+from vidcsl.data.prepare.declared import falls_short
+from vidcsl.errors import UserError, VideoError
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def test_only_what_decodes_whole_stays_in_the_lists(made):
     assert "not a readable video" in reasons["text.mp4"]
     assert "flipped.mp4" in reasons
     facts = (made["out"] / "facts.csv").read_text().splitlines()
-    assert [line.rsplit(",", 2)[0] for line in facts] == [
+    assert [line.rsplit(",", 3)[0] for line in facts] == [
         "video,frames,fps,width,height,codec",
         "sound.mp4,6,25.0,96,64,h264",
         "bframes.avi,9,25.0,96,64,mpeg4",
@@ -106,3 +109,54 @@ def test_odd_files(tmp_path):
     facts = (tmp_path / "out" / "facts.csv").read_text().splitlines()[1:]
     counts = {line.split(",")[0]: int(line.split(",")[1]) for line in facts}
     assert counts == {name: count for name, count in names.items() if count}
+
+
+# Files that were cut off --------------------------------------------------------------------------
+
+
+def long_video(path, *, codec, options=None, frames=100):
+    """A file of noise, whose bytes are spread evenly over its frames."""
+    noise = np.random.default_rng(0).integers(0, 255, (frames, 32, 32, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options or {})
+        stream.height = stream.width = 32
+        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        for pixels in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.webm", "libvpx"), ("a.mkv", "mpeg4"), ("a.avi", "mpeg4"), ("a.gif", "gif")],
+)
+def test_a_file_that_was_cut_off_anywhere_is_set_aside(tmp_path, name, codec):
+    whole = long_video(tmp_path / name, codec=codec)
+    facts = scan.examine(whole, "auto")
+    assert facts["frames"] == 100
+    assert facts["declared"] in ("", 100)
+    content = whole.read_bytes()
+    for share in (0.2, 0.37, 0.5, 0.77, 0.93, 0.99):
+        cut = tmp_path / f"cut{share}{whole.suffix}"
+        cut.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(VideoError):
+            scan.examine(cut, "auto")
+
+
+@pytest.mark.parametrize(("read", "declared", "short"), [(94, 100, False), (91, 100, True)])
+def test_headers_may_be_off_by_a_few(read, declared, short):
+    assert falls_short(read, declared) == short
+    assert not falls_short(read, 0)
+    assert not falls_short(960, 1000)
+
+
+def test_the_reason_counts_frames(tmp_path):
+    """A stream has no size of its own; its header still says how long it is."""
+    whole = long_video(tmp_path / "a.mkv", codec="mpeg4")
+    content = bytearray(whole.read_bytes()[: whole.stat().st_size // 2])
+    segment = content.index(b"\x18\x53\x80\x67") + 4
+    content[segment : segment + 8] = b"\x01" + b"\xff" * 7  # unknown size
+    (tmp_path / "cut.mkv").write_bytes(content)
+    with pytest.raises(VideoError, match=r"cut off: \d\d of (99|100) declared frames$"):
+        scan.examine(tmp_path / "cut.mkv", "auto")

@@ -7,7 +7,7 @@ such videos one by one; scanned lists leave them out from the start.
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +17,7 @@ import av
 
 from vidcsl.data.lists import shorten
 from vidcsl.data.prepare import jobs
+from vidcsl.data.prepare.declared import bytes_missing, declared_frames, falls_short
 from vidcsl.data.prepare.lists import (
     read_lists,
     refuse_overwriting,
@@ -29,7 +30,7 @@ from vidcsl.data.readers import Source, open_reader
 from vidcsl.data.readers.pyav import frames_of, open_stream
 from vidcsl.errors import VideoError
 
-FACTS = ("frames", "fps", "width", "height", "codec", "seconds", "notes")
+FACTS = ("frames", "fps", "width", "height", "codec", "seconds", "notes", "declared")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def scan(
         [
             jobs.Task(
                 name=video,
-                state=f"{state_of(root / video)} {reader}",
+                state=f"{state_of(root / video)} {reader} length",  # also checked since: the length
                 arguments={"path": root / video, "reader": reader},
             )
             for video in videos
@@ -124,8 +125,26 @@ def scan(
 def examine(path: Path, reader: str) -> jobs.Result:
     """Decode a video whole and return its facts. Raises VideoError if it is damaged."""
     started = time.perf_counter()
+    times: list[float] = []
+    sizes: list[tuple[int, int]] = []
     with decoding(path) as video:
-        sizes = [(frame.width, frame.height) for frame in video.frames]
+        for frame in video.frames:
+            sizes.append((frame.width, frame.height))
+            times += [frame.time] if frame.time is not None else []
+    # Damage that a decoder does not see: the file is shorter than it says.
+    shown = times[-1] - times[0] + 1 / float(video.rate or 25) if times else 0.0
+    declared = declared_frames(
+        video.container,
+        frames=video.declared,
+        duration=video.duration,
+        shown=shown,
+        read=len(sizes),
+    )
+    if falls_short(len(sizes), declared):
+        raise VideoError(path, f"cut off: {len(sizes)} of {declared} declared frames")
+    if path.is_file() and bytes_missing(path):
+        of = f" of {declared} declared frames" if declared > len(sizes) else " frames"
+        raise VideoError(path, f"cut off: {len(sizes)}{of}, and the end of the file is missing")
     # The training reader counts by the index where it can; this is where a wrong index shows.
     with open_reader(path, backend=reader) as opened:
         counted = opened.num_frames
@@ -136,7 +155,7 @@ def examine(path: Path, reader: str) -> jobs.Result:
         raise VideoError(path, reason)
     facts = (counted, round(float(video.rate or 0), 3), *sizes[0], video.codec)
     seconds = round(time.perf_counter() - started, 3)
-    return dict(zip(FACTS, (*facts, seconds, notes), strict=True))
+    return dict(zip(FACTS, (*facts, seconds, notes, declared or ""), strict=True))
 
 
 # Every frame of a video, in the order of decoding -------------------------------------------------
@@ -151,12 +170,18 @@ class Decoding:
         codec: its name.
         rate: frames per second on average, None if the file has no rate.
         pixel_aspect: width of a pixel over its height.
+        container: FFmpeg's name of the format.
+        declared: frames by the header; 0: it does not say.
+        duration: seconds by the header, of the video alone; 0: it does not say.
     """
 
     frames: Iterator[Any]
     codec: str
     rate: Fraction | None
     pixel_aspect: Fraction = Fraction(1)
+    container: str = ""
+    declared: int = 0
+    duration: float = 0.0
 
 
 @contextmanager
@@ -172,7 +197,26 @@ def decoding(path: Path) -> Iterator[Decoding]:
     with stream.container:
         rate = stream.average_rate or stream.guessed_rate
         aspect = stream.sample_aspect_ratio or Fraction(1)
-        yield Decoding(_sound_frames(stream, path), stream.codec_context.name, rate, aspect)
+        yield Decoding(
+            _sound_frames(stream, path),
+            stream.codec_context.name,
+            rate,
+            aspect,
+            container=stream.container.format.name,
+            declared=stream.frames,
+            duration=_duration(stream),
+        )
+
+
+def _duration(stream: Any) -> float:
+    """Seconds that the header gives the video; the sound beside it may be longer."""
+    if text := stream.metadata.get("DURATION"):  # Matroska's, "00:00:04.000000000"
+        with suppress(ValueError):
+            hours, minutes, seconds = text.split(":")
+            return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    if len(stream.container.streams) == 1 and stream.container.duration:
+        return float(stream.container.duration / av.time_base)
+    return 0.0
 
 
 def _sound_frames(stream: Any, path: Path) -> Iterator[Any]:
