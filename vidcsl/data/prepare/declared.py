@@ -37,7 +37,7 @@ def falls_short(read: int, declared: int) -> bool:
 
 
 def bytes_missing(path: Path) -> bool:
-    """Whether a file ends before its declared size (AVI, Matroska), or before its end mark (GIF)."""
+    """Whether a file ends before its declared size (AVI, Matroska) or its end mark (GIF)."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(4)
