@@ -45,8 +45,8 @@ class Size:
 
 # From small to whole. Seconds are of an AMD EPYC without AVX-512, forward and backward pass.
 SIZES = (
-    Size(width=12, depth=1, frame_size=32, frames=8, short_side=48, seconds=0.04, mib=4),
-    Size(width=16, depth=1, frame_size=48, frames=8, short_side=64, seconds=0.09, mib=12),
+    Size(width=12, depth=1, frame_size=32, frames=8, short_side=48, seconds=0.05, mib=4),
+    Size(width=16, depth=1, frame_size=48, frames=8, short_side=64, seconds=0.1, mib=12),
     Size(width=32, depth=1, frame_size=64, frames=16, short_side=80, seconds=0.6, mib=75),
     Size(width=64, depth=0, frame_size=112, frames=16, short_side=128, seconds=7.0, mib=600),
 )

@@ -2,8 +2,9 @@
 
 import shutil
 
-from tests.tiny_job import arguments, fails, newest, results_of
+from tests.tiny_job import arguments, fails, final, newest, results_of
 from vidcsl.cli import main
+from vidcsl.config import load_config
 from vidcsl.data.lists import Row, read_rows, write_list
 
 
@@ -40,8 +41,8 @@ def test_mistakes_are_one_line(data, config, finished, tmp_path, capsys):
         (("ATTACK.RUNS", "[pgd/l7]"), "unknown 'l7'"),
         (("ATTACK.RUNS", "[pgd/linf:frames=every]"), "every"),
         (("ATTACK.TARGETS", "[knnn]"), "ATTACK.TARGETS"),
-        (("ATTACK.RUNS", "[fab/flicker]"), "fab knows linf, l2 and l1"),
-        (("ATTACK.RUNS", "[autoattack-dlr/linf]"), "autoattack brings its own goals"),
+        (("ATTACK.RUNS", "[fab/flicker]"), "fab supports linf, l2 and l1"),
+        (("ATTACK.RUNS", "[autoattack-dlr/linf]"), "autoattack has goals of its own"),
         (("CORRUPT.NAMES", "[gaussian_nose]"), "gaussian_noise"),
         (("TRAIN.LR", 1e30, "TRAIN.WARMUP_EPOCHS", 0, "TRAIN.OPTIMISER", "sgd"), "not finite"),
         (("TRAIN.WEIGHTS", tmp_path / "none.pt"), "none.pt"),
@@ -160,3 +161,14 @@ def test_other_data_sets_are_evaluated_without_test_videos(
     assert main(["evaluate", *given, *words]) == 0
     found = results_of(out)["transfer"]["again"]
     assert found["knn_top1"] == results_of(finished)["clean"]["knn_top1"]
+
+
+def test_more_epochs_go_on_from_the_weights(data, config, finished, tmp_path, capsys):
+    """A cosine over more epochs is another schedule: `--resume` says how to go on."""
+    run = shutil.copytree(finished, tmp_path / "run")
+    words = ["train", *arguments(data, config, run, "TRAIN.EPOCHS", 3), "--resume"]
+    said = fails(capsys, *words)
+    assert "TRAIN.EPOCHS changed since it was started; train on from its weights" in said
+    remedy = said.partition("with ")[2].replace("NEW_FOLDER", str(tmp_path / "more")).split()
+    assert remedy[:2] == ["TRAIN.WEIGHTS", str(final(run))]
+    assert load_config(config, remedy).OUTPUT_DIR == str(tmp_path / "more")

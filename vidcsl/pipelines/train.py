@@ -8,7 +8,7 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vidcsl.config import differing_keys, dump_config, overridden, parse_config
+from vidcsl.config import differing_keys, dump_config, parse_config
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
@@ -51,7 +51,7 @@ from vidcsl.pipelines.training import (
     check,
     output_dir,
 )
-from vidcsl.report.summary import corruptions_run
+from vidcsl.report.summary import corruptions_run, nothing_learned
 from vidcsl.run_folder import RunFolder
 from vidcsl.state import full_tensor, load_weights
 from vidcsl.training.checkpoint import (
@@ -191,9 +191,19 @@ def open_folder(
         )
         changed = [key for key in differing_keys(cfg, before, sections=TRAINING) if key not in FREE]
         if changed:
+            # The learning rate falls over all epochs: with more of them, every step had another.
+            longer = "TRAIN.EPOCHS" in changed and set(changed) <= {
+                *("TRAIN.EPOCHS", "TRAIN.WARMUP_EPOCHS")
+            }
+            remedy = (
+                "train on from its weights, in a new folder, with "
+                f"TRAIN.WEIGHTS {list_checkpoints(folder.checkpoints)[-1]} OUTPUT_DIR NEW_FOLDER"
+                if longer
+                else "restore them or choose another OUTPUT_DIR"
+            )
             raise UserError(
                 f"cannot continue {folder.path}: {', '.join(changed)} changed since it was "
-                "started; restore them or choose another OUTPUT_DIR"
+                f"started; {remedy}"
             )
         refuse_changed_list(checkpoint, train, folder)
     distributed.barrier()  # all processes look before one of them makes files
@@ -362,7 +372,7 @@ def pretrain(
     if trainer.position.epoch < cfg.TRAIN.EPOCHS or not reported:
         summary = trainer.run()
         if distributed.is_main:
-            folder.update_results(_training_results(cfg, train, trainer, summary))
+            folder.update_results(_training_results(cfg, train, method, trainer, summary))
     # FSDP's shards are gathered on all processes, whether or not this one wrote the checkpoint.
     weights = {name: full_tensor(weight) for name, weight in method.state_dict().items()}
     trained = build_method(cfg, train, distributed)
@@ -374,12 +384,13 @@ def pretrain(
 
 
 def _training_results(
-    cfg: CfgNode, train: VideoList, trainer: Trainer, summary: dict[str, Any]
+    cfg: CfgNode, train: VideoList, method: Method, trainer: Trainer, summary: dict[str, Any]
 ) -> dict[str, Any]:
     """The sections of results.json that training writes."""
     by_teacher = cfg.FALSE_NEGATIVES.DETECTOR == "teacher"
     names = ("flagged", "removed", "precision", "recall")  # "removed": older name of "flagged"
     detection: dict[str, Any] = {name: summary[name] for name in names if name in summary}
+    chance_loss = method.loss_of_chance(videos=cfg.TRAIN.BATCH, clips=cfg.DATA.CLIPS)
     chance = blind_precision([video.label for video in train.videos])
     if chance is not None and "recall" in detection:
         detection["chance"] = chance
@@ -395,6 +406,7 @@ def _training_results(
             "epochs": cfg.TRAIN.EPOCHS,
             "rounds": cfg.FALSE_NEGATIVES.ROUNDS,
             "rounds_method": cfg.FALSE_NEGATIVES.ROUNDS_METHOD,
+            **({} if chance_loss is None else {"loss_of_chance": chance_loss}),
             "loss": summary.get("loss"),  # None if the guard left out all of the last epoch
             "damaged_videos": sorted(trainer.damaged),
             "readers": sorted(trainer.readers),
@@ -455,6 +467,7 @@ def headline(folder: RunFolder) -> str:
         lines.append(
             f"  flagged pairs {flagged:.1%} of all, precision {detection['precision']:.1%}"
         )
+    lines += [f"  warning: {sentence}" for sentence in nothing_learned(results)]
     files = (folder.results, folder.report, folder.checkpoints, folder.log)
     lines += [f"  {path}" for path in files if path.exists()]
     return "\n".join(lines)
