@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,6 +34,13 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to the output folder"):
         RunFolder(tmp_path / "file" / "run").create()
+
+
+def test_the_command_can_be_run_again(monkeypatch):
+    words = ["vidcsl", "train", "--cfg", "my run.yaml", "DATA.TEST_LIST", ""]
+    words += ["ATTACK.RUNS", "[pgd/linf, pgd/l2]"]
+    monkeypatch.setattr("sys.argv", words)
+    assert shlex.split(describe_environment(torch.device("cpu"))["command"]) == words
 
 
 def test_environment_is_plain_data_with_versions():

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -250,7 +251,7 @@ def describe_environment(device: "torch.device") -> dict[str, Any]:
     except (OSError, subprocess.SubprocessError):
         commit = None
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),  # as a shell takes it: '', spaces and brackets are quoted
         "vidcsl": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -1,6 +1,7 @@
 """What every method promises; each step against naive code is in the method's own test file."""
 
 import copy
+import math
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -275,3 +276,27 @@ def test_embeddings_that_are_not_finite_are_an_error(name):
 def test_a_batch_of_one_video(name):
     with pytest.raises(UserError, match=r"TRAIN\.BATCH"):
         make_method(name)(batch(videos=1))
+
+
+def test_the_loss_of_equal_embeddings_is_known():
+    """By a step of an encoder to which all clips are alike."""
+
+    class Alike(nn.Module):
+        def forward(self, features):
+            return 1 + 0 * features.sum(dim=1, keepdim=True).expand(-1, DIM)
+
+    for name, clips in (("simclr", 2), ("moco_v2", 3), ("moco_v3", 2), ("acl", 2), ("supcon", 2)):
+        method = make_method(name, queue=32).eval()
+        method.projector = Alike()
+        if name.startswith("moco"):
+            method.predictor = method.teacher.projector = Alike()
+        if name == "moco_v2":
+            method.queue.keys.fill_(DIM**-0.5)
+        found = method(batch(videos=6, views=clips))["loss"].detach()
+        wanted = method.loss_of_chance(videos=6, clips=clips)
+        assert float(found) == pytest.approx(wanted, abs=1e-5), name
+    assert make_method("simclr").loss_of_chance(videos=32, clips=2) == pytest.approx(
+        4.143, abs=1e-3
+    )
+    assert make_method("supervised").loss_of_chance(videos=6, clips=2) == pytest.approx(math.log(3))
+    assert make_method("rocl").loss_of_chance(videos=6, clips=2) is None

@@ -43,7 +43,7 @@ def curves(chart: dict[str, Any] | None) -> list[str]:
 
 def test_many_lines_are_averaged_and_keep_their_mean() -> None:
     lines = [{"epoch": (i + 1) / 100, "step": i, "loss": float(i)} for i in range(2400)]
-    chart = charts.loss_curve(lines)
+    chart = charts.loss_curve(lines, {})
     assert len(rows(chart)) == 120
     assert np.mean(ys(chart)) == pytest.approx(np.mean([line["loss"] for line in lines]))
     x = [point["x"] for point in rows(chart)]
@@ -55,12 +55,12 @@ def test_many_lines_are_averaged_and_keep_their_mean() -> None:
 def test_a_diverged_loss_leaves_a_gap_not_a_number(loss: float | None) -> None:
     losses = [2.0, 3.0, loss, 1.0, 1.5]
     lines = [{"epoch": i, "loss": value} for i, value in enumerate(losses)]
-    chart = charts.loss_curve(lines)
+    chart = charts.loss_curve(lines, {})
     assert ys(chart) == [2.0, 3.0, None, 1.0, 1.5]
     (path,) = curves(chart)
     assert path.count("M") == 2
     assert "NaN" not in charts.embedded(chart or {})
-    assert charts.loss_curve(lines[2:3]) is None
+    assert charts.loss_curve(lines[2:3], {}) is None
 
 
 def test_false_negative_curves_need_a_flagged_pair() -> None:
@@ -71,7 +71,7 @@ def test_false_negative_curves_need_a_flagged_pair() -> None:
     assert names == ["precision", "recall", "flagged"]
     assert len(curves(chart)) == 3
     texts = [text.text for text in drawn(chart).iter("{http://www.w3.org/2000/svg}text")]
-    assert {"precision of a blind guess", "precision", "flagged", "epoch", "40%"} <= set(texts)
+    assert {"precision of random flags", "precision", "flagged", "epoch", "40%"} <= set(texts)
 
 
 def test_side_curves_appear_where_logged() -> None:
@@ -203,3 +203,9 @@ def test_a_home_that_cannot_be_written_to_costs_no_report(monkeypatch, tmp_path)
     charts.library.cache_clear()
     assert "vegaEmbed" in charts.library()
     charts.library.cache_clear()
+
+
+def test_the_loss_is_drawn_beside_that_of_an_encoder_that_knows_nothing() -> None:
+    lines = [{"epoch": k / 4, "step": k, "loss": 5.7, "kind": "train"} for k in range(8)]
+    assert "all clips alike" in json.dumps(charts.loss_curve(lines, {"loss_of_chance": 4.14}))
+    assert "all clips alike" not in json.dumps(charts.loss_curve(lines, {}))

@@ -188,3 +188,29 @@ def test_the_headline_names_the_teacher() -> None:
     (sentence,) = summary.headline({"false_negatives": flagged})
     assert "50.0" in sentence
     assert sentence.endswith("the teacher is a{b}.npz.")
+
+
+def test_a_run_that_learned_nothing_says_so_in_report_and_terminal(tmp_path: Path) -> None:
+    content = results()
+    content["training"] |= {"loss": 5.7, "loss_of_chance": 4.143}
+    content["false_negatives"] |= {"precision": 0.140, "chance": 0.140}
+    content["clean"]["linear_top1"] = 0.21
+    content["clean"].pop("intervals", None)
+    found = summary.nothing_learned(content)
+    assert [text.split()[1] for text in found] == ["last", "detector", "linear"]
+    assert "5.70, is not below 4.14" in found[0]
+    assert set(found) <= set(summary.warnings({"lists": {}} | content, damaged=()))
+    folder = RunFolder(tmp_path)
+    folder.update_results(content)
+    assert headline(folder).count("warning: ") >= 3
+    assert found[0] in headline(folder)
+    content["training"]["loss"] = 3.0
+    content["false_negatives"]["precision"] = 0.5
+    content["clean"]["linear_top1"] = 0.5
+    assert summary.nothing_learned(content) == []
+
+
+def test_a_detector_at_chance_is_named() -> None:
+    found = {"detector": "adaptive", "precision": 0.108, "chance": 0.094}
+    (warning,) = summary.nothing_learned({"false_negatives": found})
+    assert "hardly better than chance" in warning

@@ -5,6 +5,7 @@ The step in order: `contrast` embeds the views; `StepPairs` walks over blocks of
 the pairs; `blockwise_loss` compares them.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from vidcsl.methods.false_negatives import (
     detection_counts,
     pooled,
 )
-from vidcsl.methods.losses import Pairs, RowLoss, blockwise_loss
+from vidcsl.methods.losses import Pairs, RowLoss, blockwise_loss, nt_xent
 from vidcsl.methods.method import METHODS, ClipBatch, Method, MomentumEncoder, embed
 from vidcsl.methods.metrics import Metric, Ratio
 
@@ -63,6 +64,7 @@ class ContrastiveMethod(Method):
     """
 
     parts: tuple[str, ...] = ("projector",)
+    one_mean = True  # whether the method's loss is one mean, or means that are averaged
 
     def __init__(
         self,
@@ -87,6 +89,19 @@ class ContrastiveMethod(Method):
 
     def contrast(self, batch: ClipBatch) -> Contrast:
         """What is compared with what."""
+        raise NotImplementedError
+
+    def loss_of_chance(self, *, videos: int, clips: int) -> float | None:
+        """Of NT-Xent between equal embeddings: the logarithm of the number of candidates.
+
+        Of all of them, as without a detector: with eliminated false negatives it is a little less.
+        """
+        if not self.one_mean or getattr(self.loss, "func", self.loss) is not nt_xent:
+            return None
+        return math.log(self.candidates(videos=videos, clips=clips))
+
+    def candidates(self, *, videos: int, clips: int) -> int:
+        """With how many clips an anchor is compared."""
         raise NotImplementedError
 
     def pairs(self, anchors: Samples, candidates: Samples) -> Pairs:
@@ -233,6 +248,10 @@ class StepPairs:
 
 class BatchContrast(ContrastiveMethod):
     """Candidates are the learning views of the whole batch, on all processes."""
+
+    def candidates(self, *, videos: int, clips: int) -> int:
+        """All but the anchor."""
+        return videos * clips - 1
 
     def contrast(self, batch: ClipBatch) -> Contrast:
         """Every view against every view."""

@@ -133,6 +133,15 @@ class Method(nn.Module):
     def encoder_replaced(self) -> None:
         """Called when the encoder's weights were loaded from elsewhere: begin from these."""
 
+    def loss_of_chance(self, *, videos: int, clips: int) -> float | None:  # noqa: ARG002
+        """The loss of an encoder to which all clips are alike; None where that is not known.
+
+        Args:
+            videos: of a step, of all processes together.
+            clips: of each that learn.
+        """
+        return None
+
     def describe(self, embeddings: Tensor, batch: ClipBatch) -> dict[str, Metric]:
         """The geometry of the embeddings `[B, V, P]` of all processes.
 

@@ -148,6 +148,10 @@ class MoCoV2(KeyContrast):
         self.queue = queue
         self._fresh: tuple[Tensor, Samples]  # this step's keys, pushed after the loss
 
+    def candidates(self, *, videos: int, clips: int) -> int:  # noqa: ARG002
+        """The keys of the video's other clips and the queue."""
+        return clips - 1 + len(self.queue.keys)
+
     def keys(self, own: Tensor, rows: Samples) -> tuple[Tensor, Samples]:
         """This process's keys, then the queue."""
         self._fresh = own, rows
@@ -185,6 +189,10 @@ class MoCoV3(KeyContrast):
         """Queries against the keys of all processes."""
         self.require_videos(batch)
         return super().contrast(batch)
+
+    def candidates(self, *, videos: int, clips: int) -> int:
+        """The keys of other view numbers."""
+        return videos * (clips - 1)
 
     def keys(self, own: Tensor, rows: Samples) -> tuple[Tensor, Samples]:
         """The keys of all processes."""

@@ -1,5 +1,6 @@
 """Supervised learning with cross-entropy: the reference that contrastive methods are held to."""
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
@@ -36,8 +37,13 @@ class Supervised(Method):
         **options: Any,
     ) -> None:
         super().__init__(encoder, **options)
+        self.classes = classes
         self.head = nn.Linear(feature_dim, classes)
         self.label_smoothing = label_smoothing
+
+    def loss_of_chance(self, *, videos: int, clips: int) -> float | None:  # noqa: ARG002
+        """Of a head that gives all classes the same probability."""
+        return math.log(self.classes)
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """Mean cross-entropy and accuracy over all views of the batch, geometry of the features."""

@@ -306,14 +306,20 @@ def _over_epochs(lines: Sequence[Tree], names: Mapping[str, str]) -> list[Row]:
     return rows
 
 
-def loss_curve(lines: Sequence[Tree]) -> Spec | None:
-    """Loss over epochs; None where no loss was logged."""
+def loss_curve(lines: Sequence[Tree], training: Tree) -> Spec | None:
+    """Loss over epochs; None where no loss was logged.
+
+    Args:
+        lines: of the log.
+        training: section `training` of results.json.
+    """
     rows = _over_epochs(lines, {"loss": "loss"})
     if not rows:
         return None
     ends = [row["y"] for row in rows if row["y"] is not None]
     description = f"Loss over epochs, from {plain(ends[0])} to {plain(ends[-1])}."
-    return line_chart(rows, description, x="epoch", y="loss", zero=False)
+    levels = [("all clips alike", number(training.get("loss_of_chance")))]
+    return line_chart(rows, description, x="epoch", y="loss", zero=False, levels=levels)
 
 
 def false_negative_curves(lines: Sequence[Tree], found: Tree) -> Spec | None:
@@ -329,12 +335,12 @@ def false_negative_curves(lines: Sequence[Tree], found: Tree) -> Spec | None:
         return None
     return line_chart(
         rows,
-        "Ratio of the pairs that is flagged as false negatives, precision and recall over epochs.",
+        "Fraction of pairs flagged as false negatives, with precision and recall, over epochs.",
         x="epoch",
-        y="ratio of pairs",
+        y="fraction of pairs",
         of="curve",
         per_cent=True,
-        levels=[("precision of a blind guess", number(found.get("chance")))],
+        levels=[("precision of random flags", number(found.get("chance")))],
     )
 
 
@@ -397,7 +403,7 @@ def attack_curve(
         rows,
         f"Accuracy under {attack_title(name)} against the budget; the table has the numbers.",
         x=budget_title(accuracies),
-        y="ratio of clips",
+        y="fraction of clips",
         of="curve",
         per_cent=True,
         levels=[("chance", chance)],
@@ -458,7 +464,7 @@ def similarity_histogram(histogram: Tree) -> Spec | None:
         rows,
         "Histogram of the similarity of same-class and of other-class pairs of test videos.",
         x="cosine similarity",
-        y="ratio of pairs",
+        y="fraction of pairs",
         of="pairs of",
         per_cent=True,
         step=True,

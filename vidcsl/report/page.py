@@ -120,7 +120,7 @@ def render(run_dir: Path) -> str:
             headline=summary.headline(results),
             cards=summary.cards(results),
             warnings=summary.warnings(results, damaged=damaged),
-            loss=charts.loss_curve(training),
+            loss=charts.loss_curve(training, results["training"]),
             similarity=charts.class_similarity_curves(training),
             flagged=charts.false_negative_curves(training, found),
             sides=charts.side_curves(training),

@@ -58,6 +58,7 @@ class AdvCL(AdversarialContrast):
         distributed: the processes that train together.
     """
 
+    one_mean = False
     needs = ("hierarchy",)
     batchnorm_names = (CLEAN, ADVERSARIAL, PSEUDO)
     projector_batchnorm_names = (CLEAN, ADVERSARIAL)

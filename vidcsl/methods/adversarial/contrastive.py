@@ -96,6 +96,8 @@ class RoCL(AdversarialContrast):
         options: see `AdversarialContrast`.
     """
 
+    one_mean = False
+
     def __init__(self, *modules: nn.Module, published: bool = False, **options: Any) -> None:
         super().__init__(*modules, **options)
         self.published = self.one_sided = published
