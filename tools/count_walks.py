@@ -9,8 +9,10 @@ A Python file of the package is on a walk if a function of it ran (what an impor
 count):
 
 - one video from list to report: any function, from the first call of `read_list` on;
-- one mask from detector through loss to report: of these, a function whose text has a word of
-  `MASK`, so that a reader who asks where a flagged pair goes has to read it;
+- one mask from detector through loss to report: a function that held a bool tensor of the shape of
+  the batch's pairs, which nothing else has here, or a dict with an entry of `COUNTED`, in which the
+  log, the results and the report hold what became of the mask; as a local, as an entry of a dict or
+  as an attribute of an object that is a local;
 - one option from YAML to its effect: a function that held the value of FALSE_NEGATIVES.CEILING,
   which nothing else has here, as a local, or as an entry of a dict or an attribute of an object
   that is a local; and a file that names the option in full. YAML files do not count.
@@ -31,7 +33,7 @@ import tempfile
 import threading
 import tokenize
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from types import CodeType, FrameType
@@ -40,7 +42,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vidcsl"
-MASK = re.compile(r"mask|flagged|detect|false.?negative|eliminat|attract|\bpairs\b|removed", re.I)
+BATCH = 9  # videos of two views each: no other bool tensor of the run has the shape of their pairs
+PAIRS = (2 * BATCH, 2 * BATCH)
+COUNTED = {"removed", "flagged"}
 KEY = "FALSE_NEGATIVES.CEILING"
 VALUE = 0.34567  # of the option; no other value of the run is equal to it
 TINY = f"""
@@ -50,7 +54,7 @@ DATA: {{FRAMES: 4, STRIDE: 1, SHORT_SIDE: 32, WORKERS: 0}}
 MODEL: {{WIDTH: 4, DEPTH: 1, FRAME_SIZE: 24}}
 METHOD: {{PROJECTOR_HIDDEN: 16, PROJECTOR_DIM: 8}}
 FALSE_NEGATIVES: {{DETECTOR: adaptive, START: 0, RAMP: 0, CEILING: {VALUE}, EXAMPLES: 2}}
-TRAIN: {{EPOCHS: 1, BATCH: 8, LOG_EVERY: 1}}
+TRAIN: {{EPOCHS: 1, BATCH: {BATCH}, LOG_EVERY: 1}}
 EVALUATE: {{TRAIN_VIEWS: 1, TEST_VIEWS: 1, KNN_K: 3}}
 ATTACK: {{RUNS: []}}
 CORRUPT: {{NAMES: []}}
@@ -117,20 +121,19 @@ def walks() -> dict[str, set[str]]:
     named = {str(path) for path in PACKAGE.rglob("*.py") if KEY in path.read_text()}
     return {
         "one video from list to report": {code.co_filename for code in seen.ran},
-        "one mask from detector through loss to report": {
-            code.co_filename for code in seen.ran if MASK.search(source(code))
-        },
+        "one mask from detector through loss to report": {code.co_filename for code in seen.masked},
         "one option from YAML to its effect": {code.co_filename for code in seen.held} | named,
     }
 
 
 class Seen:
-    """A profiler: the functions of the package that ran, and those that held the option's value."""
+    """A profiler: the functions that ran, and those that held the option's value or a mask."""
 
     def __init__(self) -> None:
         self.listed = False
         self.ran: set[CodeType] = set()
         self.held: set[CodeType] = set()
+        self.masked: set[CodeType] = set()
 
     def __call__(self, frame: FrameType, event: str, _argument: Any) -> None:
         """Look at a function as it starts and as it ends."""
@@ -145,25 +148,33 @@ class Seen:
         self.listed = self.listed or code.co_name == "read_list"
         if self.listed:
             self.ran.add(code)
-        if code not in self.held and any(holds(value) for value in frame.f_locals.values()):
-            self.held.add(code)
+        for kept, wanted in ((self.held, is_option), (self.masked, is_mask)):
+            if code not in kept and any(holds(each, wanted) for each in frame.f_locals.values()):
+                kept.add(code)
 
 
-def holds(value: Any) -> bool:
-    """Whether it is the option's value, or holds it as an entry or an attribute."""
-    if isinstance(value, float):
-        return value == VALUE
+def holds(value: Any, wanted: Callable[[Any], bool]) -> bool:
+    """Whether it is what is wanted, or holds it as an entry or an attribute."""
+    if wanted(value):
+        return True
     inner = value if isinstance(value, dict) else getattr(value, "__dict__", None)
-    if not isinstance(inner, dict):
-        return False
-    return any(isinstance(entry, float) and entry == VALUE for entry in list(inner.values()))
+    return isinstance(inner, dict) and any(wanted(entry) for entry in list(inner.values()))
 
 
-def source(code: CodeType) -> str:
-    """The text of a function."""
-    lines = Path(code.co_filename).read_text().splitlines()
-    numbers = [number for _, _, number in code.co_lines() if number]
-    return "\n".join(lines[code.co_firstlineno - 1 : max(numbers)])
+def is_option(value: Any) -> bool:
+    """Whether it is the option's value."""
+    return isinstance(value, float) and value == VALUE
+
+
+def is_mask(value: Any) -> bool:
+    """Whether it is a mask of pairs, or names what became of one."""
+    if type(value) is dict:
+        return not COUNTED.isdisjoint(value)
+    return (
+        type(value).__name__ == "Tensor"
+        and tuple(value.shape) == PAIRS
+        and str(value.dtype) == "torch.bool"
+    )
 
 
 def shape() -> Iterator[tuple[str, str]]:
