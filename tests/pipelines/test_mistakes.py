@@ -171,4 +171,4 @@ def test_more_epochs_go_on_from_the_weights(data, config, finished, tmp_path, ca
     assert "TRAIN.EPOCHS changed since it was started; train on from its weights" in said
     remedy = said.partition("with ")[2].replace("NEW_FOLDER", str(tmp_path / "more")).split()
     assert remedy[:2] == ["TRAIN.WEIGHTS", str(final(run))]
-    assert load_config(config, remedy).OUTPUT_DIR == str(tmp_path / "more")
+    assert str(tmp_path / "more") == load_config(config, remedy).OUTPUT_DIR
