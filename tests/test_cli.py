@@ -214,3 +214,23 @@ def test_output_that_cannot_be_written_does_not_stop_a_command(
     )
     assert (ended.returncode, ended.stderr) == (0, b"")
     assert (tmp_path / "lists/train.csv").exists()
+
+
+def test_ctrl_c_while_a_library_is_imported_ends_at_once(tmp_path) -> None:
+    """An exception inside of an import may abort the process, with a long trace."""
+    (tmp_path / "slow.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(99)\n"
+    )
+    code = (
+        "import sys; from vidcsl import cli\n"
+        "cli.COMMANDS['evaluate'] = ('slow', 'x')\n"
+        "raise SystemExit(cli.main(['evaluate', '--checkpoint', 'run']))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )
+    assert ended.returncode == 130
+    assert ended.stderr == "\nvidcsl: stopped; run the same command again to continue\n"

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_closed_streams()
     received: list[int] = []
     try:
-        with _noted_interrupts(received):
+        with _noted_interrupts(received, words):
             try:
                 args = _parsed(words)
                 args.run(args)
@@ -111,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _noted_interrupts(received: list[int]) -> Iterator[None]:
-    """Note each Ctrl-C in the list beside raising KeyboardInterrupt."""
+def _noted_interrupts(received: list[int], words: Sequence[str]) -> Iterator[None]:
+    """Note each Ctrl-C in the list, and raise KeyboardInterrupt; during an import, end at once."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
@@ -122,6 +122,9 @@ def _noted_interrupts(received: list[int]) -> Iterator[None]:
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        if _importing(frame):  # an exception there can abort a library: torch's C++ does
+            sys.stdout.flush()
+            os._exit(_interrupted(words, debug=False))
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGINT, note)
@@ -129,6 +132,14 @@ def _noted_interrupts(received: list[int]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _interrupted(words: Sequence[str], *, debug: bool) -> int:
