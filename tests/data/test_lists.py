@@ -1,9 +1,13 @@
 import csv
 import itertools
+import pickle
 import shutil
+import tracemalloc
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +21,7 @@ from vidcsl.data.lists import (
     shared,
     write_list,
 )
+from vidcsl.data.shards import Span
 from vidcsl.errors import UserError
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "official_splits" / "ucf101_splits"
@@ -194,3 +199,52 @@ def test_one_file_under_two_names_is_shared(tmp_path):
     found = shared(*(read_list(tmp_path / f"{k}.csv", root=tmp_path) for k in ("train", "test")))
     assert found.videos == tuple(str(tmp_path / f"{k}.mp4") for k in names[:-1])
     assert found.groups == ()
+
+
+# Long lists ---------------------------------------------------------------------------------------
+
+
+def test_a_long_list_takes_little_beside_its_paths(tmp_path):
+    """Columns of numbers, which worker processes share, and no object for each video."""
+    count = 20_000
+    rows = [
+        (f"class{k % 40}/{k:08d}.mp4", f"class{k % 40}", f"source{k // 4}") for k in range(count)
+    ]
+    write_list(tmp_path / "long.csv", rows)
+    tracemalloc.start()
+    videos = read_list(tmp_path / "long.csv", root=tmp_path)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    paths = sum(len(video) for video, _, _ in rows)
+    assert held < paths + 100 * count
+    assert len(pickle.dumps(videos)) < paths + 60 * count
+    assert videos.videos[12_345].path == tmp_path / rows[12_345][0]
+
+
+def test_videos_in_columns_are_a_sequence(tmp_path):
+    rows = [Row(f"d/é {k}.mp4", "ab"[k % 2], f"g{k // 2}") for k in range(7)]
+    spans = [Span(f"s{k % 2}.tar", 2**33 + k, k, 2**32 - 1 - k) for k in range(7)]
+    for name, packed in (("plain", False), ("packed", True)):
+        given = [
+            row._replace(span=span if packed else None)
+            for row, span in zip(rows, spans, strict=True)
+        ]
+        write_list(tmp_path / f"{name}.csv", given)
+        found = read_list(tmp_path / f"{name}.csv", root=tmp_path)
+        for videos in (found.videos, pickle.loads(pickle.dumps(found)).videos):
+            each = list(videos)
+            assert len(videos) == len(each) == 7
+            assert videos[-1] == each[6] == videos[np.int64(6)]
+            assert [*videos[1:4]] == each[1:4]
+            assert [video.path for video in each] == [tmp_path / row.video for row in rows]
+            assert [video.label for video in each] == [k % 2 for k in range(7)]
+            assert [found.groups[video.group] for video in each] == [row.group for row in rows]
+            if packed:
+                expected = [replace(s, shard=f"{tmp_path}/{s.shard}") for s in spans]
+                assert [video.span for video in each] == expected
+            with pytest.raises(IndexError):
+                videos[7]
+        chosen = found.chosen([5, 0, 5])
+        assert [*chosen.videos] == [each[5], each[0], each[5]]
+        turned = found.with_classes(("b", "a"))
+        assert [video.label for video in turned.videos] == [1 - k % 2 for k in range(7)]

@@ -13,10 +13,14 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vidcsl.data.readers import Source
 from vidcsl.data.shards import Span, check_shards, is_url, read_text
@@ -76,10 +80,10 @@ class VideoList:
             empty for one that was not read from a file.
     """
 
-    videos: tuple[Video, ...]
+    videos: Sequence[Video]
     classes: tuple[str, ...]
     source: str
-    groups: tuple[str, ...] = ()
+    groups: Sequence[str] = ()
     digest: str = ""
 
     def __len__(self) -> int:
@@ -87,9 +91,101 @@ class VideoList:
 
     def with_classes(self, classes: Sequence[str]) -> "VideoList":
         """The same videos, their labels counted along the same classes in another order."""
-        place = {-1: -1} | {k: classes.index(name) for k, name in enumerate(self.classes)}
-        videos = (replace(video, label=place[video.label]) for video in self.videos)
-        return replace(self, videos=tuple(videos), classes=tuple(classes))
+        place = np.array([*(classes.index(name) for name in self.classes), -1], dtype=np.int32)
+        if isinstance(self.videos, Columns):  # -1, no label, stays -1: the last place
+            videos: Sequence[Video] = replace(self.videos, labels=place[self.videos.labels])
+        else:
+            videos = tuple(replace(each, label=int(place[each.label])) for each in self.videos)
+        return replace(self, videos=videos, classes=tuple(classes))
+
+    def chosen(self, indices: Sequence[int]) -> "VideoList":
+        """The list of these videos alone, in this order."""
+        if isinstance(self.videos, Columns):
+            return replace(self, videos=self.videos.chosen(indices))
+        return replace(self, videos=tuple(self.videos[index] for index in indices))
+
+
+class Names(Sequence[str]):
+    """Texts in one run of bytes. An object for each would take three times as much."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        data, ends = bytearray(), array("q", [0])
+        for text in texts:
+            data += text.encode(errors="surrogateescape")
+            ends.append(len(data))
+        self._data, self._ends = bytes(data), np.array(ends)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        k = range(len(self))[index]  # raises IndexError
+        return self._data[self._ends[k] : self._ends[k + 1]].decode(errors="surrogateescape")
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Columns of `Span`."""
+
+    shards: Names
+    shard_of: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    checksums: NDArray[np.uint32]
+
+    def at(self, k: int) -> Span:
+        """The span of the k-th video."""
+        numbers = (int(column[k]) for column in (self.offsets, self.sizes, self.checksums))
+        return Span(self.shards[int(self.shard_of[k])], *numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class Columns(Sequence[Video]):
+    """The videos of a list that was read: columns, and an object only for one that is asked for.
+
+    Ten million objects would take 6 GB; and a worker process that shares them copies each that it
+    touches, because to look at an object is to write its count of references.
+
+    Attributes:
+        root: the folder of `names`.
+        names: paths.
+        labels, groups: of each.
+        spans: where they are packed; None: they are files.
+        rows: which of them these videos are, in order; None: all.
+    """
+
+    root: Path
+    names: Names
+    labels: NDArray[np.int32]
+    groups: NDArray[np.int32]
+    spans: Spans | None = None
+    rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names) if self.rows is None else len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Video: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Video, ...]: ...
+    def __getitem__(self, index: int | slice) -> Video | tuple[Video, ...]:
+        if isinstance(index, slice):
+            return tuple(self[k] for k in range(*index.indices(len(self))))
+        k = range(len(self))[index]  # raises IndexError
+        k = k if self.rows is None else int(self.rows[k])
+        span = None if self.spans is None else self.spans.at(k)
+        return Video(self.root / self.names[k], int(self.labels[k]), int(self.groups[k]), span)
+
+    def chosen(self, indices: Sequence[int]) -> "Columns":
+        """These videos alone, in this order; the columns are shared."""
+        picked = np.asarray(indices, dtype=np.int64)
+        return replace(self, rows=picked if self.rows is None else self.rows[picked])
 
 
 def read_list(
@@ -108,53 +204,107 @@ def read_list(
         UserError: the list or the root is missing, a line is malformed or repeats a video, or a
             class is not among `classes`.
     """
-    numbered = list(_numbered_rows(path))
-    if not Path(root).is_dir() and not (is_url(root) and all(row.span for _, row in numbered)):
+    folder = str(root).rstrip("/")
+    found, lines, hashes = hashlib.sha256(), array("q"), array("q")
+    class_of, group_of, shard_of = array("i"), array("i"), array("i")
+    places: tuple[array[int], ...] = (array("q"), array("q"), array("L"))
+    class_numbers: dict[str, int] = {"": -1}
+    group_numbers: dict[str, int] = {"": -1}
+    shard_numbers: dict[str, int] = {}
+    first_of: dict[str, int] = {}  # the line of each class
+
+    def videos() -> Iterator[str]:
+        """The names of the videos, one by one; what else their lines say goes into the columns."""
+        for line, row in _parsed_rows(path):
+            plain = os.path.normpath(row.video)
+            words = "\0".join((plain, row.class_name, row.group, ""))
+            found.update(words.encode(errors="surrogateescape"))
+            lines.append(line)
+            hashes.append(hash(plain))
+            first_of.setdefault(row.class_name, line)
+            # Numbered as they come, for now, and by name in the end.
+            class_of.append(class_numbers.setdefault(row.class_name, len(class_numbers) - 1))
+            group_of.append(group_numbers.setdefault(row.group, len(group_numbers) - 1))
+            if row.span:
+                shard = f"{folder}/{row.span.shard}"
+                shard_of.append(shard_numbers.setdefault(shard, len(shard_numbers)))
+                numbers = (row.span.offset, row.span.size, row.span.crc32)
+                for column, number in zip(places, numbers, strict=True):
+                    column.append(number)
+            yield row.video
+
+    names = Names(videos())
+    _refuse_repeats(path, names, np.array(hashes), lines)
+    packed = len(shard_of) == len(names)
+    if not Path(root).is_dir() and not (is_url(root) and packed):
         why = "is a file, not a folder" if Path(root).exists() else "does not exist"
         raise UserError(f"the videos' folder {root} {why} (list {path})")
-    names = {row.class_name for _, row in numbered} - {""}
-    known = tuple(classes) if classes is not None else tuple(sorted(names))
-    for line, row in numbered:
-        if row.class_name and row.class_name not in known:
-            raise UserError(
-                f"{path}, line {line}: class {row.class_name!r} is not one of the "
-                f"{len(known)} classes of the training list"
-            )
-    absent = [name for name in known if name not in names]
-    if absent and names:
+    own = sorted(set(class_numbers) - {""})
+    known = tuple(classes) if classes is not None else tuple(own)
+    for name in sorted(set(own).difference(known), key=first_of.__getitem__):
+        raise UserError(
+            f"{path}, line {first_of[name]}: class {name!r} is not one of the "
+            f"{len(known)} classes of the training list"
+        )
+    absent = [name for name in known if name not in class_numbers]
+    if absent and own:
         warnings.warn(
             f"{path} has no video of {len(absent)} of {len(known)} classes: {shorten(absent)}",
             stacklevel=2,
         )
-    label_of = {"": -1} | {name: label for label, name in enumerate(known)}
-    groups = sorted({row.group for _, row in numbered} - {""})
-    group_of = {"": -1} | {name: group for group, name in enumerate(groups)}
-    folder = str(root).rstrip("/")
-    videos = (
-        Video(
-            Path(root) / row.video,
-            label_of[row.class_name],
-            group_of[row.group],
-            row.span and replace(row.span, shard=f"{folder}/{row.span.shard}"),
-        )
-        for _, row in numbered
+    groups = sorted(set(group_numbers) - {""})
+    spans = Spans(
+        Names(shard_numbers),
+        np.array(shard_of, dtype=np.int32),
+        np.array(places[0], dtype=np.int64),
+        np.array(places[1], dtype=np.int64),
+        np.array(places[2], dtype=np.uint32),
+    )
+    columns = Columns(
+        root=Path(root),
+        names=names,
+        labels=_renumbered(class_of, class_numbers, known),
+        groups=_renumbered(group_of, group_numbers, groups),
+        spans=spans if packed else None,
     )
     return VideoList(
-        videos=tuple(videos),
+        videos=columns,
         classes=known,
         source=str(path),
-        groups=tuple(groups),
-        digest=_digest(row for _, row in numbered),
+        groups=Names(groups),
+        digest=found.hexdigest()[:16],
     )
 
 
-def _digest(rows: Iterable[Row]) -> str:
-    """Equal for lists whose rows name the same videos, classes and groups in the same order."""
-    found = hashlib.sha256()
-    for row in rows:
-        fields = os.path.normpath(row.video), row.class_name, row.group
-        found.update("\0".join((*fields, "")).encode(errors="surrogateescape"))
-    return found.hexdigest()[:16]
+def _renumbered(
+    column: "array[int]", numbers: Mapping[str, int], names: Sequence[str]
+) -> NDArray[np.int32]:
+    """A column of `numbers` counted along `names` instead; -1 stays."""
+    place = np.full(len(numbers), -1, dtype=np.int32)  # the last is that of -1
+    for k, name in enumerate(names):
+        if name in numbers:
+            place[numbers[name]] = k
+    return place[np.array(column, dtype=np.int64)]
+
+
+def _refuse_repeats(
+    path: str | Path, names: Names, hashes: NDArray[np.int64], lines: Sequence[int]
+) -> None:
+    """Raise a UserError where two lines name one video, which would be its own false negative.
+
+    Args:
+        path: of the list.
+        names: of its videos.
+        hashes: of the same names in their normal spelling; where they agree, names are compared.
+        lines: of the videos.
+    """
+    ordered = np.sort(hashes)
+    suspects = ordered[1:][ordered[1:] == ordered[:-1]]
+    seen: dict[str, int] = {}
+    for k in np.flatnonzero(np.isin(hashes, suspects)).tolist() if len(suspects) else ():
+        first = seen.setdefault(os.path.normpath(names[k]), lines[k])
+        if first != lines[k]:
+            raise UserError(f"{path}, line {lines[k]}: {names[k]} is already in line {first}")
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -268,18 +418,26 @@ def shorten(names: Sequence[object], *, most: int = 5) -> str:
 
 def _numbered_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
     """The rows with their line numbers. Raises UserError for any fault of the list itself."""
-    parse = _parse_ucf if str(path).endswith(".txt") else _parse_csv
     seen: dict[str, int] = {}
+    for line, row in _parsed_rows(path):
+        # Two spellings of one path would be one video that is its own false negative.
+        first = seen.setdefault(os.path.normpath(row.video), line)
+        if first != line:
+            raise UserError(f"{path}, line {line}: {row.video} is already in line {first}")
+        yield line, row
+
+
+def _parsed_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
+    """As `_numbered_rows`, which also looks for repeats."""
+    parse = _parse_ucf if str(path).endswith(".txt") else _parse_csv
+    count = 0
     try:
         for line, row in parse(io.StringIO(read_text(str(path)), newline=""), path):
-            # Two spellings of one path would be one video that is its own false negative.
-            first = seen.setdefault(os.path.normpath(row.video), line)
-            if first != line:
-                raise UserError(f"{path}, line {line}: {row.video} is already in line {first}")
+            count += 1
             yield line, row
     except csv.Error as error:
         raise UserError(f"{path} is not readable as CSV: {error}") from error
-    if not seen:
+    if not count:
         raise UserError(f"the list {path} contains no video")
 
 

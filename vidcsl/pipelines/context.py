@@ -222,7 +222,7 @@ class EvaluationContext:
             return
         # The blocks are this process's already: the loader must not divide them again.
         alone = DistributedContext(rank=0, size=1, device=distributed.device)
-        listed = replace(videos, videos=tuple(videos.videos[i] for i in mine))
+        listed = videos.chosen(mine)
         loader = build_test_loader(self.cfg, listed, alone, clips=views, batch=size)
         place = torch.tensor(mine)
         for batch in loader.epoch(0):
