@@ -434,6 +434,13 @@ CORRUPTIONS: dict[str, Option] = {
         "corruptions to test: names such as jpeg or C/fog; P, C or V for the scored corruptions of "
         "a suite; all",
     ),
+    "CORRUPT.ORDER": Option(
+        "video",
+        "corruptions over time (codecs, damaged streams, lost or averaged frames) act on the "
+        "video at its full rate, of which the clip takes its frames, as published; clip: on the "
+        "clip's own frames",
+        choices=("video", "clip"),
+    ),
     "CORRUPT.MAX_CLIPS": Option(
         0, "number of test videos to corrupt, evenly chosen; 0: all", minimum=0
     ),

@@ -40,6 +40,7 @@ def test_predictions_are_cached_and_scores_have_intervals(
     after = results_of(finished)["corruptions"]
     assert after["P"] == before["corruptions"]["P"]
     assert after["C"] == before["corruptions"]["C"]
+    assert after["order"] == "video"
     suite = after["scores"]["suites"]["P"]
     low, high = suite["all"]["interval"]["accuracy"]
     assert 0 <= low <= suite["all"]["accuracy"] <= high <= 1
@@ -93,7 +94,7 @@ def test_export_writes_whole_videos_and_lists_and_goes_on(data, config, capsys, 
         (["CORRUPT.NAMES", '["gausian_noise"]'], "did you mean 'gaussian_noise'"),
         (["CORRUPT.NAMES", "[]"], "CORRUPT.NAMES is empty"),
         (["DATA.TEST_LIST", ""], "DATA.TEST_LIST"),
-        (["EVALUATE.LINEAR", "false"], "EVALUATE.LINEAR is false"),
+        (["EVALUATE.LINEAR", "false"], "set EVALUATE.LINEAR to true"),
         (["--export", "here", "--checkpoint", "epoch.pt"], "--export writes videos"),
     ],
 )
@@ -118,3 +119,14 @@ def test_two_videos_of_one_name_are_not_exported_to_one_file(data, config, capsy
     words = arguments(data, config, tmp_path / "run", *places)
     told = fails(capsys, "corrupt", *words, "--export", str(tmp_path / "out"))
     assert "would be exported to one file: x.mp4" in told
+
+
+def test_corruptions_over_time_act_on_the_video_or_on_the_clip(finished, data, config):
+    for order in ("video", "clip"):
+        words = ["CORRUPT.NAMES", '["freezing","C/packet_loss"]', "CORRUPT.ORDER", order]
+        command = ["corrupt", *arguments(data, config, finished, *words, "CORRUPT.MAX_CLIPS", "2")]
+        assert main(command) == 0
+        found = results_of(finished)["corruptions"]
+        assert found["order"] == order
+        assert len(found["P"]["freezing"]) == 5
+        assert all(0 <= ratio <= 1 for ratio in found["damaged_clips"]["C/packet_loss"])

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +28,7 @@ from vidcsl.pipelines.context import (
     require_test_videos,
     subset,
 )
-from vidcsl.pipelines.data import build_corruptions, build_lists
+from vidcsl.pipelines.data import build_corruptions, build_crop, build_lists, build_test_sampler
 from vidcsl.pipelines.evaluations import evaluation_folder, join
 from vidcsl.report.page import write_report
 from vidcsl.robustness.corruption_table import (
@@ -38,6 +38,7 @@ from vidcsl.robustness.corruption_table import (
     by_category,
     category_scores,
     condition,
+    corrupted,
     corruption_table,
     finished_videos,
     mean_performance,
@@ -47,8 +48,10 @@ from vidcsl.robustness.corruption_table import (
 )
 from vidcsl.robustness.corruptions import SEVERITIES, corrupt
 from vidcsl.robustness.corruptions.draws import to_bytes
+from vidcsl.robustness.corruptions.windows import Window, acts_over_time
+from vidcsl.robustness.targets import Clips
 from vidcsl.run_folder import ResultCache, digest
-from vidcsl.seeding import seed_of
+from vidcsl.seeding import numpy_generator, seed_of
 from vidcsl.state import weights_digest
 
 # ----------------------------------------------------------------------
@@ -70,6 +73,7 @@ def evaluate_corruptions(
             test,
             weights_digest(model),
             evaluation="corruptions",
+            order=cfg.CORRUPT.ORDER,
             predictions="label, class, repeated frames, damaged",
             batch=cfg.EVALUATE.BATCH,  # sums over other batches are rounded in another way
             seed=cfg.SEED,
@@ -84,7 +88,7 @@ def evaluate_corruptions(
     with context.timed("corruptions"), context.bar("corruptions", left) as advance:
         table = corruption_table(
             model,
-            context.clips(test, chosen, done=done),
+            corrupted_pixels(context, test, chosen, names, done=done),
             names,
             distributed=distributed,
             result_cache=result_cache,
@@ -95,6 +99,47 @@ def evaluate_corruptions(
         missing = sorted({*chosen} - {*table.videos})
         result_cache.record("unreadable", missing, [True] * len(missing))
     return table
+
+
+def corrupted_pixels(
+    context: EvaluationContext,
+    test: VideoList,
+    chosen: Sequence[int],
+    names: Sequence[str],
+    *,
+    done: Container[int] = (),
+) -> Iterator[Clips]:
+    """The central clips; where CORRUPT.ORDER asks for it, with their videos at full rate."""
+    cfg = context.cfg
+    wanted = cfg.CORRUPT.ORDER == "video" and any(acts_over_time(name) for name in names)
+    for batch in context.clips(test, chosen, done=done):
+        if wanted:
+            windows = [read_window(cfg, test.videos[video]) for video in batch.videos]
+            batch = replace(batch, windows=windows)
+        yield batch
+
+
+def read_window(cfg: CfgNode, video: Video) -> Window:
+    """All frames of a video from the first to the last of its central clip.
+
+    Raises:
+        VideoError: a frame between those of the clip cannot be read.
+    """
+    with open_reader(
+        video.source(),
+        backend=cfg.DATA.READER,
+        short_side=cfg.DATA.SHORT_SIDE,
+        pixels=cfg.DATA.PIXELS,
+    ) as reader:
+        sampler = build_test_sampler(cfg, clips=1)
+        timed = {"times": reader.times} if sampler.fps > 0 else {}
+        rng = numpy_generator(cfg.SEED, "test/sampling")  # test clips draw nothing
+        (shown,) = sampler(reader.num_frames, reader.fps, rng, **timed)
+        first = int(shown.min())
+        frames = reader.read(np.arange(first, int(shown.max()) + 1))
+        rate = float(reader.fps or 0)
+    pixels = torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous()
+    return Window(pixels, torch.from_numpy(shown - first), rate, build_crop(cfg))
 
 
 def corruption_section(table: CorruptionTable, context: EvaluationContext) -> dict[str, Any]:
@@ -124,6 +169,7 @@ def corruption_section(table: CorruptionTable, context: EvaluationContext) -> di
         }
     return {
         "clean": clean,
+        "order": context.cfg.CORRUPT.ORDER,
         "clips": len(table.videos),
         **suites,
         "scores": {
@@ -159,9 +205,9 @@ def store_corrupted_clips(
         return
     for path in before:
         path.unlink()
-    (clip,) = context.clips(test, [video])
+    (clip,) = corrupted_pixels(context, test, [video], names)
     for name, path in zip(names, paths, strict=True):
-        shown = [corrupt(clip.clips, name, severity=s, seeds=clip.seeds) for s in SHOWN_SEVERITIES]
+        shown = [corrupted(clip, name, s).clips.to(clip.clips.device) for s in SHOWN_SEVERITIES]
         conditions = [condition(name, s) if s else CLEAN for s in SHOWN_SEVERITIES]
         predictions = [table.predictions[each][video] for each in conditions]
         frames = torch.cat(shown).permute(0, 2, 3, 4, 1).cpu()  # [3, T, H, W, 3]
@@ -170,7 +216,7 @@ def store_corrupted_clips(
             "frames": (frames * 255).round().byte().numpy(),
             "severities": SHOWN_SEVERITIES,
             "label": classes[predictions[0][0]],
-            "predictions": [classes[predicted] for _, predicted, _ in predictions],
+            "predictions": [classes[predicted] for _, predicted, *_ in predictions],
         }
         save_arrays(path, arrays, compressed=True)
 
@@ -296,8 +342,8 @@ def _export_video(
         rate = Fraction(reader.fps).limit_denominator(1001) if reader.fps else Fraction(25)
     clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float().div_(255)  # [1, 3, T, H, W]
     for path, (name, severity) in targets.items():
-        corrupted = corrupt(clip, name, severity=severity, seeds=[seed]) if severity else clip
-        write_video(path, corrupted[0], rate=rate)
+        found = corrupt(clip, name, severity=severity, seeds=[seed]) if severity else clip
+        write_video(path, found[0], rate=rate)
 
 
 def write_video(path: Path, clip: Tensor, *, rate: Fraction) -> None:

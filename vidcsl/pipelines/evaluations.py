@@ -137,7 +137,7 @@ def _joined_corruptions(before: Results, new: Results) -> dict[str, Any] | None:
 
     Scores are of the side that ran more, for they say over what they are.
     """
-    if any(before.get(key) != new.get(key) for key in ("clean", "clips", "norms")):
+    if any(before.get(key) != new.get(key) for key in ("clean", "clips", "order", "norms")):
         return None
     suites = ("P", "C", "V")
 

@@ -20,7 +20,9 @@ from vidcsl.evaluation.statistics import (
     quantile_interval,
 )
 from vidcsl.robustness.corruptions import SEVERITIES, corrupt_and_inspect, find
+from vidcsl.robustness.corruptions.codec import Recovered
 from vidcsl.robustness.corruptions.suites import SCORED, SUITES
+from vidcsl.robustness.corruptions.windows import acts_over_time
 from vidcsl.robustness.targets import Clips
 from vidcsl.run_folder import ResultCache
 
@@ -173,12 +175,21 @@ def corruption_table(
 @torch.inference_mode()
 def predict(model: nn.Module, batch: Clips, name: str, severity: int) -> list[Prediction]:
     """The model's predictions for a batch under a corruption; severity 0: clean."""
-    clips, repeated, damaged = corrupt_and_inspect(
-        batch.clips, name or "P/jpeg", severity=severity, seeds=batch.seeds
-    )
+    clips, repeated, damaged = corrupted(batch, name, severity)
     predicted = model(clips.clone()).argmax(dim=1)  # a copy: many models normalise in place
     columns = (batch.labels.tolist(), predicted.tolist(), repeated.tolist(), damaged.tolist())
     return [list(row) for row in zip(*columns, strict=True)]
+
+
+def corrupted(batch: Clips, name: str, severity: int) -> Recovered:
+    """The corrupted clips of a batch; where time matters, of its videos at full rate if known."""
+    if severity and batch.windows is not None and acts_over_time(name):
+        pairs = zip(batch.windows, batch.seeds, strict=True)
+        each = [window.corrupt(name, severity=severity, seed=seed) for window, seed in pairs]
+        joined = Recovered(*(torch.cat(parts) for parts in zip(*each, strict=True)))
+        return joined._replace(clips=joined.clips.to(batch.clips))
+    known = name or "P/jpeg"  # of clean clips any will do
+    return corrupt_and_inspect(batch.clips, known, severity=severity, seeds=batch.seeds)
 
 
 # ----------------------------------------------------------------------

@@ -21,6 +21,7 @@ from vidcsl.data.loader import Batch
 from vidcsl.errors import UserError
 from vidcsl.registry import Registry
 from vidcsl.robustness.attacks.answers import Judged
+from vidcsl.robustness.corruptions.windows import Window
 from vidcsl.seeding import torch_generator
 
 Mean = Callable[[Tensor], Tensor]
@@ -382,6 +383,7 @@ class Clips:
         seeds: one a video.
         videos: their indices in the list.
         view: how a model of clips sees these pixels.
+        windows: the videos around the clips at full rate, one a clip, for corruptions over time.
     """
 
     clips: Tensor
@@ -389,6 +391,7 @@ class Clips:
     seeds: Sequence[int]
     videos: Sequence[int]
     view: InputView = clip_view
+    windows: Sequence[Window] | None = None
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -402,6 +405,7 @@ class Clips:
             labels=self.labels[rows],
             seeds=[self.seeds[i] for i in chosen],
             videos=[self.videos[i] for i in chosen],
+            windows=None if self.windows is None else [self.windows[i] for i in chosen],
         )
 
 

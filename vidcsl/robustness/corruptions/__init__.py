@@ -8,6 +8,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -105,11 +106,20 @@ def corrupt_and_count(
 
 @torch.no_grad()
 def corrupt_and_inspect(
-    clips: Tensor, name: str, *, severity: int, seeds: Sequence[int] | Tensor | None = None
+    clips: Tensor,
+    name: str,
+    *,
+    severity: int,
+    seeds: Sequence[int] | Tensor | None = None,
+    frame_rate: float = 0,
 ) -> Recovered:
     """As `corrupt_and_count`, and whether each clip's coded stream was hit at all, see `Recovered`.
 
     Corruptions of pixels hit every clip.
+
+    Args:
+        clips, name, severity, seeds: as for `corrupt`.
+        frame_rate: of the clips, in frames per second; 0: the one that each corruption assumes.
     """
     full_name, corruption = find(name)
     if severity not in (0, *SEVERITIES):
@@ -125,7 +135,10 @@ def corrupt_and_inspect(
     dense = clips.contiguous()  # the corruptions read memory in this order
     # A severity may come from a table of floats: 3.0 is as good as 3.
     parameters = corruption.at(int(severity))
-    corrupted = corruption.function(dense, generators=generators, **parameters)
+    function = corruption.function
+    if frame_rate > 0 and isinstance(function, partial) and "source_rate" in function.keywords:
+        parameters["source_rate"] = max(1, round(frame_rate))
+    corrupted = function(dense, generators=generators, **parameters)
     if not isinstance(corrupted, Recovered):
         none = torch.zeros(len(clips), dtype=torch.int64)
         corrupted = Recovered(corrupted, none, torch.ones(len(clips), dtype=torch.bool))

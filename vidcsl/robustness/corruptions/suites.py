@@ -42,10 +42,36 @@ class Corruption:
     scored: bool = True
     note: str = ""
 
+    @property
+    def over_time(self) -> bool:
+        """Whether what happens to a frame depends on the frames beside it."""
+        function = self.function
+        function = function.func if isinstance(function, partial) else function
+        return function in OVER_TIME
+
     def at(self, severity: int) -> dict[str, Any]:
         """The function's keyword arguments at a severity in 1..5."""
         return {name: values[severity - 1] for name, values in self.parameters.items()}
 
+
+OVER_TIME = (
+    blur.frame_averaging,
+    digital.fixed_quantiser,
+    digital.h264,
+    digital.h264_bit_rate,
+    digital.h265,
+    digital.h265_bit_rate,
+    stream.bit_error,
+    stream.nal_loss,
+    stream.packet_loss,
+    temporal.box_jumbling,
+    temporal.frame_drop,
+    temporal.frame_rate,
+    temporal.freezing,
+    temporal.jumbling,
+    temporal.reverse_sampling,
+    temporal.sampling,
+)
 
 _mpeg2 = partial(digital.fixed_quantiser, encoder="mpeg2video")
 _mpeg4 = partial(digital.fixed_quantiser, encoder="mpeg4")
