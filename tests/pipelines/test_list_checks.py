@@ -7,7 +7,9 @@ import torch
 
 from tests.tiny_job import arguments, fails, final, newest, results_of
 from vidcsl.cli import main
-from vidcsl.data.lists import read_rows, write_list
+from vidcsl.config import load_config
+from vidcsl.data.lists import read_list, read_rows, write_list
+from vidcsl.pipelines.list_checks import short_videos
 from vidcsl.report.summary import read_results, warnings
 
 QUIET = ("ATTACK.RUNS", "[]", "CORRUPT.NAMES", "[]", "FALSE_NEGATIVES.DETECTOR", "none")
@@ -235,3 +237,14 @@ def test_a_run_that_learns_nothing_ends_after_an_epoch(data, config, tmp_path, c
     steps = [line for line in (out / "log.jsonl").read_text().splitlines() if '"train"' in line]
     assert len(steps) == 3
     assert not list((out / "checkpoints").glob("epoch*"))
+
+
+# Lengths ------------------------------------------------------------------------------------------
+
+
+def test_videos_shorter_than_a_clip_are_counted(data, config):
+    train = read_list(data / "train.csv", root=data)
+    cfg = load_config(config, ["DATA.FRAMES", "4", "DATA.STRIDE", "1"])
+    assert short_videos(cfg, train) == (0, len(train))
+    cfg = load_config(config, ["DATA.FRAMES", "4", "DATA.STRIDE", "1000"])
+    assert short_videos(cfg, train) == (len(train), len(train))

@@ -214,3 +214,9 @@ def test_a_detector_at_chance_is_named() -> None:
     found = {"detector": "adaptive", "precision": 0.108, "chance": 0.094}
     (warning,) = summary.nothing_learned({"false_negatives": found})
     assert "hardly better than chance" in warning
+
+
+def test_videos_shorter_than_a_clip_are_named() -> None:
+    found = summary.list_warnings({"short": 48, "looked_at": 48, "filled_by": "loop"})
+    assert found[0].startswith("48 of 48 training videos are shorter than a clip: looped")
+    assert summary.list_warnings({"short": 0, "looked_at": 48, "filled_by": "loop"}) == []

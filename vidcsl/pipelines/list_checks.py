@@ -1,30 +1,40 @@
 """Whether lists go with each other, with a checkpoint, and with what a config asks of them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from fvcore.common.config import CfgNode
 
 from vidcsl.config import value_of
 from vidcsl.data.lists import VideoList, shared, shorten
+from vidcsl.data.readers import open_reader
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.io import log_message
 from vidcsl.methods import METHODS, ContrastiveMethod, Method
 from vidcsl.methods.supervised import Supervised
-from vidcsl.pipelines.data import build_splits
+from vidcsl.pipelines.data import build_splits, build_train_sampler
 from vidcsl.pipelines.method import require_labels
-from vidcsl.report.summary import overlap_warnings
+from vidcsl.report.summary import list_warnings
 from vidcsl.run_folder import RunFolder
 
 # Parts of a method whose state is kept by a video's place in the training list.
 BY_PLACE = ("detector.", "budgets.")
 
 
+MOST_LOOKED_AT = 48  # videos of a list whose length is read: opening thousands would take minutes
+
+
 def record_lists(
-    train: VideoList, test: VideoList | None, folder: RunFolder, distributed: DistributedContext
+    cfg: CfgNode,
+    train: VideoList,
+    test: VideoList | None,
+    folder: RunFolder,
+    distributed: DistributedContext,
 ) -> None:
-    """Write the section `lists` of the results; say which videos and groups stand in both."""
+    """Write the section `lists` of the results; say what is common to both, and what is short."""
     if not distributed.is_main:
         return
     found: dict[str, Any] = {"train": train.digest}
@@ -37,9 +47,31 @@ def record_lists(
             "groups_in_both": len(groups),
             "first_in_both": [each[0] for each in (videos, groups) if each],
         }
+    short, looked_at = short_videos(cfg, train)
+    found |= {"short": short, "looked_at": looked_at, "filled_by": cfg.DATA.SHORT_VIDEO}
     folder.update_results({"lists": found})
-    for sentence in overlap_warnings(found):
+    for sentence in list_warnings(found):
         log_message(f"warning: {sentence}")
+
+
+def short_videos(cfg: CfgNode, videos: VideoList) -> tuple[int, int]:
+    """How many videos are shorter than a clip, and of how many the length was read.
+
+    These are spread evenly over the list; those that cannot be opened are left out.
+    """
+    sampler, short, looked_at = build_train_sampler(cfg), 0, 0
+    count = min(len(videos), MOST_LOOKED_AT)
+    for place in np.linspace(0, len(videos) - 1, count).round().astype(int):
+        try:
+            source = videos.videos[place].source()
+            with open_reader(source, backend=cfg.DATA.READER, short_side=32) as reader:
+                length, fps = reader.num_frames, reader.fps
+        except UserError:
+            continue
+        rate = fps / sampler.fps if fps and sampler.fps else 1.0
+        looked_at += 1
+        short += length < math.ceil((cfg.DATA.FRAMES - 1) * sampler.stride * rate) + 1
+    return short, looked_at
 
 
 def check_carried(

@@ -93,7 +93,7 @@ def train_and_evaluate(
         if begins:
             kind = METHODS[cfg.METHOD.NAME]
             train, test = in_order_of(begins, kind, train, test, source=source)
-        record_lists(train, test, folder, distributed)
+        record_lists(cfg, train, test, folder, distributed)
 
         # The method: trained here, or only loaded.
         if cfg.TRAIN.ENABLED:
@@ -143,7 +143,7 @@ def evaluate_model(
         folder.write_config(dump_config(with_checkpoint(cfg, folder, checkpoint)))
         folder.write_environment(distributed.device)
     distributed.barrier()
-    record_lists(context.train, test, context.folder, distributed)
+    record_lists(cfg, context.train, test, context.folder, distributed)
     evaluate(context, test)
     return context.folder
 

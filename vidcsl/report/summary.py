@@ -453,7 +453,7 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
     for note, videos in results["training"].get("notes", {}).items():
         first = next(iter(videos.get("first", ())), "")
         found.append(f"{plain(videos.get('videos'))} training videos: {note} (first: {first}).")
-    found += overlap_warnings(results["lists"])
+    found += list_warnings(results["lists"])
     if left_out := data.get("left_out"):
         found.append(f"{len(left_out)} test videos could not be read and were left out.")
     found += nothing_learned(results)
@@ -491,8 +491,8 @@ def nothing_learned(results: Tree) -> list[str]:
     return found
 
 
-def overlap_warnings(lists: Tree) -> list[str]:
-    """What training and test have in common, a sentence each; `lists` as in results.json."""
+def list_warnings(lists: Tree) -> list[str]:
+    """What training and test share, and short videos, a sentence each; `lists` as in results."""
     found, first = [], iter(lists.get("first_in_both", ()))
     if videos := number(lists.get("videos_in_both")):
         found.append(
@@ -503,6 +503,13 @@ def overlap_warnings(lists: Tree) -> list[str]:
         found.append(
             f"{groups:.0f} groups have videos in training and in test (first: {next(first, '')}): "
             "a test video may be recognised by its source."
+        )
+    if short := number(lists.get("short")):
+        filled = {"loop": "looped", "repeat_last": "their last frame repeated"}
+        by = filled.get(str(lists.get("filled_by")), "filled up")
+        found.append(
+            f"{short:.0f} of {lists.get('looked_at')} training videos are shorter than a clip: "
+            f"{by} (DATA.SHORT_VIDEO). Lower DATA.STRIDE or DATA.FRAMES."
         )
     return found
 
