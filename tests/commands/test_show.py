@@ -57,3 +57,21 @@ def test_help_of_train_names_keys_that_exist(capsys):
     named = re.findall(r"^  ([A-Z_.]+\w) (?!VALUE)", capsys.readouterr().out, re.M)
     assert len(named) == 10
     assert set(named) <= set(OPTIONS)
+
+
+def test_what_an_encoder_costs_is_counted_once(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["show", "models", "--cfg", "demo"]) == 0
+    first = capsys.readouterr().out
+
+    def refuse(*_):
+        raise AssertionError("counted again")
+
+    monkeypatch.setattr("vidcsl.models.encoder.cost_of", refuse)
+    assert main(["show", "models", "--cfg", "demo"]) == 0
+    assert capsys.readouterr().out == first
+    (tmp_path / "vidcsl" / "costs.json").write_text("no JSON")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["show", "models", "--cfg", "demo"]) == 0
+    assert capsys.readouterr().out == first

@@ -1,7 +1,10 @@
 """`vidcsl show` and `vidcsl doctor`: what there is to choose from, and whether it will work."""
 
 import argparse
+import json
+import os
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,10 +118,15 @@ def _show_config(args: argparse.Namespace) -> None:
 
 
 def _show_models(args: argparse.Namespace) -> None:
+    import torch
+
+    from vidcsl import __version__
     from vidcsl.config import default_config, load_config
+    from vidcsl.io import write_atomically
     from vidcsl.models import ENCODERS
     from vidcsl.models.encoder import cost_of
     from vidcsl.pipelines.model import build_encoder
+    from vidcsl.run_folder import digest
 
     if unknown := [name for name in args.names if name not in ENCODERS]:
         raise UserError(f"no encoder is named {unknown[0]!r}; choose from {', '.join(ENCODERS)}")
@@ -129,13 +137,26 @@ def _show_models(args: argparse.Namespace) -> None:
         cfg.MODEL.NAME = name
         cfg.DATA.FRAMES, cfg.MODEL.FRAME_SIZE = PUBLISHED_CLIPS.get(name, (16, 112))
         configs.append(cfg)
-    for cfg in configs:  # a line as soon as an encoder is counted: all of them take a minute
-        encoder = build_encoder(cfg)
-        cost, size = cost_of(encoder), encoder.frame_size
-        clip = f"{encoder.clip_frames}x{size}x{size}"
+    # Counting all of them takes a minute, so what was counted once is kept.
+    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "vidcsl", "costs.json")
+    try:
+        known = json.loads(kept.read_text())
+    except (OSError, ValueError):
+        known = {}
+    for cfg in configs:
+        of = {"model": str(cfg.MODEL), "frames": cfg.DATA.FRAMES, "vidcsl": __version__}
+        key = digest({**of, "torch": torch.__version__})
+        if key not in known:
+            encoder = build_encoder(cfg)
+            cost = cost_of(encoder)
+            known[key] = [encoder.feature_dim, cost.parameters, cost.flops]
+            with suppress(OSError):  # a home that cannot be written to costs time alone
+                write_atomically(kept, json.dumps(known))
+        features, parameters, flops = known[key]
+        clip = f"{cfg.DATA.FRAMES}x{cfg.MODEL.FRAME_SIZE}x{cfg.MODEL.FRAME_SIZE}"
         print(
-            f"{cfg.MODEL.NAME:24} {clip:>12} {encoder.feature_dim:8} "
-            f"{cost.parameters / 1e6:9.2f} M {cost.flops / 1e9:7.2f} G",
+            f"{cfg.MODEL.NAME:24} {clip:>12} {features:8} {parameters / 1e6:9.2f} M "
+            f"{flops / 1e9:7.2f} G",
             flush=True,
         )
 
