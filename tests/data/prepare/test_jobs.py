@@ -139,3 +139,16 @@ def test_worker_processes_start_without_torch():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def masked(path):
+    return {"masked": signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])}
+
+
+def test_workers_leave_ctrl_c_to_their_parent_from_their_first_moment(tmp_path):
+    """Also while they import: each would print a traceback of its own."""
+    tasks = [Task(name, "1", {"path": tmp_path / name}) for name in "ab"]
+    record = tmp_path / "record.jsonl"
+    found = jobs.run(masked, tasks, record=record, title="work", workers=2)
+    assert found.results == {"a": {"masked": True}, "b": {"masked": True}}
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])

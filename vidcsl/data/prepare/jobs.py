@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -183,6 +184,7 @@ def _work(
     ) as pool:
         # Ctrl-C reaches all processes. The workers leave it to this one from their first moment on:
         # the threads that are started here, and what these start, inherit the mask.
+        resource_tracker.ensure_running()  # its start, in such a thread, would lift the mask
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             task_of: dict[Future, Task] = {
