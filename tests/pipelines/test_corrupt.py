@@ -121,12 +121,13 @@ def test_two_videos_of_one_name_are_not_exported_to_one_file(data, config, capsy
     assert "would be exported to one file: x.mp4" in told
 
 
-def test_corruptions_over_time_act_on_the_video_or_on_the_clip(finished, data, config):
+def test_corruptions_over_time_act_on_the_video_or_on_the_clip(finished, data, config, tmp_path):
+    checkpoint = str(max((finished / "checkpoints").glob("*.pt")))
     for order in ("video", "clip"):
         words = ["CORRUPT.NAMES", '["freezing","C/packet_loss"]', "CORRUPT.ORDER", order]
-        command = ["corrupt", *arguments(data, config, finished, *words, "CORRUPT.MAX_CLIPS", "2")]
-        assert main(command) == 0
-        found = results_of(finished)["corruptions"]
+        words += ["CORRUPT.MAX_CLIPS", "2", "--checkpoint", checkpoint]
+        assert main(["corrupt", *arguments(data, config, tmp_path / order, *words)]) == 0
+        found = results_of(tmp_path / order)["corruptions"]
         assert found["order"] == order
         assert len(found["P"]["freezing"]) == 5
         assert all(0 <= ratio <= 1 for ratio in found["damaged_clips"]["C/packet_loss"])
