@@ -50,7 +50,7 @@ SIZES = (
     Size(width=32, depth=1, frame_size=64, frames=16, short_side=80, seconds=0.6, mib=75),
     Size(width=64, depth=0, frame_size=112, frames=16, short_side=128, seconds=7.0, mib=600),
 )
-GPU_CORES = 500  # a GPU trains the largest of them as fast as so many cores
+GPU_CORES = 500  # what a GPU counts for; a guess, not measured
 
 
 def this_machine(device: str) -> Machine:
