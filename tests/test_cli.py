@@ -133,6 +133,15 @@ def test_torchrun_is_ended_where_it_would_start_an_error_anew(
     assert sent == ([(os.getppid(), signal.SIGTERM)] if ended else [])
 
 
+@pytest.fixture
+def heeded():
+    """Ctrl-C is heeded, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_is_one_line_exit_code_130_and_how_to_go_on(command, capsys) -> None:
     def interrupted(_args: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -143,6 +152,7 @@ def test_ctrl_c_is_one_line_exit_code_130_and_how_to_go_on(command, capsys) -> N
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("heeded")
 def test_an_interrupt_that_a_library_turns_into_an_error_is_one(command, capsys) -> None:
     def interrupted(_args: object) -> None:
         try:
@@ -222,7 +232,8 @@ def test_ctrl_c_while_a_library_is_imported_ends_at_once(tmp_path) -> None:
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(99)\n"
     )
     code = (
-        "import sys; from vidcsl import cli\n"
+        "import signal, sys; from vidcsl import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "cli.COMMANDS['evaluate'] = ('slow', 'x')\n"
         "raise SystemExit(cli.main(['evaluate', '--checkpoint', 'run']))"
     )

@@ -210,7 +210,7 @@ def test_a_local_job_outlives_what_started_it_and_saves_when_it_is_killed(
         number, log = re.match(r"vidcsl: job (\d+), log (.+)", waiter.stderr.readline()).groups()
         until(lambda: (out / "log.jsonl").exists())
         waiter.send_signal(signal.SIGINT)
-        assert waiter.stderr.read() == "vidcsl: stopped waiting; the jobs go on\n"
+        assert waiter.stderr.read() == "\nvidcsl: stopped waiting; the jobs continue\n"
     assert waiter.returncode == 128 + signal.SIGINT
     lines = (out / "log.jsonl").read_text()
     until(lambda: (out / "log.jsonl").read_text() != lines)
@@ -253,7 +253,7 @@ def test_a_silent_sbatch_is_one_line(data, config, sbatch, tmp_path, capsys):
 def test_what_cannot_be_submitted(data, config, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     where = {"folder": tmp_path, "resources": Resources(nodes=2)}
-    with pytest.raises(UserError, match="no Slurm here"):
+    with pytest.raises(UserError, match="Slurm is not available"):
         submit([["train"]], launcher="slurm", **where)
     with pytest.raises(UserError, match="one node"):
         submit([["train"]], launcher="local", **where)

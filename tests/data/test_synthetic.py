@@ -43,7 +43,7 @@ def test_lists_share_no_source_and_name_what_is_there(tmp_path):
     assert train.classes == test.classes == ("grow", "sway")
     groups = [{row.group for row in read_rows(path)} for path in lists]
     assert groups[0].isdisjoint(groups[1])
-    assert sorted(video.path for video in train.videos + test.videos) == sorted(
+    assert sorted(video.path for video in [*train.videos, *test.videos]) == sorted(
         tmp_path.glob("videos/*/*.mp4")
     )
     assert (tmp_path / "videos/grow/grow_g04_c02.mp4").is_file()

@@ -114,23 +114,31 @@ def naive_loss(name, treatment, seen):
         for ids in (contrast.rows, contrast.columns)
     ]
     for i, mine in enumerate(known[0]):
-        positives, terms = [], []
+        positives, terms, gone = [], [], 0
         for j, theirs in enumerate(known[1]):
             role = naive_role(name, mine, theirs)
             flagged = bool(seen.flagged[i, j])
             assert not flagged or (role == "negative" and mine[0] != theirs[0])
             logit = contrast.anchors[i] @ contrast.candidates[j] / TEMPERATURE
-            if flagged and treatment == "attract":
+            # No detector here is surer of some pairs than of others.
+            attracted = flagged and treatment in ("attract", "attract_sure")
+            if attracted:
                 role = "positive"
             weight = 1.0
-            if flagged:
-                weight = {"eliminate": 0.0, "weight": 0.3, "attract": 1.0}[treatment]
+            if flagged and not attracted:
+                weight = {"eliminate": 0.0, "rescale": 0.0, "weight": 0.3}[treatment]
+            gone += not weight
             if role and weight:
                 terms.append((logit, weight, role))
             if role == "positive":
                 positives.append(logit)
         if positives and any(role == "negative" for _, _, role in terms):
-            denominator = sum(weight * logit.exp() for logit, weight, _ in terms)
+            kept = sum(role == "negative" for _, _, role in terms)
+            scale = (kept + gone) / kept if treatment == "rescale" else 1.0
+            denominator = sum(
+                (scale if role == "negative" else 1.0) * weight * logit.exp()
+                for logit, weight, role in terms
+            )
             total = total + denominator.log() - sum(positives) / len(positives)
             rows += 1
     return total / rows

@@ -160,7 +160,7 @@ def test_only_supervised_runs_report_and_attack_their_own_head(data, config, tmp
 
 # Sections that decide nothing of the weights.
 AFTERWARDS = {"EVALUATE", "FINETUNE", "ROBUST", "ATTACK", "CORRUPT", "REPORT"}
-AROUND = {"NAME", "OUTPUT_DIR", "DEVICE", "LOG", "GUARD"}
+AROUND = {"NAME", "OUTPUT_DIR", "DEVICE", "LOG", "GUARD", "FIT"}
 
 
 def test_every_section_of_the_config_decides_the_weights_or_is_known_not_to():
@@ -255,7 +255,8 @@ def test_a_run_without_a_memory_bank_or_on_other_videos_is_refused(
     words = (*MEMORY, "FALSE_NEGATIVES.TUTOR", newest(blank))
     words = arguments(data, config, tmp_path / "run", *words)
     assert "has no memory bank: train it with" in fails(capsys, "train", *words)
-    renamed.write_text((data / "train.csv").read_text())
+    lines = (data / "train.csv").read_text().splitlines()
+    renamed.write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")  # the same videos, reversed
     words = (*MEMORY, "FALSE_NEGATIVES.TUTOR", newest(whole_rounds), "DATA.TRAIN_LIST", renamed)
     said = fails(capsys, "train", *arguments(data, config, tmp_path / "run", *words))
     assert "was trained on another list of videos" in said

@@ -158,7 +158,7 @@ CLOSED_FORMS = {
 
 # By how much the gain may fall short: the Euclidean projection onto the L1 ball takes a little back
 # from every pixel, and steps that do not shrink never settle.
-SLACK = {("l1", "pgd"): 0.01, ("l1", "apgd"): 0.01}
+SLACK = {("l1", "pgd"): 0.015, ("l1", "apgd"): 0.01}
 
 
 @pytest.mark.parametrize("solver", ["fgsm", "pgd", "mifgsm", "apgd"])

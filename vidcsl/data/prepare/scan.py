@@ -132,7 +132,8 @@ def examine(path: Path, reader: str) -> jobs.Result:
             sizes.append((frame.width, frame.height))
             times += [frame.time] if frame.time is not None else []
     # Damage that a decoder does not see: the file is shorter than it says.
-    shown = times[-1] - times[0] + 1 / float(video.rate or 25) if times else 0.0
+    # Frames before the first keyframe of a file that was cut are declared, and nothing is lost.
+    shown = times[-1] - min(times[0], video.begins) + 1 / float(video.rate or 25) if times else 0.0
     declared = declared_frames(
         video.container,
         frames=video.declared,
@@ -173,6 +174,7 @@ class Decoding:
         container: FFmpeg's name of the format.
         declared: frames by the header; 0: it does not say.
         duration: seconds by the header, of the video alone; 0: it does not say.
+        begins: time of the first packet, seconds.
     """
 
     frames: Iterator[Any]
@@ -182,6 +184,7 @@ class Decoding:
     container: str = ""
     declared: int = 0
     duration: float = 0.0
+    begins: float = 0.0
 
 
 @contextmanager
@@ -205,6 +208,7 @@ def decoding(path: Path) -> Iterator[Decoding]:
             container=stream.container.format.name,
             declared=stream.frames,
             duration=_duration(stream),
+            begins=float((stream.start_time or 0) * stream.time_base),
         )
 
 
