@@ -30,16 +30,19 @@ def test_attacks_on_videos_and_on_neighbours(data, config, finished, tmp_path):
     words += ("ATTACK.RUNS", "[pgd/linf]", "CORRUPT.NAMES", "[]", "EVALUATE.CROPS", 3)
     words += ("EVALUATE.KNN_K", 1)  # the nearest video is the one that is shown again
     assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
-    results = results_of(out)
-    clean = {name: found["clean"] for name, found in results["attack_settings"].items()}
+    # By other views than those of the training's own evaluation, whose record stays.
+    (evaluated,) = out.glob("evaluations/*")
+    results = results_of(evaluated)
     expected = {
         "pgd_linf_video": results["clean"]["linear_top1"],
         "pgd_linf_video_knn": results["clean"]["knn_top1"],
         "pgd_linf_video_retrieval": results["clean"]["retrieval"]["R@1"],
     }
     # Evaluation rounds resized frames to 8 bits, the attacked function may not: a clip apart.
+    clean = {name: results["attack_settings"][name]["clean"] for name in expected}
     assert clean == pytest.approx(expected, abs=1 / results["clean"]["test_videos"])
-    for name, found in results["attack_classes"].items():
+    for name in expected:
+        found = results["attack_classes"][name]
         assert sum(found["clips"]) == results["clean"]["test_videos"]
         assert sum(found["8/255"]) < sum(found["clean"]), name
 
@@ -60,7 +63,7 @@ def test_attacks_through_random_preprocessing(data, config, finished, tmp_path):
     words += ("ATTACK.RUNS", "[pgd/linf]")
     assert main(["evaluate", *arguments(data, config, out, *words)]) == 0
     results = results_of(out)
-    assert list(results["attacks"]) == ["pgd_linf_frames_random_crop"]
+    assert "pgd_linf_frames_random_crop" in results["attacks"]
     assert results["attack_settings"]["pgd_linf_frames_random_crop"]["clips"] == 4
 
 
