@@ -1,4 +1,4 @@
-"""Which attacks are compared, and how each library is told of one: the same budget and steps."""
+"""Which attacks are compared, and how each library sets them up: the same budget and steps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -73,7 +73,7 @@ def step(*, recompute: bool, chunk: int) -> tuple[float, float]:
     encoder.chunk = chunk
     Strategy(recompute=recompute).prepare(nn.ModuleDict({"encoder": encoder}), ALONE)
     clips = torch.rand(CLIPS, 3, FRAMES, SIZE, SIZE)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, started = peak(), time.process_time()
     encoder.train()(clips).square().mean().backward()
     return peak() - before, time.process_time() - started

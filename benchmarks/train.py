@@ -4,7 +4,7 @@
     python benchmarks/train.py --gpu --parts engine split variants
 
 `engine`: our Trainer and a plain PyTorch loop, same model, data and order, in turns.
-`split`: one step cut up; on a GPU it waits for the device after every part.
+`split`: one step in its parts; on a GPU it waits for the device after each.
 `variants`: layout, precision, on a GPU compiled or not; with the share of the matrix rate that the
 same device reaches. With `--gpu` these are R(2+1)D-18 and ViT-B on 16 frames of 112 x 112.
 `processes`: 1, 2 and 4 gloo processes of one thread, the batch of each held constant.

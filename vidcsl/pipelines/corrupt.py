@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vidcsl.config import dump_config
 from vidcsl.data.lists import Row, Video, VideoList, write_list
-from vidcsl.data.readers import open_reader
+from vidcsl.data.readers import Reader, open_reader
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.io import Bar, replacing, save_arrays, stored_key, write_atomically
@@ -119,18 +119,23 @@ def corrupted_pixels(
         yield batch
 
 
+def open_video(cfg: CfgNode, video: Video) -> Reader:
+    """A reader of all of a video's frames, at the size that the clips are cut from."""
+    return open_reader(
+        video.source(),
+        backend=cfg.DATA.READER,
+        short_side=cfg.DATA.SHORT_SIDE,
+        pixels=cfg.DATA.PIXELS,
+    )
+
+
 def read_window(cfg: CfgNode, video: Video) -> Window:
     """All frames of a video from the first to the last of its central clip.
 
     Raises:
         VideoError: a frame between those of the clip cannot be read.
     """
-    with open_reader(
-        video.source(),
-        backend=cfg.DATA.READER,
-        short_side=cfg.DATA.SHORT_SIDE,
-        pixels=cfg.DATA.PIXELS,
-    ) as reader:
+    with open_video(cfg, video) as reader:
         sampler = build_test_sampler(cfg, clips=1)
         timed = {"times": reader.times} if sampler.fps > 0 else {}
         rng = numpy_generator(cfg.SEED, "test/sampling")  # test clips draw nothing
@@ -332,12 +337,7 @@ def _export_video(
     cfg: CfgNode, video: Video, *, seed: int, targets: Mapping[Path, tuple[str, int]]
 ) -> None:
     """Decode a video once, and write it under each (corruption, severity) of `targets`."""
-    with open_reader(
-        video.source(),
-        backend=cfg.DATA.READER,
-        short_side=cfg.DATA.SHORT_SIDE,
-        pixels=cfg.DATA.PIXELS,
-    ) as reader:
+    with open_video(cfg, video) as reader:
         frames = reader.read(np.arange(reader.num_frames))
         rate = Fraction(reader.fps).limit_denominator(1001) if reader.fps else Fraction(25)
     clip = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float().div_(255)  # [1, 3, T, H, W]
