@@ -2,14 +2,16 @@
 
 import json
 
+import yaml
+
 BUDGETS = ("1/255", "2/255")
 
 
-def write_run(root, name, seed, *, fooled, labels=None, clean=None, list_id="list", **sections):
+def write_run(root, name, seed, *, fooled, clean=None, list_id="list", config=None, **sections):
     """A run that was attacked on `len(fooled)` videos.
 
     `fooled` holds, for each video, the budget that fooled it, "clean" where it is wrong anyway, or
-    None where it stays right.
+    None where it stays right; `config` is what its config.yaml holds.
     """
     folder = root / name / f"seed{seed}"
     (folder / "answers").mkdir(parents=True)
@@ -31,6 +33,8 @@ def write_run(root, name, seed, *, fooled, labels=None, clean=None, list_id="lis
         **sections,
     }
     (folder / "results.json").write_text(json.dumps(results))
+    if config is not None:
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
     answers = [
         {"label": 0, "clean": int(each == "clean"), "fooled_at": each if each in BUDGETS else None}
         for each in fooled

@@ -147,14 +147,14 @@ def test_a_gap_at_another_budget_than_the_halving_one_is_reported(tmp_path):
     arms = read_arms(folders)
     sentences = headline(summarise(arms, baseline="plain", references=["supervised"]))
     assert "at ε = 2/255, plain keeps 30.0 % and supervised keeps 20.0 %" in normal(sentences[0])
-    assert sentences[1] == "There is no gap to close at that budget, but there is one at another."
+    assert sentences[1] == "There is no gap to close at that budget; the widest one is at another."
     assert "at ε = 1/255, plain keeps 30.0 % and supervised keeps 60.0 %" in normal(sentences[2])
     swapped = headline(summarise(arms, baseline="supervised", references=["plain"]))
-    assert swapped[-1] != "There is no gap to close."  # at 2/255 plain is ahead
+    assert not swapped[-1].startswith("There is no gap")  # at 2/255 plain is ahead
     level = headline(
         summarise({"a": arms["plain"], "b": arms["plain"]}, baseline="a", references=["b"])
     )
-    assert level[-1] == "There is no gap to close."
+    assert level[-1] == "There is no gap to close, at this budget or any other."
 
 
 def test_the_best_arm_is_named_with_what_it_costs(tmp_path):
@@ -172,13 +172,90 @@ def test_the_best_arm_is_named_with_what_it_costs(tmp_path):
     arms = read_arms(folders)
     references = ["supervised", "other reference"]
     sentences = headline(summarise(arms, baseline="plain", references=references))
-    assert len(sentences) == 2  # three seeds need no caveat
+    assert "(supervised is ahead in 3 of 3 seeds)" in sentences[0]
     assert sentences[1].startswith("removal closes 50")
     assert "the most of 2 arms, over 3 seeds" in sentences[1]
     assert sentences[1].endswith("with \u221210.0 points of clean accuracy.")
+    assert sentences[2] == "It closes some of it in 3 of the 3 seeds that have a gap."
+    assert sentences[3].startswith("With an interval above 0: weak 17")
+    assert sentences[4:] == ["The figure of the best of several arms tends to be too high."]
     few = {name: records[:2] for name, records in arms.items()}
     sentences = headline(summarise(few, baseline="plain", references=references))
     assert sentences[-1].startswith("With fewer than 3 seeds")
+
+
+def test_no_sentence_says_more_than_its_numbers(tmp_path):
+    few, more, none = [None] * 2, [None] * 5, [None] * 8
+
+    def run(name, seed, kept, clean, **sections):
+        fooled = (kept + ["1/255"] * (10 - len(kept))) * 4
+        return write_run(tmp_path, name, seed, fooled=fooled, clean=clean, **sections)
+
+    def said(*folders, references=("supervised",)):
+        return headline(summarise(read_arms(folders), baseline="plain", references=references))
+
+    # The removal has one seed of the two, and is less accurate than plain in that one only.
+    plain = [run("plain", 0, few, 0.8), run("plain", 1, few, 0.2)]
+    reference = [run("supervised", seed, none, 0.8) for seed in range(2)]
+    removal = run("removal", 0, more, 0.6)
+    (_, best, *rest) = said(*plain, *reference, removal)
+    assert best.endswith("over 1 seed, with \u221220.0 points of clean accuracy.")
+    assert not any("of the" in sentence for sentence in rest)
+    # An arm that closes nothing.
+    useless = [run("useless", seed, few, 0.6) for seed in range(2)]
+    sentences = said(*plain, *reference, *useless)
+    assert "useless closes none (0 % [0, 0]) of that gap over 2 seeds" in sentences[1]
+    assert sentences[2] == "It closes some of it in 0 of the 2 seeds that have a gap."
+    # One that closes something in so few videos that it may be nothing.
+    little = [run("little", seed, [None] * (3 - seed), 0.6) for seed in range(2)]
+    assert any("interval reaches 0" in each for each in said(*plain, *reference, *little))
+    # A gap of one video in forty: whatever is divided by it says nothing.
+    barely = PLAIN[:1] + (PLAIN[2:] + [None] * 2) * 3 + PLAIN[1:2] + PLAIN[2:9] + [None]
+    near = write_run(tmp_path, "near", 0, fooled=barely)
+    sentences = said(*plain, near, removal, references=["near"])
+    assert "too few to be sure that there is a gap" in sentences[-1]
+    assert not any("closes" in sentence for sentence in sentences)
+    # No interval, for want of the videos' outcomes: that is no doubt about the gap.
+    shutil.rmtree(removal / "answers")
+    text = " ".join(said(*plain, *reference, removal))
+    assert "the outcome of each video is not known" in text
+    assert "too few to be sure" not in text
+    # Nothing to say, and why.
+    assert said(*plain, references=()) == ["No gap is known: no reference has results."]
+    assert said(plain[0], reference[1]) == [
+        "No gap is known: plain and supervised share no seed and budget."
+    ]
+    clean = run("plain", 3, few, 0.8, attacks={})
+    assert said(clean, *reference) == ["No gap is known: plain was not attacked."]
+
+
+def test_what_arms_set_is_what_their_runs_were_given(tmp_path):
+    def run(name, seed, **options):
+        config = {
+            "NAME": name,
+            "SEED": seed,
+            "DATA": {"TRAIN_LIST": f"train{seed}.csv", "FRAMES": 8},
+            "FALSE_NEGATIVES": {"DETECTOR": "none", "CEILING": 0.1, **options},
+        }
+        return write_run(tmp_path, name, seed, fooled=PLAIN, config=config)
+
+    folders = [run("plain", seed) for seed in range(2)]
+    folders += [run("memory", seed, DETECTOR="memory") for seed in range(2)]
+    found = summarise(read_arms(folders), baseline="plain", references=[])
+    assert found["options"]["differing"] == {
+        "plain": {"FALSE_NEGATIVES.DETECTOR": ["none"]},
+        "memory": {"FALSE_NEGATIVES.DETECTOR": ["memory"]},
+    }
+    assert found["options"]["shared"] == {
+        "DATA.TRAIN_LIST": ["train0.csv", "train1.csv"],
+        "DATA.FRAMES": [8],
+        "FALSE_NEGATIVES.CEILING": [0.1],
+    }
+    document = {"name": "a", "question": "", "notes": [], "settings": {"": found}}
+    assert "| arm | FALSE_NEGATIVES.DETECTOR |\n|---|---|\n| plain | none |" in markdown(document)
+    (folders[0] / "config.yaml").write_text("NAME: [")
+    with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+        read_arms(folders)
 
 
 def test_the_halving_budget_is_where_half_is_lost(tmp_path):

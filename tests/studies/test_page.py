@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from html import unescape
 
 import pytest
 
@@ -19,7 +20,7 @@ addEventListener("error", (event) => { document.title = "error: " + event.messag
 addEventListener("load", async () => {
   while (document.querySelector(".chart:not(:has(svg))"))
     await new Promise((done) => setTimeout(done, 20));
-  const table = document.querySelector("table"), names = () =>
+  const table = document.querySelectorAll("table")[1], names = () =>
     [...table.tBodies[0].rows].map((row) => row.cells[0].textContent).join();
   const before = names(), button = table.tHead.querySelectorAll("button")[2];
   button.click();
@@ -36,24 +37,26 @@ addEventListener("load", async () => {
 </script>"""
 
 
-def page(tmp_path):
-    """Two arms in three seeds beside a reference."""
+def page(tmp_path, *, seeds=4, question="<Why?>"):
+    """Two arms beside a reference; enough seeds for scatter plots."""
     arms = {"plain": (2, 0.5), "removal": (5, 0.7), "supervised": (8, 0.6)}
     folders = [
         write_run(
             *(tmp_path, name, seed),
-            fooled=([None] * (kept - seed) + ["1/255"] * (9 - kept + seed) + ["clean"]) * 4,
+            fooled=([None] * (kept - seed % 2) + ["1/255"] * (9 - kept + seed % 2) + ["clean"]) * 4,
             clean=clean,
+            config={"METHOD": {"NAME": name, "TEMPERATURE": 0.1}},
             geometry={"uniformity": -1.0 - 0.1 * kept - 0.01 * seed, "margin": 0.01 * kept},
         )
         for name, (kept, clean) in arms.items()
-        for seed in range(2)
+        for seed in range(seeds)
     ]
+    (folders[0] / "report.html").touch()
     summary = summarise(read_arms(folders), baseline="plain", references=["supervised"])
     document = {
         "name": "made",
-        "question": "<Why?>",
-        "notes": ["6 runs"],
+        "question": question,
+        "notes": ["`vidcsl study` was stopped"],
         "settings": {"": summary},
     }
     return write_study(document, tmp_path / "out")[-1]
@@ -75,6 +78,31 @@ def look(path, *, dark, width):
     assert "<title>error" not in done.stdout
     found = re.search(r'data-found="([^"]*)"', done.stdout).group(1)
     return json.loads(found.replace("&quot;", '"'))
+
+
+def words_of(path):
+    """What the page says, without tags, scripts and styles."""
+    text = re.sub(r"(?s)<(style|script).*?</\1>", " ", path.read_text())
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+def test_the_page_answers_and_leads_to_the_runs(tmp_path):
+    path = page(tmp_path)
+    text, source = words_of(path), path.read_text()
+    assert "The answer of the numbers: Under PGD L∞ at ε = 2/255, plain keeps" in text
+    assert "`" not in text
+    assert "<code>vidcsl study</code> was stopped" in source
+    assert "<code>pgd/linf</code>" in source
+    assert 'href="../plain/seed0/report.html">report of seed 0</a>, seed 1 (no report)' in source
+    assert "What each arm sets" in text
+    assert "arm METHOD.NAME plain plain removal removal supervised supervised" in text
+    assert "What all arms have in common (1 options) METHOD.TEMPERATURE: 0.1" in text
+    assert text.index("Tables") < text.index("Geometry against robustness")
+    assert "What the numbers say:" in words_of(page(tmp_path / "without", question=""))
+
+
+def test_few_runs_have_no_scatter_plot(tmp_path):
+    assert "Geometry against robustness" not in words_of(page(tmp_path, seeds=2))
 
 
 @pytest.mark.skipif(not BROWSER, reason="no Chromium here")

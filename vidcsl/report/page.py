@@ -4,13 +4,14 @@ The files are read and checked (files.py), put into words (summary.py), charts (
 and pictures (pictures.py), and filled into the templates.
 """
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from vidcsl.errors import UserError
 from vidcsl.io import replacing
@@ -55,9 +56,15 @@ def templates() -> Environment:
         number=number,
         words=lambda name: str(name).replace("_", " "),
         embedded=charts.embedded,
+        code=_code,
     )
     environment.globals.update(chart_library=charts.library)
     return environment
+
+
+def _code(text: str) -> Markup:
+    """A text with what stands between backticks as code, all escaped."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def style_sheet() -> Markup:
@@ -142,7 +149,7 @@ def render(run_dir: Path) -> str:
             notes=sorted(notes.items()),
             unreadable=unreadable,
             config=read_text(run_dir / "config.yaml"),
-            environment=_flat(read_mapping(run_dir / "environment.json")),
+            environment=summary.flat(read_mapping(run_dir / "environment.json")),
             style=style_sheet(),
             script=script(),
         )
@@ -260,12 +267,3 @@ def _mean(values: Sequence[Any]) -> float | None:
     """None where there are no values or one is undefined."""
     known = [value for value in map(number, values) if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"git": {"commit": 1}} as {"git commit": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = _flat(value, f"{prefix}{key} ") if isinstance(value, Mapping) else None
-        flat.update({f"{prefix}{key}": value} if inner is None else inner)
-    return flat

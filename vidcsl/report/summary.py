@@ -165,6 +165,18 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"cannot read {path}: {error}; run the evaluation again") from error
 
 
+def flat(tree: Tree, *, joined_by: str = " ", prefix: str = "") -> dict[str, Any]:
+    """`{"git": {"commit": 1}}` as `{"git commit": 1}`."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        inside = isinstance(value, Mapping)
+        found |= (
+            flat(value, joined_by=joined_by, prefix=name + joined_by) if inside else {name: value}
+        )
+    return found
+
+
 UNDEFINED = "undefined"
 SUITE_TITLES = {
     "P": "Suite P (UCF101-P)",

@@ -1,13 +1,14 @@
 """Runs side by side: what each found, means over seeds, gaps closed, tests against the baseline."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import yaml
 
 from vidcsl.errors import UserError
 from vidcsl.evaluation.statistics import (
@@ -17,7 +18,7 @@ from vidcsl.evaluation.statistics import (
     gap_closed,
     gap_interval,
 )
-from vidcsl.report.summary import Tree, by_budget, number, read_results, read_text
+from vidcsl.report.summary import Tree, by_budget, flat, number, read_results, read_text
 
 # ----------------------------------------------------------------------
 # Runs are read in: their results, and the outcome of each video under each attack.
@@ -29,12 +30,14 @@ class Record:
 
     Attributes:
         outcomes: by attack, where the run's result caches still agree with its results.
+        options: of the run's own config, by their dotted keys; empty where it has none.
     """
 
     seed: int
     folder: Path
     results: Mapping[str, Any]
     outcomes: Mapping[str, VideoOutcomes]
+    options: Mapping[str, Any]
 
 
 Arms = Mapping[str, Sequence[Record]]
@@ -65,7 +68,7 @@ def read_record(folder: Path) -> Record:
     """A run's folder.
 
     Raises:
-        UserError: it has no results, or they are damaged.
+        UserError: it has no results, or they or its config are damaged.
     """
     results = read_results(folder / "results.json")
     caches = list(_result_caches(folder / "answers"))
@@ -77,7 +80,14 @@ def read_record(folder: Path) -> Record:
                 if found is not None:
                     outcomes[attack] = found
                     break
-    return Record(int(number(results.get("seed")) or 0), folder, results, outcomes)
+    try:
+        config = yaml.safe_load(read_text(folder / "config.yaml")) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{folder / 'config.yaml'} is damaged: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder / 'config.yaml'} is damaged: it holds no keys and values")
+    seed = int(number(results.get("seed")) or 0)
+    return Record(seed, folder, results, outcomes, flat(config, joined_by="."))
 
 
 def _result_caches(folder: Path) -> Iterator[tuple[Tree, Mapping[str, Mapping[int, Any]]]]:
@@ -201,7 +211,45 @@ def summarise(arms: Arms, *, baseline: str, references: Sequence[str]) -> dict[s
     # All tests of a setting are one family: each arm and budget is one more chance of a false find.
     for test, p in zip(tests, adjusted([test["p"] for test in tests]), strict=True):
         test["p_adjusted"] = p
-    return {"baseline": baseline, "references": list(references), "arms": found}
+    return {
+        "baseline": baseline,
+        "references": list(references),
+        "options": _options(arms),
+        "arms": found,
+    }
+
+
+_NAMES = ("NAME", "SEED", "OUTPUT_DIR")  # what tells runs apart, and changes nothing in them
+
+
+def _options(arms: Arms) -> dict[str, Any]:
+    """What the arms set: `{"differing": {arm: {key: [values]}}, "shared": {key: [values]}}`.
+
+    From each run's own config, so inherited options and defaults are among them, and those of the
+    command line. Several values are of several seeds (another split each).
+    """
+    keys = dict.fromkeys(key for runs in arms.values() for run in runs for key in run.options)
+    found: dict[str, dict[str, list[Any]]] = {
+        arm: {key: _distinct(run.options.get(key) for run in runs) for key in keys}
+        for arm, runs in arms.items()
+    }
+    first = next(iter(found.values()))
+    shared = [key for key in keys if all(each[key] == first[key] for each in found.values())]
+    return {
+        "differing": {
+            arm: {key: each[key] for key in keys if key not in (*shared, *_NAMES)}
+            for arm, each in found.items()
+        },
+        "shared": {key: first[key] for key in shared if key not in _NAMES},
+    }
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []  # not a set: a value may be a list
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
 
 
 def _arm(records: Sequence[Record]) -> dict[str, Any]:
@@ -257,17 +305,18 @@ def _spread(values: Mapping[int, float | None]) -> dict[str, Any] | None:
 def gaps_closed(arms: Arms, attack: str, budgets: Sequence[str]) -> dict[str, dict[str, Any]]:
     """By budget, how far the first arm closes the gap from the second to the third.
 
-    `value` of the means over the seeds that all three have, None where undefined; `by_seed`; and
-    `interval`, see `statistics.gap_interval`, where the outcomes of these seeds' videos are known.
+    `value` of the means over the seeds that all three have, None where undefined; `by_seed`;
+    `paired`, whether the outcomes of these seeds' videos are known; and, where they are,
+    `interval`, see `statistics.gap_interval`.
     """
     found = {}
     for eps in budgets:
         curves = []
         for records in arms.values():
-            known = {
+            of_seed = {
                 each.seed: each.results["attacks"].get(attack, {}).get(eps) for each in records
             }
-            numbers = {seed: number(accuracy) for seed, accuracy in known.items()}
+            numbers = {seed: number(accuracy) for seed, accuracy in of_seed.items()}
             curves.append({seed: one for seed, one in numbers.items() if one is not None})
         seeds = sorted(set.intersection(*map(set, curves)))
         if not seeds:
@@ -282,10 +331,11 @@ def gaps_closed(arms: Arms, attack: str, budgets: Sequence[str]) -> dict[str, di
         paired = _paired(arms, attack, eps)
         interval = None
         # An interval of fewer seeds than the value is of would not belong to it.
-        if paired and paired.seeds == seeds and value is not None:
+        known = paired is not None and paired.seeds == seeds
+        if paired and known and value is not None:
             draws = paired.draws()
             interval = gap_interval(*(draws[name] for name in arms))
-        found[eps] = {"value": value, "interval": interval, "by_seed": by_seed}
+        found[eps] = {"value": value, "interval": interval, "by_seed": by_seed, "paired": known}
     return found
 
 

@@ -1,10 +1,13 @@
 """A study's figures as Markdown, JSON and a page: headline, charts and tables of each setting."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+from urllib.parse import quote
 
 from scipy import stats
 
@@ -14,6 +17,7 @@ from vidcsl.report.page import script, style_sheet, templates
 from vidcsl.report.summary import UNDEFINED, Tree, attack_title, budget, by_budget, percent, plain
 
 _FEW = 3  # seeds
+_FEWEST_POINTS = 10  # of a scatter plot: fewer runs show no relation, and their table is shorter
 
 _CLEAN = {
     "linear_top1": "linear",
@@ -54,7 +58,7 @@ def write_study(document: Mapping[str, Any], folder: Path) -> list[Path]:
     texts = {
         "study.json": json.dumps(document, indent=1) + "\n",
         "study.md": markdown(document),
-        "study.html": render(document),
+        "study.html": render(document, folder=folder),
     }
     for name, text in texts.items():
         write_atomically(folder / name, text)
@@ -72,23 +76,34 @@ def markdown(document: Tree) -> str:
         if setting:
             blocks.append(f"## {setting}\n")
         blocks.append(" ".join(headline(summary)) + "\n")
-        for table in tables(summary):
+        settings = options_table(summary)
+        for table in (*([settings] if settings else []), *tables(summary)):
             blocks += [f"### {table.title}\n", f"{table.note}\n"]
             blocks.append(f"| {' | '.join(table.columns)} |")
             blocks.append(f"|{'---|' * len(table.columns)}")
-            blocks += [f"| {' | '.join(cell.text for cell in row)} |" for row in table.rows]
+            blocks += [f"| {' | '.join(cell.line for cell in row)} |" for row in table.rows]
             blocks.append("")
     return "\n".join(blocks)
 
 
-def render(document: Tree) -> str:
-    """The page as text; the same figures give the same text."""
+def render(document: Tree, *, folder: Path) -> str:
+    """The page as text; the same figures give the same text.
+
+    Args:
+        document: as for `write_study`.
+        folder: where the page will lie, from which it links the runs' reports.
+    """
     settings = []
     for name, summary in document["settings"].items():
         attacks = dict.fromkeys(a for arm in summary["arms"].values() for a in arm["attacks"])
         setting = {
             "name": name,
             "headline": headline(summary),
+            "options": options_table(summary),
+            "shared": {
+                key: shown_values(values) for key, values in summary["options"]["shared"].items()
+            },
+            "reports": {arm: report_links(found, folder) for arm, found in summary["arms"].items()},
             "tables": list(tables(summary)),
             "curves": [chart for attack in attacks for chart in attack_charts(summary, attack)],
             "scatters": scatters(summary),
@@ -110,31 +125,33 @@ def render(document: Tree) -> str:
 
 
 def headline(summary: Tree) -> list[str]:
-    """The main result of a setting, a sentence each; none without an attack or a reference."""
+    """What a setting's numbers say of the gap, a sentence each, or why they say nothing."""
     arms, baseline = summary["arms"], summary["baseline"]
-    attack = next((name for name in arms[baseline]["attacks"]), None)
-    if attack is None or not summary["references"]:
-        return []
+    if not summary["references"]:
+        return ["No gap is known: no reference has results."]
     reference = summary["references"][0]
-    eps = halving_budget(summary, attack)
-    if eps is None:
-        return []
-    sentences = _sentences_at(summary, attack, reference, eps)
-    # How far the reference is ahead of the baseline at each budget that both have.
+    attack = next(iter(arms[baseline]["attacks"]), None)
+    if attack is None:
+        return [f"No gap is known: {baseline} was not attacked."]
+    # How far the reference is ahead of the baseline at each budget, over the seeds of both.
     gaps = {
-        each: ahead - behind
-        for each in arms[baseline]["attacks"][attack]["budgets"]
-        if (ahead := _accuracy(arms[reference], attack, each)) is not None
-        and (behind := _accuracy(arms[baseline], attack, each)) is not None
+        eps: fmean(high.values()) - fmean(low.values())
+        for eps in arms[baseline]["attacks"][attack]["budgets"]
+        for low, high in [_of_common_seeds(summary, (baseline, reference), attack, eps)]
+        if low
     }
-    if gaps.get(eps, 1) > 0:
+    eps = halving_budget(summary, attack)
+    if eps is None or eps not in gaps:
+        return [f"No gap is known: {baseline} and {reference} share no seed and budget."]
+    sentences = _sentences_at(summary, attack, reference, eps)
+    if gaps[eps] > 0:
         return sentences
     widest = max(gaps, key=lambda each: gaps[each])
     if gaps[widest] <= 0:
-        return [*sentences, "There is no gap to close."]
+        return [*sentences, "There is no gap to close, at this budget or any other."]
     return [
         *sentences,
-        "There is no gap to close at that budget, but there is one at another.",
+        "There is no gap to close at that budget; the widest one is at another.",
         *_sentences_at(summary, attack, reference, widest),
     ]
 
@@ -154,15 +171,16 @@ def halving_budget(summary: Tree, attack: str) -> str | None:
 
 
 def _sentences_at(summary: Tree, attack: str, reference: str, eps: str) -> list[str]:
-    """Accuracies at this budget, and the arm that closes most of the gap, if there is one."""
+    """Accuracies at this budget, and how much of the gap the arms close, if there is one."""
     arms, baseline = summary["arms"], summary["baseline"]
-    shown = {
-        name: found
-        for name in (baseline, reference)
-        if (found := _accuracy(arms[name], attack, eps)) is not None
-    }
-    kept = " and ".join(f"{name} keeps {percent(value)}" for name, value in shown.items())
-    sentences = [f"Under {attack_title(attack)} at ε = {eps}, {kept}."]
+    low, high = _of_common_seeds(summary, (baseline, reference), attack, eps)
+    kept = [
+        f"{name} keeps {percent(fmean(of.values()))}"
+        for name, of in ((baseline, low), (reference, high))
+    ]
+    ahead = sum(high[seed] > low[seed] for seed in low)
+    of_seeds = f" ({reference} is ahead in {ahead} of {len(low)} seeds)" if len(low) > 1 else ""
+    sentences = [f"Under {attack_title(attack)} at ε = {eps}, {' and '.join(kept)}{of_seeds}."]
     gaps = {}
     for name, arm in arms.items():
         towards = arm["attacks"].get(attack, {}).get("gap_closed", {})
@@ -174,30 +192,69 @@ def _sentences_at(summary: Tree, attack: str, reference: str, eps: str) -> list[
     if not gaps:
         return sentences
     best = max(gaps, key=lambda name: gaps[name]["value"])
+    gap = gaps[best]
+    seeds = {seed: value for seed, value in gap["by_seed"].items() if value is not None}
     change = ""
-    own, plain_arm = (arms[arm]["figures"].get("linear_top1") for arm in (best, baseline))
-    if own and plain_arm:
-        points = f"{100 * (own['mean'] - plain_arm['mean']):+.1f}".replace("-", "\u2212")
-        change = f", with {points} points of clean accuracy"
-    of = f", the most of {len(gaps)} arms," if len(gaps) > 1 else ""
-    seeds = len(arms[best]["seeds"])
-    sentences.append(
-        f"{best} closes {gap_text(gaps[best])} of that gap{of} over {seeds} "
-        f"seed{'s' if seeds > 1 else ''}{change}."
+    own, plain_arm = (
+        (arms[arm]["figures"].get("linear_top1") or {}).get("values", {})
+        for arm in (best, baseline)
     )
-    if not gaps[best]["interval"]:
-        sentences.append("These seeds and videos are too few to be sure that there is a gap.")
-    if seeds < _FEW:
+    if both := [seed for seed in gap["by_seed"] if seed in own and seed in plain_arm]:
+        points = 100 * fmean(own[seed] - plain_arm[seed] for seed in both)
+        change = f", with {points:+.1f} points of clean accuracy".replace("-", "\u2212")
+    count = len(gap["by_seed"])
+    if gap["paired"] and not gap["interval"]:
+        return [
+            *sentences,
+            "These seeds and videos are too few to be sure that there is a gap, so that nothing "
+            "can be said of closing it.",
+        ]
+    some = gap_text(gap) if gap["value"] > 0 else f"none ({gap_text(gap)})"
+    of = f", the most of {len(gaps)} arms," if len(gaps) > 1 else ""
+    sentences.append(
+        f"{best} closes {some} of that gap{of} over {count} seed{'s' if count > 1 else ''}{change}."
+    )
+    if count > 1:
+        sentences.append(
+            f"It closes some of it in {sum(value > 0 for value in seeds.values())} of the "
+            f"{len(seeds)} seeds that have a gap."
+        )
+    if not gap["paired"]:
+        sentences.append(
+            "There is no interval, because the outcome of each video is not known for all of "
+            "these runs."
+        )
+    elif gap["interval"][0] <= 0 < gap["value"]:
+        sentences.append("The interval reaches 0: it is not certain that any of the gap closes.")
+    if len(gaps) > 1:
+        others = [
+            f"{name} {gap_text(each)}"
+            for name, each in sorted(gaps.items(), key=lambda pair: -pair[1]["value"])
+            if name != best and each["interval"] and each["interval"][0] > 0
+        ]
+        sentences.append(
+            f"With an interval above 0: {', '.join(others)}."
+            if others
+            else "No other arm has an interval above 0."
+        )
+        sentences.append("The figure of the best of several arms tends to be too high.")
+    if count < _FEW:
         sentences.append(
             f"With fewer than {_FEW} seeds, the variation between training runs is unknown."
         )
     return sentences
 
 
-def _accuracy(arm: Tree, attack: str, eps: str) -> float | None:
-    entry = arm["attacks"].get(attack, {}).get("budgets", {}).get(eps)
-    found: float | None = entry["accuracy"]["mean"] if entry and entry["accuracy"] else None
-    return found
+def _of_common_seeds(
+    summary: Tree, names: Sequence[str], attack: str, eps: str
+) -> list[dict[int, float]]:
+    """Accuracy by seed of each arm, over the seeds that all of them have."""
+    found = []
+    for name in names:
+        entry = summary["arms"][name]["attacks"].get(attack, {}).get("budgets", {}).get(eps) or {}
+        found.append((entry.get("accuracy") or {}).get("values", {}))
+    seeds = sorted(set.intersection(*map(set, found)))
+    return [{seed: each[seed] for seed in seeds} for each in found]
 
 
 # ----------------------------------------------------------------------
@@ -206,10 +263,16 @@ def _accuracy(arm: Tree, attack: str, eps: str) -> float | None:
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and the number by which a column is sorted (None: last)."""
+    """A text, the number by which a column is sorted (None: last), and a note below the text."""
 
     text: str
     value: float | None = None
+    note: str = ""
+
+    @property
+    def line(self) -> str:
+        """Text and note in one line."""
+        return ", ".join(filter(None, (self.text, self.note)))
 
 
 @dataclass(frozen=True)
@@ -225,12 +288,17 @@ class Table:
 def tables(summary: Tree) -> Iterator[Table]:
     """All tables of one setting, see `analysis.summarise`."""
     arms: Mapping[str, Any] = summary["arms"]
+    known = {key for arm in arms.values() for key in arm["figures"]}
+    meanings = {
+        "corrupted": "Corrupted: mean accuracy over all corruptions and severities.",
+        "recall": "Precision and recall of the flagged pairs, last epoch.",
+    }
+    notes = [meaning for key, meaning in meanings.items() if key in known]
     yield _figures(
         arms,
         _CLEAN,
         "Clean, corrupted, flagged",
-        "Per cent, mean ± standard deviation over seeds. Corrupted: mean accuracy over all "
-        "corruptions and severities. Precision and recall of the flagged pairs, last epoch.",
+        " ".join(["Per cent, mean ± standard deviation over seeds.", *notes]),
     )
     for attack in dict.fromkeys(name for arm in arms.values() for name in arm["attacks"]):
         yield from _attack_tables(summary, attack)
@@ -249,10 +317,47 @@ def tables(summary: Tree) -> Iterator[Table]:
         arms,
         _GEOMETRY,
         "Geometry of the test features",
-        "Unit vectors. Margin: see docs/design.md.",
+        "Of unit vectors. Margin: cosine to the centre of the own class less that to the nearest "
+        "other one.",
         digits=3,
         factor=1,
     )
+
+
+def options_table(summary: Tree) -> Table | None:
+    """The options in which arms differ, one column each; None where no run's config is known."""
+    differing = summary["options"]["differing"]
+    keys = list(next(iter(differing.values())))
+    if not keys:
+        return None
+    return Table(
+        "What each arm sets",
+        "The options in which arms differ, as each run's own config has them: inherited values, "
+        "defaults and the command line included. Everything else is the same for all.",
+        ["arm", *keys],
+        [
+            [Cell(arm), *(Cell(shown_values(values[key])) for key in keys)]
+            for arm, values in differing.items()
+        ],
+    )
+
+
+def shown_values(values: Sequence[Any]) -> str:
+    """An option's value; where seeds have values of their own, all of them."""
+    texts = (json.dumps(value, ensure_ascii=False) for value in values)
+    return " or ".join(text.strip('"') for text in texts)
+
+
+def report_links(arm: Tree, folder: Path) -> list[tuple[int, str | None]]:
+    """(seed, address of its report, from a page in `folder`; None where there is none)."""
+    links: list[tuple[int, str | None]] = []
+    for seed, run in zip(arm["seeds"], arm["folders"], strict=True):
+        report = Path(run) / "report.html"
+        known = report.is_file()
+        links.append(
+            (seed, quote(Path(os.path.relpath(report, folder)).as_posix()) if known else None)
+        )
+    return links
 
 
 def spread_cell(spread: Tree | None, *, digits: int = 1, factor: float = 100) -> Cell:
@@ -366,8 +471,8 @@ def _test_cell(entry: Tree | None) -> Cell:
         return Cell("")
     low, high = (f"{100 * edge:.1f}" for edge in entry["interval"])
     shown = "p < 0.001" if entry["p_adjusted"] < 0.001 else f"p = {entry['p_adjusted']:.3f}"
-    text = f"{100 * entry['difference']:+.1f} [{low}, {high}], {shown}"
-    return Cell(text.replace("-", "\u2212"), entry["difference"])
+    text = f"{100 * entry['difference']:+.1f} [{low}, {high}]".replace("-", "\u2212")
+    return Cell(text, entry["difference"], shown)
 
 
 # ----------------------------------------------------------------------
@@ -424,7 +529,7 @@ def attack_charts(summary: Tree, attack: str) -> list[tuple[str, Spec]]:
 
 
 def scatters(summary: Tree) -> list[tuple[str, str, Spec]]:
-    """(title, note, chart): one point per run, geometry against robustness."""
+    """(title, note, chart): one point per run, geometry against robustness; none of few runs."""
     attack = next(iter(summary["arms"][summary["baseline"]]["attacks"]), None)
     eps = halving_budget(summary, attack) if attack else None
     if attack is None or eps is None:
@@ -442,7 +547,7 @@ def scatters(summary: Tree) -> list[tuple[str, str, Spec]]:
                     for seed in xs
                     if seed in ys
                 ]
-            if len({row["x"] for row in rows}) < 3:
+            if len(rows) < _FEWEST_POINTS or len({row["x"] for row in rows}) < 3:
                 continue
             # Ranks: the relation need not be linear, and a collapsed run lies far from the rest.
             rank = stats.spearmanr([row["x"] for row in rows], [row["y"] for row in rows])
