@@ -76,6 +76,7 @@ def test_sigterm_saves_and_resume_continues_bit_for_bit(
         ("simclr", "clusters", "eliminate", "momentum", 0),
         ("byol", "none", "eliminate", "online", 0),
         ("swav", "none", "eliminate", "online", 0),
+        ("lejepa", "none", "eliminate", "online", 0),
     ],
 )
 def test_every_method_resumes_bit_for_bit(

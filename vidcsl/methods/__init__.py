@@ -6,6 +6,9 @@ from vidcsl.methods.contrastive import ContrastiveMethod, SimCLR, SupCon
 from vidcsl.methods.moco import MoCoV2, MoCoV3
 from vidcsl.methods.byol import BYOL
 from vidcsl.methods.swav import SwAV
+from vidcsl.methods.vicreg import VICReg
+from vidcsl.methods.barlow_twins import BarlowTwins
+from vidcsl.methods.lejepa import LeJEPA
 from vidcsl.methods.supervised import Supervised
 from vidcsl.methods.adversarial import (
     ACL,
@@ -23,10 +26,12 @@ __all__ = [
     "METHODS",
     "AdvCL",
     "AdversarialTraining",
+    "BarlowTwins",
     "ClipBatch",
     "ContrastiveMethod",
     "DeACL",
     "DynACL",
+    "LeJEPA",
     "Method",
     "MoCoV2",
     "MoCoV3",
@@ -36,4 +41,5 @@ __all__ = [
     "Supervised",
     "SwAV",
     "Trades",
+    "VICReg",
 ]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from vidcsl.distributed import DistributedContext
-from vidcsl.errors import UserError
 from vidcsl.methods.false_negatives import (
     FalseNegatives,
     Observation,
@@ -155,11 +154,6 @@ class ContrastiveMethod(Method):
         """The momentum encoder's unit embeddings `[B, V, P]`, without gradient."""
         assert self.teacher is not None
         return embed(self.teacher, clips)
-
-    def require_videos(self, batch: ClipBatch) -> None:
-        """Raise a UserError where the only video of a batch would have no negatives."""
-        if len(batch.videos) * self.distributed.size < 2:
-            raise UserError("a batch of one video has no negatives: set TRAIN.BATCH to at least 2")
 
 
 class StepPairs:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidcsl.distributed import DistributedContext
-from vidcsl.errors import Diverged
+from vidcsl.errors import Diverged, UserError
 from vidcsl.methods.false_negatives.detector import Samples
 from vidcsl.methods.losses import at_least_float32
 from vidcsl.methods.metrics import Metric, describe_batch
@@ -142,6 +142,11 @@ class Method(nn.Module):
         """
         return None
 
+    def require_videos(self, batch: ClipBatch, *, missing: str = "negatives") -> None:
+        """Raise a UserError where a batch of one video leaves nothing to learn from."""
+        if len(batch.videos) * self.distributed.size < 2:
+            raise UserError(f"a batch of one video has no {missing}: set TRAIN.BATCH to at least 2")
+
     def describe(self, embeddings: Tensor, batch: ClipBatch) -> dict[str, Metric]:
         """The geometry of the embeddings `[B, V, P]` of all processes.
 
@@ -157,11 +162,17 @@ class Method(nn.Module):
             return describe_batch(everyones, self.distributed.gather(batch.labels))
 
 
-def embed(network: nn.Module, clips: Tensor) -> Tensor:
-    """Unit embeddings `[B, V, P]` of clips `[B, V, 3, T, S, S]`, in float32 or wider."""
-    outputs = network(clips.flatten(0, 1))
+def embed(network: nn.Module, clips: Tensor, *, unit: bool = True) -> Tensor:
+    """Embeddings `[B, V, P]` of clips `[B, V, 3, T, S, S]`, in float32 or wider.
+
+    Args:
+        network: clips -> embeddings.
+        clips: of a batch.
+        unit: scale each embedding to length 1.
+    """
     # Before the norm: bfloat16 has 8 bits, so cosines near 1 would fall onto a few values.
-    return F.normalize(at_least_float32(outputs), dim=1).unflatten(0, clips.shape[:2])
+    outputs = at_least_float32(network(clips.flatten(0, 1))).unflatten(0, clips.shape[:2])
+    return F.normalize(outputs, dim=2) if unit else outputs
 
 
 class MomentumEncoder(nn.Module):
