@@ -122,7 +122,8 @@ class PGD(GradientAscent):
     """Steepest ascent of the goal, projected back into the threat after each step.
 
     Args:
-        step_size: in units of eps's norm; `default_step_size` where it is None.
+        step_size: in units of eps's norm; `default_step_size` where it is None (under L1 it falls
+            to nothing over the second half of the run).
     """
 
     step_size: float | None = None
@@ -148,8 +149,10 @@ class PGD(GradientAscent):
         """One projected step along the gradient."""
         threat, size = problem.threat, self.size_of_step(problem.threat.eps)
         if type(threat) is L1 and type(self) is PGD and self.step_size is None:
-            # What a step adds, the projection onto the L1 ball takes back from all pixels alike.
+            # What a step adds, the projection onto the L1 ball takes back from all pixels alike, so
+            # that steps of one size end beside the optimum: they shrink in the second half.
             size = default_step_size(threat.eps, self.steps, share=0.1)
+            size *= min(1.0, 2 * (1 - step / self.steps))
         # The steepest direction depends on the norm: for Linf it is the gradient's sign, for L2
         # the gradient itself, for L1 the few pixels with the largest gradients.
         ascent = threat.steepest_step(problem.clips, delta, gradient, size, problem.mask)
