@@ -4,6 +4,8 @@ import json
 
 import yaml
 
+from vidcsl.studies.analysis import arms_of, read_record
+
 BUDGETS = ("1/255", "2/255")
 
 
@@ -46,3 +48,8 @@ def write_run(root, name, seed, *, fooled, clean=None, list_id="list", config=No
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "answers" / f"{seed:016x}.rank0.jsonl").write_text(text + '{"condition": "pgd_l')
     return folder
+
+
+def read_arms(folders):
+    """The arms of these runs."""
+    return arms_of(read_record(folder) for folder in folders)

@@ -5,14 +5,13 @@ from statistics import stdev
 
 import pytest
 
-from tests.studies.made import write_run
+from tests.studies.made import read_arms, write_run
 from vidcsl.cli import main
 from vidcsl.errors import UserError
 from vidcsl.evaluation.statistics import adjusted
 from vidcsl.studies.analysis import (
     FIGURES,
     mean_corrupted,
-    read_arms,
     read_record,
     summarise,
 )
@@ -42,13 +41,6 @@ def arms(tmp_path):
 @pytest.fixture
 def summary(arms):
     return summarise(arms, baseline="plain", references=["supervised"])
-
-
-def test_two_runs_of_one_name_and_seed_are_not_two_seeds(tmp_path):
-    first = write_run(tmp_path, "plain", 0, fooled=PLAIN * 4)
-    twin = shutil.copytree(first, tmp_path / "twin")
-    with pytest.raises(UserError, match="are both plain, seed 0"):
-        read_arms([first, twin])
 
 
 def test_means_and_deviations_over_seeds(summary):

@@ -8,8 +8,8 @@ from html import unescape
 
 import pytest
 
-from tests.studies.made import write_run
-from vidcsl.studies.analysis import read_arms, summarise
+from tests.studies.made import read_arms, write_run
+from vidcsl.studies.analysis import summarise
 from vidcsl.studies.page import write_study
 
 BROWSER = next(

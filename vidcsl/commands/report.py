@@ -19,25 +19,30 @@ def _report(args: argparse.Namespace) -> None:
 def compare(parser: argparse.ArgumentParser) -> None:
     """Arguments of `vidcsl compare`."""
     parser.add_argument(
-        "folders", type=Path, nargs="+", help="run folders; runs of one name are its seeds"
+        "folders",
+        type=Path,
+        nargs="+",
+        help="run folders; runs of one name that were trained alike are its seeds",
     )
-    parser.add_argument("--baseline", required=True, help="name of the baseline run")
+    parser.add_argument(
+        "--baseline", default="", help="name of the run that the others are tested against"
+    )
     parser.add_argument(
         "--reference",
-        required=True,
+        default=(),
         nargs="+",
-        help="names of the reference runs",
+        help="names of runs, the main one first: how much of the gap from the baseline to them do "
+        "the others close?",
     )
     parser.add_argument("--output", type=Path, help="folder for study.json, study.md, study.html")
     parser.set_defaults(run=_compare)
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from vidcsl.studies.analysis import read_arms, summarise
+    from vidcsl.studies.comparison import compare as compared
     from vidcsl.studies.page import markdown, write_study
 
-    summary = summarise(read_arms(args.folders), baseline=args.baseline, references=args.reference)
-    document = {"name": "Comparison", "question": "", "notes": [], "settings": {"": summary}}
+    document = compared(args.folders, baseline=args.baseline, references=args.reference)
     if args.output:
         print(*write_study(document, args.output), sep="\n")
     else:

@@ -44,24 +44,45 @@ Arms = Mapping[str, Sequence[Record]]
 """The runs of each arm, by the arm's name."""
 
 
-def read_arms(folders: Sequence[Path]) -> dict[str, list[Record]]:
-    """Runs by their names; runs of one name are the seeds of an arm.
+def arms_of(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Runs by their names; runs of one name that were trained alike are the seeds of an arm.
 
-    Raises:
-        UserError: a folder has no results, or they are damaged, or two have one name and seed.
+    Others of that name, and further ones of the same seed, are arms told apart by their folders.
     """
-    arms: dict[str, list[Record]] = {}
-    for folder in folders:
-        record = read_record(folder)
-        name = str(record.results.get("name", folder.name))
-        same = [each for each in arms.get(name, ()) if each.seed == record.seed]
-        if same:
-            raise UserError(
-                f"{folder} and {same[0].folder} are both {name}, seed {record.seed}: evaluate one "
-                "of them with another NAME"
-            )
-        arms.setdefault(name, []).append(record)
-    return {name: sorted(records, key=lambda each: each.seed) for name, records in arms.items()}
+    by_name: dict[str, list[list[Record]]] = {}
+    for record in records:
+        arms = by_name.setdefault(str(record.results.get("name", record.folder.name)), [])
+        for arm in arms:
+            alike = _learning(arm[0]) == _learning(record)
+            if alike and all(each.seed != record.seed for each in arm):
+                arm.append(record)
+                break
+        else:
+            arms.append([record])
+    found = {}
+    for name, arms in by_name.items():
+        for arm in arms:
+            more = f" and {len(arm) - 1} more" if len(arm) > 1 else ""
+            title = f"{name} ({arm[0].folder}{more})" if len(arms) > 1 else name
+            found[title] = sorted(arm, key=lambda each: each.seed)
+    return found
+
+
+# Sections of the config that decide what a model learned, but for what may change with the seed
+# (another split) or the machine.
+_LEARNING = (
+    *("PRECISION", "DATA", "SYNTHETIC", "AUGMENT", "MODEL", "METHOD", "LOSS"),
+    *("ADVERSARIAL", "FALSE_NEGATIVES", "TRAIN"),
+)
+_OF_A_SEED = ("DATA.ROOT", "DATA.TRAIN_LIST", "DATA.TEST_LIST", "DATA.WORKERS", "DATA.CACHE")
+
+
+def _learning(record: Record) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in record.options.items()
+        if key.partition(".")[0] in _LEARNING and key not in _OF_A_SEED
+    }
 
 
 def read_record(folder: Path) -> Record:
@@ -165,6 +186,10 @@ FIGURES: dict[str, Callable[[Tree], float | None]] = {
     "other_class_similarity": _figure("geometry", "other_class_similarity"),
     "margin": _figure("geometry", "margin"),
     "effective_rank": _figure("geometry", "effective_rank"),
+    "participation_ratio": _figure("geometry", "participation_ratio"),
+    "class_variance": _figure("geometry", "class_variance"),
+    "rankme": _figure("geometry", "rankme"),
+    "lidar": _figure("geometry", "lidar"),
     "flagged": _figure("false_negatives", "flagged"),
     "removed": _figure("false_negatives", "flagged"),  # its name in earlier versions' study.json
     "precision": _figure("false_negatives", "precision"),
@@ -182,13 +207,14 @@ def summarise(arms: Arms, *, baseline: str, references: Sequence[str]) -> dict[s
 
     Args:
         arms: the runs of each arm.
-        baseline: the plain contrastive arm, whose gap is to be closed.
-        references: the arms to close the gap to, the main one first.
+        baseline: the plain contrastive arm, whose gap is to be closed; "": none, so that nothing
+            is tested.
+        references: the arms to close the gap to, the main one first; they need a baseline.
 
     Raises:
         UserError: an arm that is named has no run.
     """
-    for arm in (baseline, *references):
+    for arm in filter(None, (baseline, *references)):
         if arm not in arms:
             raise UserError(f"no run is named {arm}; there are {', '.join(sorted(arms))}")
     found = {arm: _arm(records) for arm, records in arms.items()}
@@ -204,7 +230,7 @@ def summarise(arms: Arms, *, baseline: str, references: Sequence[str]) -> dict[s
                 if arm not in (baseline, references[0], reference)
             }
             entry["against_baseline"] = {}
-            if arm != baseline:
+            if baseline and arm != baseline:
                 pair = {name: arms[name] for name in (arm, baseline)}
                 entry["against_baseline"] = differences(pair, attack, ["clean", *budgets])
             tests += entry["against_baseline"].values()

@@ -37,10 +37,14 @@ _GEOMETRY = {
     "other_class_similarity": "other class",
     "margin": "margin",
     "effective_rank": "effective rank",
+    "participation_ratio": "participation ratio",
+    "class_variance": "class variance",
+    "lidar": "LiDAR",
 }
 _CAUSES = {
     "uniformity": "uniformity",
     "margin": "margin between classes",
+    "class_variance": "variance in the directions of the classes",
     "same_class_similarity": "similarity within a class",
     "recall": "recall of the detector",
 }
@@ -125,8 +129,13 @@ def render(document: Tree, *, folder: Path) -> str:
 
 
 def headline(summary: Tree) -> list[str]:
-    """What a setting's numbers say of the gap, a sentence each, or why they say nothing."""
+    """What a setting's numbers say of the gap, a sentence each, or why they say nothing.
+
+    Empty where no baseline is named: nobody asked for a gap.
+    """
     arms, baseline = summary["arms"], summary["baseline"]
+    if not baseline:
+        return []
     if not summary["references"]:
         return ["No gap is known: no reference has results."]
     reference = summary["references"][0]
@@ -157,8 +166,11 @@ def headline(summary: Tree) -> list[str]:
 
 
 def halving_budget(summary: Tree, attack: str) -> str | None:
-    """The budget at which the main reference has lost half of its clean accuracy, or the last."""
-    for name in (*summary["references"], summary["baseline"]):
+    """The budget at which the main reference has lost half of its clean accuracy, or the last.
+
+    Without references, of the baseline; without that, of the first arm that was attacked.
+    """
+    for name in filter(None, (*summary["references"], summary["baseline"], *summary["arms"])):
         found = summary["arms"][name]["attacks"].get(attack)
         if not found or not found["budgets"]:
             continue
@@ -530,7 +542,8 @@ def attack_charts(summary: Tree, attack: str) -> list[tuple[str, Spec]]:
 
 def scatters(summary: Tree) -> list[tuple[str, str, Spec]]:
     """(title, note, chart): one point per run, geometry against robustness; none of few runs."""
-    attack = next(iter(summary["arms"][summary["baseline"]]["attacks"]), None)
+    shown = [summary["baseline"]] if summary["baseline"] else summary["arms"]
+    attack = next((name for arm in shown for name in summary["arms"][arm]["attacks"]), None)
     eps = halving_budget(summary, attack) if attack else None
     if attack is None or eps is None:
         return []
