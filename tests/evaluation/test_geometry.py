@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from vidcsl.evaluation.features import Features
-from vidcsl.evaluation.geometry import describe_geometry, project
+from vidcsl.evaluation.geometry import (
+    describe_geometry,
+    describe_spectra,
+    lidar,
+    project,
+    rankme,
+)
 from vidcsl.methods.metrics import class_margins, effective_rank
 
 
@@ -93,4 +99,60 @@ def test_unlabelled_videos_are_of_no_class():
 
 def test_unlabelled_videos_give_no_class_figures():
     described = describe_geometry(made(torch.randn(6, 2, 4), torch.full((6,), -1)))
-    assert set(described) == {"uniformity", "effective_rank", "alignment"}
+    wanted = {"uniformity", "effective_rank", "alignment", "rankme", "lidar", "spectrum"}
+    assert set(described) == {*wanted, "participation_ratio"}
+
+
+def test_rankme_against_the_published_formula():
+    values = torch.randn(9, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    lengths = torch.linalg.eigvalsh(values.T @ values).sqrt()
+    fractions = [float(length / lengths.sum()) + 1e-7 for length in lengths]
+    wanted = math.exp(-sum(p * math.log(p) for p in fractions))
+    assert float(rankme(values)) == pytest.approx(wanted)
+
+
+def test_lidar_against_the_published_formula():
+    values = torch.randn(30, 3, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    values[:, :, 0] += 5 * torch.arange(30)[:, None]
+    centres = values.mean(dim=1)
+    between = sum(torch.outer(c, c) for c in centres - centres.mean(dim=0)) / 30
+    within = sum(
+        torch.outer(view - centre, view - centre)
+        for video, centre in zip(values, centres, strict=True)
+        for view in video
+    ) / (30 * 3) + 1e-4 * torch.eye(4)
+    lengths, axes = torch.linalg.eigh(within)
+    root = axes @ torch.diag(lengths.rsqrt()) @ axes.T
+    eigenvalues = torch.linalg.eigvalsh(root @ between @ root)
+    fractions = [float(value / eigenvalues.sum()) + 1e-7 for value in eigenvalues]
+    wanted = math.exp(-sum(p * math.log(p) for p in fractions))
+    assert float(lidar(values)) == pytest.approx(wanted)
+    assert 1 <= wanted < 1.1  # one direction tells the videos apart
+
+
+def test_lidar_sees_no_rank_where_views_differ_as_much_as_videos():
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(60, 1, 6, generator=generator)
+    directions[:, :, 3:] = 0  # three that tell videos apart
+    noise = torch.randn(60, 4, 6, generator=generator) * torch.tensor([0.01] * 3 + [1.0] * 3)
+    assert 2.5 < float(lidar(directions + noise)) < 3.2
+    assert float(rankme((directions + noise)[:, 0])) > 5
+
+
+def test_spectra_of_known_features():
+    labels = torch.arange(40) % 4
+    collapsed = describe_spectra(torch.eye(6)[labels], labels)  # each class is one point
+    assert collapsed["spectrum"][:4] == pytest.approx([1 / 3] * 3 + [0])
+    assert collapsed["participation_ratio"] == pytest.approx(3)
+    assert collapsed["class_variance"] == pytest.approx(1)
+    assert collapsed["affinity_spectrum"] == pytest.approx([1] * 4)
+
+    spread = torch.cat([torch.eye(8), -torch.eye(8)])  # of every class everywhere
+    even = describe_spectra(spread, torch.arange(16) // 2 % 2)
+    assert even["participation_ratio"] == pytest.approx(8)
+    assert even["class_variance"] == pytest.approx(1 / 8)
+    assert even["spectral_gap"] == pytest.approx(1)
+    assert even["affinity_spectrum"] == pytest.approx([0, 0], abs=1e-9)
+
+    unlabelled = describe_spectra(spread, torch.full((16,), -1))
+    assert set(unlabelled) == {"spectrum", "participation_ratio"}
