@@ -17,7 +17,7 @@ from vidcsl.methods.adversarial import Attacking
 from vidcsl.methods.false_negatives import DETECTORS
 from vidcsl.models.encoder import Norms
 from vidcsl.models.resnet3d import r2plus1d_18
-from vidcsl.training.batchnorm import synchronise_batchnorm
+from vidcsl.training.parallel import synchronise_batchnorm
 from vidcsl.training.train import MetricAccumulator
 
 CASES = [

@@ -81,17 +81,6 @@ def tensors_of(state: Any) -> Iterator[Tensor]:
             yield from tensors_of(each)
 
 
-def copied_to_cpu(state: Any) -> Any:
-    """Nested dicts and lists with a copy of each tensor, on the CPU."""
-    if isinstance(state, Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, Mapping):
-        return {key: copied_to_cpu(each) for key, each in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(copied_to_cpu(each) for each in state)
-    return state
-
-
 def shard_like(tensor: Tensor, like: Any) -> Tensor:
     """This process's shard of `tensor`, if `like` is sharded and has the same shape."""
     if isinstance(tensor, DTensor) or not isinstance(like, DTensor) or like.shape != tensor.shape:

@@ -11,7 +11,7 @@ from vidcsl.models.batchnorm import (
     idle_parameters,
 )
 from vidcsl.models.resnet3d import r3d_18
-from vidcsl.training.batchnorm import synchronise_batchnorm
+from vidcsl.training.parallel import synchronise_batchnorm
 
 
 def dual():

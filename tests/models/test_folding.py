@@ -9,7 +9,7 @@ from vidcsl.models.batchnorm import add_auxiliary_batchnorm, batchnorm_in_use, f
 from vidcsl.models.resnet3d import r2plus1d_18, r2plus1d_34_mmaction2, r3d_18
 from vidcsl.models.s3d import s3d
 from vidcsl.models.slow import slow_r50
-from vidcsl.training.batchnorm import synchronise_batchnorm
+from vidcsl.training.parallel import synchronise_batchnorm
 
 TWO = DistributedContext(rank=0, size=2, device=torch.device("cpu"))
 

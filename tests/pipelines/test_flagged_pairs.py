@@ -7,7 +7,8 @@ from vidcsl.cli import main
 from vidcsl.data.lists import read_list
 from vidcsl.data.synthetic import generate
 from vidcsl.methods.false_negatives import LabelOracle, Samples
-from vidcsl.pipelines.flagged_pairs import FlaggedPair, RecordingDetector, choose
+from vidcsl.methods.false_negatives.detector import FlaggedPair, RecordingDetector
+from vidcsl.pipelines.flagged_pairs import choose
 
 WORDS = ("METHOD.NAME", "moco_v2", "METHOD.QUEUE", 16, "TRAIN.EPOCHS", 1, "TRAIN.WARMUP_EPOCHS", 0)
 WORDS += ("FALSE_NEGATIVES.DETECTOR", "adaptive", "FALSE_NEGATIVES.CEILING", 0.5)

@@ -8,10 +8,9 @@ from tests.methods.made import make_method
 from vidcsl.data.loader import Batch
 from vidcsl.distributed import DistributedContext
 from vidcsl.run_folder import RunFolder
-from vidcsl.training.batchnorm import synchronise_batchnorm
 from vidcsl.training.checkpoint import CheckpointWriter
 from vidcsl.training.optimisation import Guard, Precision, Schedule
-from vidcsl.training.parallel import Strategy
+from vidcsl.training.parallel import Strategy, synchronise_batchnorm
 from vidcsl.training.train import Learner, RunOutput, Trainer, TrainingData
 
 STEPS, VIDEOS = 4, 8

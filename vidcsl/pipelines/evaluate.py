@@ -147,9 +147,10 @@ def _evaluate_on(test: VideoList, context: EvaluationContext) -> None:
 
     # Attacks.
     heads = context.heads()
-    targets = build_targets(cfg, encoder, heads, frozen.gallery, classes=len(train.classes))
-    targets |= {f"_{protocol}": classifier(model) for protocol, model in robust.items()}
-    attack_targets(targets, test, context)
+    if cfg.ATTACK.RUNS:
+        targets = build_targets(cfg, encoder, heads, frozen.gallery, classes=len(train.classes))
+        targets |= {f"_{protocol}": classifier(model) for protocol, model in robust.items()}
+        attack_targets(targets, test, context)
 
     # Corruptions, of the linear probe if there is one.
     if build_corruptions(cfg) and heads:
@@ -211,7 +212,7 @@ def evaluate_frozen(
     """
     require_test_labels(test)
     cfg, seed, classes = context.cfg.EVALUATE, context.cfg.SEED, len(train.classes)
-    gallery = context.features(train, clips=cfg.TRAIN_VIEWS, crops=1)
+    gallery = context.features(train, clips=cfg.TRAIN_VIEWS, crops=1, training=True)
     queries = context.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS)
     results: dict[str, Any] = {
         "test_videos": len(queries),
@@ -277,7 +278,9 @@ def _add_attentive_probe(
     results: dict[str, Any], train: VideoList, test: VideoList, context: EvaluationContext
 ) -> None:
     cfg, dim = context.cfg.EVALUATE, int(context.method.encoder.feature_dim)  # type: ignore[arg-type]
-    gallery = context.features(train, clips=cfg.TRAIN_VIEWS, crops=1, tokens=cfg.TOKENS)
+    gallery = context.features(
+        train, clips=cfg.TRAIN_VIEWS, crops=1, tokens=cfg.TOKENS, training=True
+    )
     queries = context.features(test, clips=cfg.TEST_VIEWS, crops=cfg.CROPS, tokens=cfg.TOKENS)
     # Fitted once: processes on other hardware could round differently and disagree.
     fitted: tuple[Tensor, dict[str, float]] | None = None

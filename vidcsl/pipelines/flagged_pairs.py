@@ -12,60 +12,14 @@ from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.io import save_arrays
 from vidcsl.methods import ContrastiveMethod, Method
-from vidcsl.methods.false_negatives import Detector, Observation, Samples
+from vidcsl.methods.false_negatives.detector import FlaggedPair, RecordingDetector
 from vidcsl.pipelines.data import build_augmentation, build_train_loader
 from vidcsl.run_folder import RunFolder
 from vidcsl.training.train import augmented
 
 BATCHES = 4  # so many are enough; with a queue, candidates are the videos of earlier batches
 FRAMES = 3  # of each clip: first, middle and last
-
-
-@dataclass(frozen=True)
-class FlaggedPair:
-    """Two videos by their indices, their similarity, and whether they share their class."""
-
-    anchor: int
-    candidate: int
-    similarity: float
-    correct: bool
-
-
-class RecordingDetector(Detector):
-    """Flags what another detector flags and records the pairs of known classes; learns nothing."""
-
-    def __init__(self, detector: Detector) -> None:
-        super().__init__()
-        self.detector = detector
-        self.found: list[FlaggedPair] = []
-
-    def learn(self, observation: Observation) -> None:
-        """Do nothing: the detector's state stays as training left it."""
-
-    def forward(
-        self,
-        scores: Tensor,
-        negatives: Tensor,
-        anchors: Samples,
-        candidates: Samples,
-        progress: float,
-    ) -> Tensor:
-        """The other detector's flags, bool `[b, M]`."""
-        flagged: Tensor = self.detector(scores, negatives, anchors, candidates, progress)
-        rows, columns = flagged.nonzero(as_tuple=True)
-        own, other = anchors.labels[rows], candidates.labels[columns]
-        known = (own >= 0) & (other >= 0)  # otherwise nobody knows whether the flag is correct
-        columns_of_pair = (
-            anchors.videos[rows],
-            candidates.videos[columns],
-            scores[rows, columns],
-            own == other,
-        )
-        self.found += [
-            FlaggedPair(*values)
-            for values in zip(*(each[known].tolist() for each in columns_of_pair), strict=True)
-        ]
-        return flagged
+BOX = (128, 96)  # width and height of an original frame, in pixels
 
 
 def keep_flagged_pairs(
@@ -88,8 +42,7 @@ def keep_flagged_pairs(
 
     # Batches of the epoch after the last, so that they are new to the method.
     batches = build_train_loader(cfg, train, distributed).epoch(cfg.TRAIN.EPOCHS)
-    augment, detector = build_augmentation(cfg), method.detector
-    recording = RecordingDetector(detector)
+    augment, recording = build_augmentation(cfg), RecordingDetector(method.detector)
     stills: dict[int, np.ndarray] = {}  # by video, uint8 [K, S, S, 3]
     method.eval()  # BatchNorms keep their statistics
     method.detector = recording
@@ -106,7 +59,7 @@ def keep_flagged_pairs(
                 stills.update(zip(batch.indices.tolist(), pictures, strict=True))
                 method(clips)
     finally:
-        method.detector = detector
+        method.detector = recording.detector
 
     shown = choose(recording.found, known=set(stills), most=most)
     if not distributed.is_main or not shown:

@@ -11,7 +11,7 @@ from vidcsl.config import value_of
 from vidcsl.data.lists import VideoList, shared, shorten
 from vidcsl.data.readers import open_reader
 from vidcsl.distributed import DistributedContext
-from vidcsl.errors import UserError
+from vidcsl.errors import UserError, VideoError
 from vidcsl.io import log_message
 from vidcsl.methods import METHODS, ContrastiveMethod, Method
 from vidcsl.methods.supervised import Supervised
@@ -52,6 +52,31 @@ def record_lists(
     folder.update_results({"lists": found})
     for sentence in list_warnings(found):
         log_message(f"warning: {sentence}")
+
+
+def refuse_unreadable_test(
+    cfg: CfgNode, test: VideoList | None, distributed: DistributedContext
+) -> None:
+    """Raise a UserError, before hours of training, where its evaluation would end.
+
+    The first and the last frame of some test videos are read, spread evenly over the list.
+    """
+    words = ""
+    if test is not None and distributed.is_main and not cfg.DATA.ALLOW_DAMAGED_TEST:
+        count = min(len(test), MOST_LOOKED_AT)
+        for place in np.linspace(0, len(test) - 1, count).round().astype(int):
+            try:
+                source = test.videos[place].source()
+                with open_reader(source, backend=cfg.DATA.READER, short_side=32) as reader:
+                    reader.read(np.array([0, reader.num_frames - 1]))
+            except VideoError as error:
+                words = (
+                    f"{error}: the evaluation would end there. `vidcsl prepare scan` sets such "
+                    "videos aside, DATA.ALLOW_DAMAGED_TEST true leaves them out"
+                )
+                break
+    if words := distributed.broadcast(words):
+        raise UserError(words)
 
 
 def short_videos(cfg: CfgNode, videos: VideoList) -> tuple[int, int]:
@@ -109,16 +134,16 @@ def check_carried(
 
 
 def _check_training(cfg: CfgNode, train: VideoList) -> None:
-    kind, options = METHODS[cfg.METHOD.NAME], cfg.FALSE_NEGATIVES
+    kind, detector = METHODS[cfg.METHOD.NAME], cfg.FALSE_NEGATIVES.DETECTOR
     _require_batch(train, "TRAIN.BATCH", cfg.TRAIN.BATCH)
     if issubclass(kind, Supervised):
         _require_two(train, f"METHOD.NAME {cfg.METHOD.NAME}", "classes")
     if not issubclass(kind, ContrastiveMethod):
         return
     # Where all that these detectors flag leaves the loss, nothing is left of one class or group.
-    told = {"labels": "classes", "known_groups": "groups"}.get(options.DETECTOR)
+    told = {"labels": "classes", "known_groups": "groups"}.get(detector)
     if told:
-        _require_two(train, f"FALSE_NEGATIVES.DETECTOR {options.DETECTOR}", told)
+        _require_two(train, f"FALSE_NEGATIVES.DETECTOR {detector}", told)
 
 
 def _require_batch(videos: VideoList, key: str, batch: int) -> None:

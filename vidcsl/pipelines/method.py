@@ -147,26 +147,26 @@ def build_false_negatives(
     Raises:
         UserError: the detector needs labels, groups or more videos than the list gives.
     """
-    options = cfg.FALSE_NEGATIVES
-    clusters = ("FALSE_NEGATIVES.CLUSTERS", options.CLUSTERS)
-    who = f"FALSE_NEGATIVES.DETECTOR {options.DETECTOR}"
-    require(DETECTORS[options.DETECTOR].needs, videos, who=who, clusters=clusters)
+    name = cfg.FALSE_NEGATIVES.DETECTOR
+    clusters = ("FALSE_NEGATIVES.CLUSTERS", cfg.FALSE_NEGATIVES.CLUSTERS)
+    who = f"FALSE_NEGATIVES.DETECTOR {name}"
+    require(DETECTORS[name].needs, videos, who=who, clusters=clusters)
     return FalseNegatives(
         detector=DETECTORS.build(
-            options.DETECTOR,
-            options,
+            name,
+            cfg.FALSE_NEGATIVES,
             videos=len(videos),
             dim=dim,
             epochs=cfg.TRAIN.EPOCHS,
-            earlier=options.ROUNDS > 1 or bool(options.TUTOR),
+            earlier=cfg.FALSE_NEGATIVES.ROUNDS > 1 or bool(cfg.FALSE_NEGATIVES.TUTOR),
             chance=blind_precision([video.label for video in videos.videos]) or 0.0,
             seed=cfg.SEED,
             distributed=distributed,
         ),
-        treatment=TREATMENTS.bind(options.TREATMENT, options),
-        aggregate=options.AGGREGATE,
-        judge=options.JUDGE,
-        voters=options.VOTERS,
+        treatment=TREATMENTS.bind(cfg.FALSE_NEGATIVES.TREATMENT, cfg.FALSE_NEGATIVES),
+        aggregate=cfg.FALSE_NEGATIVES.AGGREGATE,
+        judge=cfg.FALSE_NEGATIVES.JUDGE,
+        voters=cfg.FALSE_NEGATIVES.VOTERS,
     )
 
 
@@ -235,23 +235,26 @@ def check_method(cfg: CfgNode) -> None:
             false negatives for a method without negatives, or iterative training without a memory
             bank.
     """
-    name, options = cfg.METHOD.NAME, cfg.FALSE_NEGATIVES
-    kind = METHODS[name]
+    name, detector = cfg.METHOD.NAME, cfg.FALSE_NEGATIVES.DETECTOR
+    kind, rounds = METHODS[name], cfg.FALSE_NEGATIVES.ROUNDS
     if kind.least_views > cfg.DATA.CLIPS:
         raise UserError(f"METHOD.NAME {name} needs DATA.CLIPS of at least {kind.least_views}")
-    if not issubclass(kind, ContrastiveMethod) and (options.DETECTOR != "none" or options.VOTERS):
+    if cfg.METHOD.PUBLISHED:
+        kind.check_published(clips=cfg.DATA.CLIPS, voters=cfg.FALSE_NEGATIVES.VOTERS)
+    searches = detector != "none" or cfg.FALSE_NEGATIVES.VOTERS
+    if searches and not issubclass(kind, ContrastiveMethod):
         contrastive = (each for each in METHODS if issubclass(METHODS[each], ContrastiveMethod))
         raise UserError(
             f"METHOD.NAME {name} has no negatives that may be false: set FALSE_NEGATIVES.DETECTOR "
             f"to none and .VOTERS to 0, or METHOD.NAME to one of {', '.join(contrastive)}"
         )
-    if (options.ROUNDS > 1 or options.TUTOR) and options.DETECTOR != "memory":
+    if (rounds > 1 or cfg.FALSE_NEGATIVES.TUTOR) and detector != "memory":
         raise UserError(
             "FALSE_NEGATIVES.ROUNDS above 1 and .TUTOR need FALSE_NEGATIVES.DETECTOR memory, whose "
-            f"memory bank the next run takes its false negatives from; it is {options.DETECTOR}"
+            f"memory bank the next run takes its false negatives from; it is {detector}"
         )
-    if options.ROUNDS_METHOD:
-        if options.ROUNDS == 1:
+    if cfg.FALSE_NEGATIVES.ROUNDS_METHOD:
+        if rounds == 1:
             raise UserError("FALSE_NEGATIVES.ROUNDS_METHOD needs FALSE_NEGATIVES.ROUNDS above 1")
         check_method(earlier_rounds(cfg))
     if issubclass(kind, Attacking):

@@ -15,7 +15,7 @@ from vidcsl.errors import UserError
 from vidcsl.evaluation.statistics import blind_precision
 from vidcsl.io import log_message
 from vidcsl.methods import METHODS, Method
-from vidcsl.methods.false_negatives import TeacherNeighbours
+from vidcsl.models.batchnorm import keep_batchnorm_in_use, use_batchnorm
 from vidcsl.pipelines.context import (
     evaluation_context,
     fitted_weights,
@@ -297,9 +297,9 @@ def _one_round(
     bank: tuple[Tensor, Tensor] | None,
 ) -> Method:
     method = build_method(cfg, train, distributed)
-    detector = getattr(method, "detector", None)
-    if isinstance(detector, TeacherNeighbours):
-        detector.attach(build_teacher(cfg, train, distributed, folder))
+    if cfg.FALSE_NEGATIVES.DETECTOR == "teacher":
+        teacher = build_teacher(cfg, train, distributed, folder)
+        method.detector.attach(teacher)  # type: ignore[operator, union-attr]
     if checkpoint is None:
         load_initial_weights(cfg, method, train, distributed, folder)
         if bank is not None:

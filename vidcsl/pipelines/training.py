@@ -25,10 +25,9 @@ from vidcsl.pipelines.model import check_batchnorm_name
 from vidcsl.pipelines.targets import attack_specs, check_targets
 from vidcsl.run_folder import RunFolder
 from vidcsl.seeding import seed_of
-from vidcsl.training.batchnorm import synchronise_batchnorm
 from vidcsl.training.monitor import TRACKERS, TrackedRun, Tracker, open_trackers
 from vidcsl.training.optimisation import FUSED, Precision, Schedule, build_optimiser, scaled_lr
-from vidcsl.training.parallel import Strategy
+from vidcsl.training.parallel import Strategy, synchronise_batchnorm
 from vidcsl.training.train import Learner
 
 

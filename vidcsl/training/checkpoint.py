@@ -15,13 +15,14 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
 from vidcsl.io import log_message
-from vidcsl.state import copied_to_cpu, delete, read_sharded, tensors_of, write_sharded
+from vidcsl.state import delete, read_sharded, tensors_of, write_sharded
 
 _KEYS = {"config", "method", "position"}
 SUFFIXES = (".pt", ".sharded", ".pieces")  # the last is what folders were once called
@@ -248,3 +249,14 @@ class CheckpointWriter:
     def close(self) -> None:
         """Let the write end, successful or not."""
         self._thread.shutdown()
+
+
+def copied_to_cpu(state: Any) -> Any:
+    """Nested dicts and lists with a copy of each tensor, on the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, Mapping):
+        return {key: copied_to_cpu(each) for key, each in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(copied_to_cpu(each) for each in state)
+    return state

@@ -1,4 +1,4 @@
-"""What every reader shares: the source of the bytes, the interface, scaling and cropping."""
+"""What every reader shares: the source of the bytes, the interface, opening, scaling, cropping."""
 
 import io
 import math
@@ -14,7 +14,7 @@ from av.filter import Graph
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import ArrayLike, NDArray
 
-from vidcsl.errors import VideoError
+from vidcsl.errors import UserError, VideoError
 from vidcsl.registry import Registry
 
 Pixels = NDArray[np.uint8]
@@ -189,6 +189,37 @@ class Reader(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def open_reader(
+    video: str | Path | Source,
+    *,
+    backend: str = "auto",
+    short_side: int | None = None,
+    pixels: PixelShape = "stored",
+) -> Reader:
+    """Open a video; the `name` of the result is that of the reader that was used.
+
+    Args:
+        video: the path of a file or of a folder of pictures, or a `Source` that holds the bytes.
+        backend: a name in `READERS`.
+        short_side: scale (up or down) so that the shorter side has this many pixels, the aspect
+            kept and the longer side rounded to the nearest pixel; None keeps the file's size.
+        pixels: "square" stretches frames whose pixels are not square to the width at which they are
+            to be shown; "stored" leaves them, and says so in the reader's `notes`.
+
+    Raises:
+        VideoError: the file is missing or is no video that can be opened.
+        UserError: the backend is unknown or not installed.
+    """
+    if backend not in READERS:
+        raise UserError(f"unknown video reader {backend!r}: choose {', '.join(READERS)}")
+    source = Source.of(video)
+    try:
+        reader: Reader = READERS[backend](source, short_side=short_side, pixels=pixels)
+    except UnsuitedError:
+        reader = READERS["pyav"](source, short_side=short_side, pixels=pixels)
+    return reader
 
 
 def scaled_size(height: float, width: float, *, short_side: int | None) -> tuple[int, int]:

@@ -8,14 +8,16 @@ name beside their code; a new detector is one file, imported here.
 from vidcsl.methods.false_negatives.detector import (
     AGGREGATES,
     DETECTORS,
+    AdaptiveSimilarity,
     Detector,
+    NearestFew,
+    NoDetector,
     Observation,
     Samples,
     SupportScores,
     pooled,
 )
-from vidcsl.methods.false_negatives.known import KnownGroups, LabelOracle, NoDetector
-from vidcsl.methods.false_negatives.similarity import AdaptiveSimilarity, NearestFew
+from vidcsl.methods.false_negatives.known import KnownGroups, LabelOracle
 from vidcsl.methods.false_negatives.clusters import Clusters
 from vidcsl.methods.false_negatives.glofnd import LearntThresholds
 from vidcsl.methods.false_negatives.memory import MemoryBank

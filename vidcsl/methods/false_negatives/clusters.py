@@ -12,8 +12,8 @@ from vidcsl.methods.false_negatives.detector import (
     Observation,
     Samples,
     distinct,
+    risen,
 )
-from vidcsl.methods.false_negatives.similarity import risen
 from vidcsl.registry import Option
 from vidcsl.seeding import seed_of
 

@@ -1,26 +1,10 @@
-"""Detectors that know: nothing, the label, or the source video."""
+"""Detectors that know the label or the source video."""
 
 import torch
 from torch import Tensor
 
 from vidcsl.methods.false_negatives.detector import DETECTORS, Detector, Samples
 from vidcsl.registry import Option
-
-
-@DETECTORS.register("none", "no pair")
-class NoDetector(Detector):
-    """Flags nothing: plain contrastive learning."""
-
-    def forward(
-        self,
-        scores: Tensor,
-        negatives: Tensor,
-        anchors: Samples,
-        candidates: Samples,
-        progress: float,
-    ) -> Tensor:
-        """All False."""
-        return torch.zeros_like(negatives)
 
 
 @DETECTORS.register(

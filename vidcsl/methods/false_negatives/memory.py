@@ -12,8 +12,9 @@ from vidcsl.methods.false_negatives.detector import (
     Observation,
     Samples,
     distinct,
+    nearest,
+    risen,
 )
-from vidcsl.methods.false_negatives.similarity import nearest, risen
 from vidcsl.registry import Option
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vidcsl.methods.false_negatives.detector import Detector, Samples
-from vidcsl.methods.false_negatives.known import NoDetector
+from vidcsl.methods.false_negatives.detector import Detector, NoDetector, Samples
 from vidcsl.methods.losses import Pairs
 from vidcsl.registry import Option, Registry
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.processes import run_in_processes
 from vidcsl.distributed import DistributedContext
-from vidcsl.training.batchnorm import synchronise_batchnorm
+from vidcsl.training.parallel import synchronise_batchnorm
 
 SHARES = (3, 5)  # rows of each process
 LAYOUTS = (torch.contiguous_format, torch.channels_last_3d)
