@@ -11,6 +11,7 @@ import torch
 from tests.tiny_job import arguments, fails, results_of
 from vidcsl.cli import main
 from vidcsl.robustness.attacked_clips import read_clip, read_set
+from vidcsl.robustness.threats import Linf
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,23 @@ def test_attacks_through_random_preprocessing(data, config, finished, tmp_path):
     results = results_of(out)
     assert "pgd_linf_frames_random_crop" in results["attacks"]
     assert results["attack_settings"]["pgd_linf_frames_random_crop"]["clips"] == 4
+
+
+def test_results_of_an_earlier_version_of_a_threat_are_not_taken(
+    data, config, finished, tmp_path, monkeypatch
+):
+    out = shutil.copytree(finished, tmp_path / "run")
+    words = ("ATTACK.RUNS", "[random_noise/linf]", "ATTACK.MAX_CLIPS", 2, "CORRUPT.NAMES", "[]")
+    words = ["evaluate", *arguments(data, config, out, *words)]
+
+    def caches():
+        assert main(words) == 0
+        return {path: path.read_bytes() for path in (out / "answers").glob("*.jsonl")}
+
+    before = caches()
+    assert caches() == before  # found again
+    monkeypatch.setattr(Linf, "VERSION", 2)
+    assert len(caches()) == len(before) + 1
 
 
 def test_attacked_clips_are_kept_and_tried_on_other_models(

@@ -14,7 +14,7 @@ from vidcsl.methods.losses import LOSSES, Pairs
 from vidcsl.methods.method import SCHEDULES
 from vidcsl.options import OPTIONS
 from vidcsl.pipelines.data import build_augmentation, build_train_loader
-from vidcsl.pipelines.method import build_loss, build_method, check_method
+from vidcsl.pipelines.method import build_attack, build_loss, build_method, check_method
 from vidcsl.pipelines.model import build_encoder, load_weights_of
 from vidcsl.pipelines.training import check
 
@@ -307,6 +307,26 @@ def test_chunks_and_loss_reach_the_method(tmp_path):
     out["loss"].backward()
     gradients = [p.grad for p in method.parameters()]
     assert all(g is not None and g.isfinite().all() for g in gradients)
+
+
+def test_published_says_before_the_first_step_which_clips_it_needs(tmp_path):
+    published = ("METHOD.PUBLISHED", True)
+    for name, clips, voters, remedy in (
+        ("advcl", 2, 0, "set DATA.CLIPS to at least 3"),
+        ("advcl", 3, 1, "set DATA.CLIPS to at least 4"),
+        ("dynacl", 3, 0, "set DATA.CLIPS to 2"),
+    ):
+        words = ("METHOD.NAME", name, "DATA.CLIPS", clips, "FALSE_NEGATIVES.VOTERS", voters)
+        check_method(config(tmp_path, *words))
+        with pytest.raises(UserError, match=remedy):
+            check_method(config(tmp_path, *words, *published))
+
+
+def test_published_trades_starts_its_attack_beside_the_clean_clip(tmp_path):
+    words = ("METHOD.NAME", "trades", "METHOD.PUBLISHED")
+    assert build_attack(config(tmp_path, *words, True)).near == 0.001
+    assert build_attack(config(tmp_path, *words, False)).near == 0
+    assert build_attack(config(tmp_path, "METHOD.NAME", "acl", *words[2:], True)).near == 0
 
 
 def test_what_authors_build_beside_is_built_with_published_alone(tmp_path):

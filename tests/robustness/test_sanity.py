@@ -192,6 +192,17 @@ def test_an_attack_of_too_few_steps_is_found():
     assert not found["the steps are enough"]["passed"]
 
 
+@pytest.mark.parametrize("name", ["square", "random_search"])
+def test_a_search_that_gradients_beat_is_found(name):
+    """It names its own weakness, also where the model is as healthy as can be."""
+    check = "gradients (20 steps) do not beat this search"
+    few = SOLVERS[name](queries=3)
+    assert not checks(Net(), solver=few)[check]["passed"]
+    # Where gradients lead nowhere, as at this model, the search is the better attack.
+    held = {"threat": Linf(0.05), "flat": True}
+    assert checks(Wrapped(masked), solver=SOLVERS[name](queries=50), **held)[check]["passed"]
+
+
 def test_attacks_without_steps_are_not_compared():
     found = checks(Net(), solver=SOLVERS["random_noise"]())
     assert list(found)[-1] == "gradients are not zero"

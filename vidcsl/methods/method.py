@@ -32,8 +32,8 @@ METHODS: "Registry[type[Method]]" = Registry(
     shared={
         "PUBLISHED": Option(
             False,
-            "rocl, advcl, deacl, dynacl: compute the loss as the authors' code does where vidcsl's "
-            "differs (see docs/adversarial.md)",
+            "rocl, advcl, deacl, dynacl, trades: compute the loss as the authors' code does where "
+            "vidcsl's differs (see docs/adversarial.md)",
         ),
         "TEMPERATURE": Option(
             0.1, "temperature of the contrastive losses and of swav", minimum=1e-4
@@ -95,6 +95,8 @@ class Method(nn.Module):
         parts: what is built beside the encoder, in this order, which fixes the random weights:
             "projector", "predictor", "momentum_encoder", "queue", "teacher" (a frozen encoder).
         published_parts: what is built beside these with METHOD.PUBLISHED.
+        published_start: with METHOD.PUBLISHED, at how many times N(0, 1) from the clean clip its
+            attack starts; 0: wherever the solver starts.
         head_norms: BatchNorm in projector and predictor.
         needs: what the training list must give: "labels", or "hierarchy" (more videos than the
             `clusters` of its finest level).
@@ -108,6 +110,7 @@ class Method(nn.Module):
 
     parts: tuple[str, ...] = ()
     published_parts: tuple[str, ...] = ()
+    published_start: float = 0.0
     head_norms: Norms = Norms()
     needs: tuple[str, ...] = ()
     least_views: int = 2
@@ -122,6 +125,15 @@ class Method(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.distributed = distributed or DistributedContext()
+
+    @classmethod
+    def check_published(cls, *, clips: int, voters: int) -> None:
+        """Raise a UserError where METHOD.PUBLISHED cannot be computed from so many clips.
+
+        Args:
+            clips: of each video, those that vote alone included.
+            voters: clips that only vote on false negatives.
+        """
 
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """`{"loss": scalar, ...}`; everything else is detached and to be logged."""

@@ -30,8 +30,8 @@ from vidcsl.pipelines.targets import attack_specs, build_attacks, build_input, b
 from vidcsl.robustness.attack_curve import Attack, Curve, attack_curve, predict
 from vidcsl.robustness.attacked_clips import find_sets, read_clip, read_set, write_clip, write_set
 from vidcsl.robustness.attacks import Solver
-from vidcsl.robustness.attacks.specs import AttackSpec
-from vidcsl.robustness.sanity import Trial, check_attack
+from vidcsl.robustness.attacks.specs import AttackSpec, versions
+from vidcsl.robustness.sanity import CHECKS_VERSION, Trial, check_attack
 from vidcsl.robustness.targets import (
     Clips,
     FrameViews,
@@ -127,6 +127,7 @@ class Campaign:
             words=self.spec.spec,  # the key of the result caches that exist
             solver=repr(self.spec.solver),
             threats={eps: repr(threat) for eps, threat in self.spec.threats.items()},
+            **versions(*self.spec.threats.values(), self.spec.solver, self.target(clip_view)),
             **fitted_on(self.spec, self.context),
             **depends_on(self.context.cfg),
         )
@@ -139,7 +140,10 @@ class Campaign:
             eps = min(survival, key=lambda eps: abs(survival[eps] - 0.5))
             correct = [video for video, one in curve.outcomes.items() if one.clean == one.label]
             videos = [correct[i] for i in subset(correct, most)]
-            condition, asked = f"{self.name} checks", {"eps": eps, "videos": videos}
+            condition, asked = (
+                f"{self.name} checks",
+                {"eps": eps, "videos": videos, "version": CHECKS_VERSION},
+            )
             known = result_cache.get(condition, 0)
             if known is None or known["asked"] != asked:
                 clips = attacked_pixels(in_one_process(self.context), self.test, videos)
@@ -340,7 +344,8 @@ class Export:
                 "threat": repr(self.spec.threats[budget]),
                 "solver": repr(self.spec.solver),
             }
-            fitted = fitted_on(self.spec, context)
+            parts = (self.spec.threats[budget], self.spec.solver, self.target(clip_view))
+            fitted = {**fitted_on(self.spec, context), **versions(*parts)}
         weights = weights_digest(self.target(clip_view))
         settings = context.settings(self.test, weights, **how, **fitted, **depends_on(cfg))
         result_cache = ResultCache(

@@ -1,6 +1,7 @@
 """From a config to a method: encoder, heads, loss, false negatives and the attack in a step."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -177,6 +178,8 @@ def build_attack(cfg: CfgNode) -> TrainingAttack | FreeAttack:
         UserError: ADVERSARIAL.ATTACK is no spec of an attack, or does not go with REPLAYS.
     """
     inner, replays = build_inner_attack(cfg), cfg.ADVERSARIAL.REPLAYS
+    if cfg.METHOD.PUBLISHED:
+        inner = replace(inner, near=METHODS[cfg.METHOD.NAME].published_start)
     if replays == 1:
         return inner
     for key, without in {"EVERY": 1, "SCALE": 1.0, "ADAPTIVE": False}.items():

@@ -141,6 +141,8 @@ class NeighbourVote(nn.Module):
         temperature: of the weights exp(similarity / temperature) of the k neighbours.
     """
 
+    VERSION = 2  # attacks climb margins between neighbours: see `attacks.specs.versions`
+
     gallery: Tensor
     one_hot: Tensor
     members: Tensor

@@ -2,10 +2,11 @@
 
 The references are written from what that code computes: LijieFan/AdvCL 24cb7a6, Kim-Minseon/RoCL
 b6d5185, PKU-ML/DYNACL 7d143db, pantheon5100/DeACL 3fb81e3, vibalcam/GloFND b7f1dd1,
-facebookresearch/SlowFast 287ec00.
+facebookresearch/SlowFast 287ec00, yaodongyu/TRADES 0195ed4.
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,10 @@ from vidcsl.methods.adversarial.advcl import high_frequencies
 from vidcsl.methods.false_negatives.treatments import rescale
 from vidcsl.methods.losses import Pairs, debiased, nt_xent
 from vidcsl.models.batchnorm import batchnorm_in_use
+from vidcsl.robustness.attacks import PGD
+from vidcsl.robustness.attacks.training import TrainingAttack
+from vidcsl.robustness.threats import Flicker, Linf
+from vidcsl.seeding import torch_generator
 
 
 class Normed(TinyEncoder):
@@ -196,3 +201,57 @@ def test_moco_with_several_clips_as_released_has_one_positive_a_softmax():
     torch.testing.assert_close(loss, wanted.mean(dim=0))
     together, _ = nt_xent(similarities, pairs, temperature=TEMPERATURE)
     assert (together - wanted.mean(dim=0)).abs().min() > 0.01
+
+
+def trades_loss(method, clips, labels, noise, *, eps, step_size, steps, beta):
+    """`trades_loss` for l_inf, of a network in eval mode while it is attacked."""
+
+    def network(x):
+        return method.head(method.encoder(x))
+
+    method.eval()
+    moved = clips + 0.001 * noise
+    for _ in range(steps):
+        moved = moved.detach().requires_grad_()
+        wanted = F.softmax(network(clips), dim=1)
+        rise = F.kl_div(F.log_softmax(network(moved), dim=1), wanted, reduction="sum")
+        (gradient,) = torch.autograd.grad(rise, [moved])
+        moved = moved.detach() + step_size * gradient.sign()
+        moved = torch.min(torch.max(moved, clips - eps), clips + eps).clamp(0, 1)
+    method.train()
+    natural = F.cross_entropy(network(clips), labels)
+    robust = F.kl_div(
+        F.log_softmax(network(moved), dim=1), F.softmax(network(clips), dim=1), reduction="sum"
+    )
+    return natural + beta * robust / len(clips)
+
+
+def test_trades_starts_beside_the_clean_clip_and_passes_it_twice():
+    data = batch()
+    clips = 0.1 + 0.8 * data.clips.flatten(0, 1)  # the start is cut to [0, 1], theirs is not
+    data = replace(data, clips=clips.unflatten(0, data.clips.shape[:2]))
+    labels = data.labels.repeat_interleave(2)
+    drawn = []
+
+    class Watched(Darker):
+        """Keeps the noise that each clip's seed stands for."""
+
+        def __call__(self, network, clips, loss, *, seeds, **options):
+            makers = [torch_generator(seed, "near start") for seed in seeds]
+            drawn.append(torch.stack([torch.randn(clips.shape[1:], generator=g) for g in makers]))
+            return attack(network, clips, loss, seeds=seeds, **options)
+
+    steps = {"eps": 8 / 255, "step_size": 0.007, "steps": 10}
+    solver = PGD(steps=10, step_size=0.007, stop_when_fooled=False, keep_worst=False)
+    attack = TrainingAttack(Linf(8 / 255), solver, near=0.001)
+    method = make_method("trades", attack=Watched(), encoder=Normed, published=True, beta=6.0)
+    twin = copy.deepcopy(method)
+    loss = method.train()(data)["loss"]
+    wanted = trades_loss(twin, clips, labels, *drawn, **steps, beta=6.0)
+    torch.testing.assert_close(loss, wanted)
+    for ours, theirs in zip(gradients(method, loss), gradients(twin, wanted), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    for name, seen in method.named_buffers():
+        torch.testing.assert_close(seen, twin.get_buffer(name), msg=name)
+    with pytest.raises(UserError, match="another threat than flicker"):
+        TrainingAttack(Flicker(0.1), solver, near=0.001)

@@ -92,16 +92,21 @@ class AdvCL(AdversarialContrast):
         self.weight = temperature / BASE_TEMPERATURE if published else 1.0
         self.heads = nn.ModuleList(nn.Linear(feature_dim, count) for count in clusters)
 
+    @classmethod
+    def check_published(cls, *, clips: int, voters: int) -> None:
+        """Two clips are compared, and one is perturbed and filtered."""
+        if clips - voters < 3:
+            raise UserError(
+                "METHOD.PUBLISHED: advcl perturbs a clip of its own beside those it compares: "
+                f"set DATA.CLIPS to at least {3 + voters}"
+            )
+
     def forward(self, batch: ClipBatch) -> dict[str, Metric]:
         """Both losses; what else is reported is of the clean views."""
         self.require_videos(batch)
         views = batch.clips.shape[1] - self.voters
         if self.published:
-            if views < 3:
-                raise UserError(
-                    "METHOD.PUBLISHED: advcl perturbs a clip of its own beside those it compares: "
-                    "set DATA.CLIPS to at least 3"
-                )
+            self.check_published(clips=batch.clips.shape[1], voters=self.voters)
             views -= 1
             source = batch.clips[:, views : views + 1]
             others = torch.cat([batch.clips[:, :views], batch.clips[:, views + 1 :]], dim=1)

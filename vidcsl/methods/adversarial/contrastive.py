@@ -212,17 +212,23 @@ class DynACL(ACL):
         assert self.teacher is not None
         return _Alternating(online, nn.Sequential(self.teacher.encoder, self.teacher.projector))
 
-    def embed(self, clips: Tensor) -> Tensor:
-        """Unit embeddings `[B, V, P]`.
-
-        Raises:
-            UserError: other than two clips a video where these have an encoder each.
-        """
-        if self.published and clips.shape[1] != 2:
+    @classmethod
+    def check_published(cls, *, clips: int, voters: int) -> None:
+        """Two clips a video, as these have an encoder each."""
+        if clips != 2 or voters:
             raise UserError(
                 "METHOD.PUBLISHED: dynacl embeds one clip of a video by the encoder, one by its "
                 "momentum copy: set DATA.CLIPS to 2 and FALSE_NEGATIVES.VOTERS to 0"
             )
+
+    def embed(self, clips: Tensor) -> Tensor:
+        """Unit embeddings `[B, V, P]`.
+
+        Raises:
+            UserError: see `check_published`.
+        """
+        if self.published:
+            self.check_published(clips=clips.shape[1], voters=0)
         return embed(self.network(), clips)
 
     def weight(self, progress: float) -> float:

@@ -32,6 +32,7 @@ class FAB:
     """
 
     default_goal: ClassVar[str] = "margin"
+    VERSION: ClassVar[int] = 2  # untargeted, it follows the nearest class
     steps: int = 100
 
     def __post_init__(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from torch import nn
+
 from vidcsl.errors import UserError
 from vidcsl.robustness.attacks.goals import Goal, goal_of
 from vidcsl.robustness.attacks.problem import SOLVERS, Solver, check_pair
@@ -73,6 +75,24 @@ def parse_attack(
         raise UserError(f"attack {spec!r}: {error}") from None
     name = re.sub(r"[^\w.=+-]+", "_", spec.strip())
     return AttackSpec(name, spec, solver, goal, threats)
+
+
+def versions(*parts: object) -> dict[str, dict[str, int]]:
+    """What a cached result depends on beside the names of an attack's parts.
+
+    A solver, threat or target whose numbers changed has a `VERSION` above 1; the first has no key,
+    so that results from before there were versions are found.
+
+    Returns:
+        `{"versions": {"L2": 2}}`, or nothing where all are at their first.
+    """
+    bare: list[object] = []
+    for part in parts:  # universal perturbations are of a ball, targets hold others
+        held = part.modules() if isinstance(part, nn.Module) else (getattr(part, "ball", part),)
+        bare.extend(held)
+    found = {type(part).__name__: int(getattr(part, "VERSION", 1)) for part in bare}
+    later = {name: version for name, version in found.items() if version > 1}
+    return {"versions": later} if later else {}
 
 
 def _threats(name: str, options: dict[str, str], budgets: Sequence[float]) -> dict[str, Threat]:

@@ -17,7 +17,8 @@ from vidcsl.models.batchnorm import folded
 from vidcsl.robustness.attacks import attack
 from vidcsl.robustness.attacks.answers import frozen
 from vidcsl.robustness.attacks.problem import Solver
-from vidcsl.robustness.threats import Linf, Threat
+from vidcsl.robustness.threats import Flicker, Linf, Threat
+from vidcsl.robustness.threats.threat import draw, normal
 from vidcsl.seeding import torch_generator
 
 Loss = Callable[[Tensor], Tensor]
@@ -40,9 +41,11 @@ class TrainingAttack:
             all that it covers.
         coarse_until: fraction of the run in which `every` and `scale` hold; then all is seen.
         float32: compute in float32 whatever the autocast.
+        near: start at so many times N(0, 1) from the clean clip; 0: wherever the solver starts.
 
     Raises:
-        UserError: a saving that does not keep the budget of the threat.
+        UserError: a saving that does not keep the budget of the threat, or a start beside the clean
+            clip where a threat moves no single pixels.
     """
 
     replays: ClassVar[int] = 1
@@ -53,8 +56,14 @@ class TrainingAttack:
     scale: float = 1.0
     coarse_until: float = 1.0
     float32: bool = False
+    near: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.near and isinstance(self.threat, Flicker):
+            raise UserError(
+                "an attack that starts beside the clean clip (METHOD.NAME trades with "
+                "METHOD.PUBLISHED) moves single pixels: choose another threat than flicker"
+            )
         if (self.every, self.scale) != (1, 1.0) and not isinstance(self.threat, Linf):
             raise UserError("an attack on fewer frames or smaller ones needs the threat linf")
 
@@ -88,6 +97,10 @@ class TrainingAttack:
             side = max(1, round(self.scale * clips.shape[-1]))
             seen = F.interpolate(seen, size=(seen.shape[2], side, side), mode="area")
             seen = seen.clamp(0, 1)  # averages may round above 1
+        start = None
+        if self.near:
+            generators = [torch_generator(seed, "near start") for seed in seeds]
+            start = seen + self.near * draw(normal, seen.shape, generators).to(seen)
         autocast = torch.is_autocast_enabled(clips.device.type) and not self.float32
         with frozen(network), folded(network), torch.autocast(clips.device.type, enabled=autocast):
             attacked = attack(
@@ -98,6 +111,7 @@ class TrainingAttack:
                 goal=_MaximiseLoss(loss),
                 solver=self.solver,
                 seeds=seeds,
+                start=start,
             )
         if not coarse:
             return attacked

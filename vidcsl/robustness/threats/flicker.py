@@ -25,6 +25,8 @@ class Flicker(Linf):
     The box cuts pixels, not the offset: what would pass black or white stays there.
     """
 
+    VERSION = 2  # steps look at both ends of the budget
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.region != "all":

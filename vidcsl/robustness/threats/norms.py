@@ -178,6 +178,8 @@ class Linf(Ball):
 class L2(Ball):
     """The Euclidean norm of a clip's perturbation, over all its frames, may not exceed eps."""
 
+    VERSION = 2  # steps heed the box
+
     def start(self, clips: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """A uniform draw from the ball (in so many dimensions near its sphere), cut to the box."""
         directions = draw(normal, clips.shape, generators).to(clips)
@@ -233,6 +235,8 @@ class L2(Ball):
 )
 class L1(Ball):
     """The sum of all changes of a clip may not exceed eps."""
+
+    VERSION = 2  # PGD's steps shrink, APGD narrows its ball
 
     def start(self, clips: Tensor, mask: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """A uniform draw from the ball, cut to the box."""
@@ -290,6 +294,8 @@ class FrameSparse(Ball):
 
     The l_{2,1} norm of Wei et al. 2019, "Sparse adversarial perturbations for videos", as a budget.
     """
+
+    VERSION = 2  # steps heed the box
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -107,6 +107,10 @@ class Ball(ABC):
     frames: Frames = "all"
     region: str = "all"
     over: str = "clip"
+
+    # Raised whenever attacks under this threat begin to give other numbers: results that were
+    # cached before are then not taken for new ones (see `attacks.specs.versions`).
+    VERSION: ClassVar[int] = 1
 
     shared = False  # a delta of its own for each clip, see `Threat.shared`
     in_255 = False  # whether a config gives eps in 1/255, as pixel values are given
