@@ -109,12 +109,15 @@ DATA: dict[str, Option] = {
     "DATA.WORKERS": Option(2, "decoding processes of each training process", minimum=0),
     "DATA.DAMAGED_LIMIT": Option(
         0.01,
-        "fraction of the training list that may be unreadable (and replaced) before the run stops",
+        "fraction of the training list that may be unreadable: replaced in training, left out of "
+        "probes; more stops the run",
         minimum=0,
         maximum=1,
     ),
     "DATA.ALLOW_DAMAGED_TEST": Option(
-        False, "leave unreadable videos out of evaluation and report them, instead of stopping"
+        False,
+        "leave unreadable test videos, and any number of training videos, out of evaluation and "
+        "report them, instead of stopping",
     ),
     "DATA.TIMEOUT": Option(
         60.0, "seconds after which a video counts as unreadable; 0: never", minimum=0

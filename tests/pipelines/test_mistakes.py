@@ -131,6 +131,42 @@ def test_a_damaged_test_video_stops_the_run_unless_allowed(data, config, tmp_pat
     assert results["data"]["left_out"] == [str(broken)]
 
 
+def test_what_training_did_without_its_evaluation_does_without_too(data, config, tmp_path, capsys):
+    rows = read_rows(data / "train.csv")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing" * 50)
+    listed = tmp_path / "train.csv"
+    write_list(listed, [*rows, Row(str(broken), rows[0].class_name, "broken")])
+    words = ("DATA.TRAIN_LIST", listed, "DATA.DAMAGED_LIMIT", 0.1, "TRAIN.EPOCHS", 1)
+    words += ("ATTACK.RUNS", "[pgd/linf]", "CORRUPT.NAMES", "[]")
+    out = tmp_path / "run"
+    assert main(["train", *arguments(data, config, out, *words)]) == 0
+    results = results_of(out)
+    assert results["training"]["damaged_videos"] == [str(broken)]
+    assert results["attacks"]
+    assert "linear_top1" in results["clean"]
+    # The same limit, by its name, where an evaluation is asked for with another value.
+    again = arguments(data, config, out, *words, "DATA.DAMAGED_LIMIT", 0)
+    for path in (out / "artifacts").glob("features_*"):
+        path.unlink()
+    message = fails(capsys, "evaluate", *again)
+    assert "DATA.DAMAGED_LIMIT" in message
+    assert str(broken) in message
+
+
+def test_an_unreadable_test_video_is_said_before_training(data, config, tmp_path, capsys):
+    rows = read_rows(data / "test.csv")
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"nothing" * 50)
+    listed = tmp_path / "test.csv"
+    write_list(listed, [*rows, Row(str(broken), rows[0].class_name, "broken")])
+    out = tmp_path / "run"
+    message = fails(capsys, "train", *arguments(data, config, out, "DATA.TEST_LIST", listed))
+    assert str(broken) in message
+    assert "DATA.ALLOW_DAMAGED_TEST true" in message
+    assert not (out / "log.jsonl").exists()
+
+
 def test_test_videos_without_labels_are_reported_before_training_and_evaluation(
     data, config, finished, tmp_path, capsys
 ):

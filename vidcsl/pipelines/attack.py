@@ -237,7 +237,8 @@ def attacks_of(spec: AttackSpec, context: EvaluationContext) -> dict[str, Attack
 
     def training() -> Iterator[Clips]:
         # The same clips in every process, or each would fit another delta.
-        return in_one_process(context).clips(context.train, fitting_videos(context))
+        alone = in_one_process(context)
+        return alone.clips(context.train, fitting_videos(context), training=True)
 
     return build_attacks(spec, context.cfg, training=training)
 

@@ -15,11 +15,11 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
-from vidcsl.config import overridden
+from vidcsl.config import overridden, value_of
 from vidcsl.data.lists import VideoList
 from vidcsl.data.loader import Batch
 from vidcsl.distributed import DistributedContext
-from vidcsl.errors import UserError
+from vidcsl.errors import UserError, VideoError
 from vidcsl.evaluation.features import Features, extract_features
 from vidcsl.evaluation.probes import LinearProbe, PooledTokens, fit_linear_probe
 from vidcsl.io import Bar, Log
@@ -86,14 +86,54 @@ class EvaluationContext:
 
     # Features and probes are stored in the run folder by the digest of all that they depend on.
 
-    def features(self, videos: VideoList, *, clips: int, crops: int, tokens: int = 0) -> Features:
+    def features(
+        self,
+        videos: VideoList,
+        *,
+        clips: int,
+        crops: int,
+        tokens: int = 0,
+        training: bool = False,
+    ) -> Features:
         """Features of every view of every video in the list, extracted once and then stored.
 
         Args:
             videos: the list.
             clips, crops: number of clips per video, and of crops per clip.
             tokens: if not 0, at most this many tokens of each clip instead of its features.
+            training: it is a training list, of which DATA.DAMAGED_LIMIT may be unreadable.
+
+        Raises:
+            UserError: more of the list is unreadable than the config allows.
         """
+        found = self._stored_features(
+            videos, clips=clips, crops=crops, tokens=tokens, training=training
+        )
+        read = set(found.indices.tolist())
+        lost = [str(video.path) for k, video in enumerate(videos.videos) if k not in read]
+        if len(lost) > self._tolerated(len(videos), training=training):
+            key = "DATA.DAMAGED_LIMIT" if training else "DATA.ALLOW_DAMAGED_TEST"
+            raise UserError(
+                f"{len(lost)} of the {len(videos)} videos of {videos.source} cannot be read, more "
+                f"than {key} {value_of(self.cfg, key)} allows; first: {lost[0]}"
+            )
+        return found
+
+    def _tolerated(self, count: int, *, training: bool) -> int:
+        """How many of a list's videos may be unreadable.
+
+        One policy from the first step to the last figure: what training may do without, no part of
+        the evaluation asks for. Test videos are another matter: without one, a figure is of
+        another test.
+        """
+        data = self.cfg.DATA
+        if data.ALLOW_DAMAGED_TEST:
+            return count
+        return int(data.DAMAGED_LIMIT * count) if training else 0
+
+    def _stored_features(
+        self, videos: VideoList, *, clips: int, crops: int, tokens: int, training: bool
+    ) -> Features:
         kind = {"tokens": tokens} if tokens else {}
         key = self.settings(videos, self.weights, views=clips, crops=crops, **kind)
         path = self.folder.artifacts / f"features_{digest(key)}.npz"
@@ -104,7 +144,7 @@ class EvaluationContext:
         with self.timed(f"features of {Path(videos.source).name}"):
             found = extract_features(
                 PooledTokens(encoder, most=tokens) if tokens else encoder,  # type: ignore[arg-type]
-                self._batches(videos, range(len(videos)), views=clips),
+                self._batches(videos, range(len(videos)), views=clips, training=training),
                 crop=build_crop(self.cfg, crops=crops),
                 distributed=self.distributed,
                 title=f"features of {videos.source}",
@@ -116,7 +156,8 @@ class EvaluationContext:
 
     def gallery(self) -> Features:
         """Features of the training videos."""
-        return self.features(self.train, clips=self.cfg.EVALUATE.TRAIN_VIEWS, crops=1)
+        clips = self.cfg.EVALUATE.TRAIN_VIEWS
+        return self.features(self.train, clips=clips, crops=1, training=True)
 
     def linear_probe(self, gallery: Features, videos: VideoList | None = None) -> LinearProbe:
         """The linear probe on the features of `videos` (by default the run's), stored likewise."""
@@ -188,6 +229,7 @@ class EvaluationContext:
         views: int = 1,
         crops: int = 1,
         pixels: Pixels = cropped_clips,
+        training: bool = False,
     ) -> Iterator[Clips]:
         """This process's part of the chosen videos; by default their central clips.
 
@@ -197,9 +239,10 @@ class EvaluationContext:
             done: indices of videos with results; a block of these alone is not even decoded.
             views, crops: number of clips per video, and of crops per clip.
             pixels: turns the decoded views into clips.
+            training: as for `features`.
         """
         crop = build_crop(self.cfg, crops=crops)
-        for batch in self._batches(videos, chosen, done=done, views=views):
+        for batch in self._batches(videos, chosen, done=done, views=views, training=training):
             indices = batch.indices.tolist()
             seeds = [seed_of(self.cfg.SEED, index) for index in indices]
             yield from pixels(batch.to(self.distributed.device), crop, seeds=seeds, videos=indices)
@@ -211,6 +254,7 @@ class EvaluationContext:
         *,
         done: Container[int] = (),
         views: int,
+        training: bool = False,
     ) -> Iterator[Batch]:
         """This process's batches of the chosen videos; their `indices` are those in the list."""
         size, distributed = self.cfg.EVALUATE.BATCH, self.distributed
@@ -223,10 +267,23 @@ class EvaluationContext:
         # The blocks are this process's already: the loader must not divide them again.
         alone = DistributedContext(rank=0, size=1, device=distributed.device)
         listed = videos.chosen(mine)
-        loader = build_test_loader(self.cfg, listed, alone, clips=views, batch=size)
+        loader = build_test_loader(
+            self.cfg,
+            listed,
+            alone,
+            clips=views,
+            batch=size,
+            leave_out=self._tolerated(len(videos), training=training) > 0,
+        )
         place = torch.tensor(mine)
-        for batch in loader.epoch(0):
-            yield replace(batch, indices=place[batch.indices])
+        try:
+            for batch in loader.epoch(0):
+                yield replace(batch, indices=place[batch.indices])
+        except VideoError as error:
+            key = "DATA.DAMAGED_LIMIT 0.05" if training else "DATA.ALLOW_DAMAGED_TEST true"
+            raise UserError(
+                f"{error}; `vidcsl prepare scan` sets such videos aside, {key} leaves them out"
+            ) from error
 
 
 def blocks_of_process(

@@ -151,9 +151,18 @@ def build_train_loader(
 
 
 def build_test_loader(
-    cfg: CfgNode, videos: VideoList, distributed: DistributedContext, *, clips: int, batch: int
+    cfg: CfgNode,
+    videos: VideoList,
+    distributed: DistributedContext,
+    *,
+    clips: int,
+    batch: int,
+    leave_out: bool = False,
 ) -> ClipLoader:
-    """`clips` evenly spaced clips of every video, in the order of the list."""
+    """`clips` evenly spaced clips of every video, in the order of the list.
+
+    `leave_out`: unreadable videos are left out, as they are with DATA.ALLOW_DAMAGED_TEST.
+    """
     dataset = ClipDataset(
         videos=videos,
         sampler=build_test_sampler(cfg, clips=clips),
@@ -162,7 +171,7 @@ def build_test_loader(
         pixels=cfg.DATA.PIXELS,
         seed=cfg.SEED,
         purpose="test",
-        on_damage="leave_out" if cfg.DATA.ALLOW_DAMAGED_TEST else "error",
+        on_damage="leave_out" if leave_out or cfg.DATA.ALLOW_DAMAGED_TEST else "error",
         timeout=cfg.DATA.TIMEOUT,
         cache=Path(cfg.DATA.CACHE) if cfg.DATA.CACHE else None,
     )

@@ -191,7 +191,9 @@ def _of_encoder(
     distributed.barrier()
     context = evaluation_context(of_teacher, Method(encoder), videos, distributed, beside)
     views = of_teacher.EVALUATE
-    found = context.features(videos, clips=views.TRAIN_VIEWS, crops=views.CROPS)
+    found = context.features(
+        videos, clips=views.TRAIN_VIEWS, crops=views.CROPS, training=True
+    )
     array = np.zeros((len(videos), found.values.shape[2]), dtype=np.float32)
     array[found.indices.numpy()] = found.values.mean(dim=1).numpy()
     return array

@@ -37,6 +37,7 @@ from vidcsl.pipelines.list_checks import (
     record_lists,
     refuse_changed_list,
     refuse_memory_of_another_list,
+    refuse_unreadable_test,
 )
 from vidcsl.pipelines.method import build_method, earlier_rounds
 from vidcsl.pipelines.model import load_weights_of
@@ -86,6 +87,7 @@ def train_and_evaluate(
             require_test_labels(test)
             check_classes(cfg, len(train.classes))
         check_carried(cfg, train, test, training=cfg.TRAIN.ENABLED)
+        refuse_unreadable_test(cfg, test, distributed)
         checkpoint = open_folder(cfg, folder, distributed, train)
         source, begins = newest_checkpoint(folder), checkpoint
         if checkpoint is None and cfg.TRAIN.WEIGHTS:
