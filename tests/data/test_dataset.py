@@ -9,6 +9,7 @@ from vidcsl.augment.pipeline import TrainAugmentation
 from vidcsl.augment.transforms import RandomColour
 from vidcsl.data import dataset as dataset_module
 from vidcsl.data.dataset import MAX_ATTEMPTS, ClipDataset
+from vidcsl.data.loader import collate
 from vidcsl.data.sampling import fit_length, random_clips
 from vidcsl.errors import UserError, VideoError
 from vidcsl.seeding import numpy_generator, sample_seed
@@ -78,6 +79,33 @@ def test_all_views_come_from_one_opening_and_one_read(paths, monkeypatch):
     monkeypatch.setattr(dataset_module, "open_reader", spied)
     make(paths, sampler=partial(sample_clips, clips=4))[(0, 0)]
     assert calls == [12]
+
+
+def test_a_window_is_decoded_with_its_clips_in_one_read(paths, monkeypatch):
+    """All frames from the first to the last; the clips are the same as without."""
+    calls = []
+    real = dataset_module.open_reader
+
+    def spied(*args, **kwargs):
+        reader = real(*args, **kwargs)
+        read = reader.read
+        reader.read = lambda indices: calls.append(len(indices)) or read(indices)
+        return reader
+
+    alone = make(paths)[(0, 1)]
+    monkeypatch.setattr(dataset_module, "open_reader", spied)
+    sample = make(paths, windows=True)[(0, 1)]
+    first, last = int(alone.frame_indices.min()), int(alone.frame_indices.max())
+    assert calls == [last - first + 1]
+    assert torch.equal(sample.frames, alone.frames)
+    assert sample.frames.is_contiguous()
+    assert numbers(sample.window.permute(1, 2, 3, 0).numpy()) == list(range(first, last + 1))
+    assert sample.rate == 25.0
+    assert alone.window is None
+    batch = collate([sample, sample])
+    assert [window.shape for window in batch.windows] == 2 * [sample.window.shape]
+    assert batch.rates == (25.0, 25.0)
+    assert collate([alone]).windows == ()
 
 
 def test_a_damaged_video_is_replaced_and_reported(paths, damaged):

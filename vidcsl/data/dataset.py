@@ -60,6 +60,9 @@ class Sample:
         damaged: the videos that could not be read and that this one replaces.
         reader: the name of the reader that decoded it.
         notes: see `Reader.notes`.
+        window: with `ClipDataset.windows`, uint8 `[3, L, H, W]`: all frames from the first to the
+            last that the views hold.
+        rate: frames per second of the video; 0: unknown.
     """
 
     frames: Tensor
@@ -72,6 +75,8 @@ class Sample:
     damaged: tuple[str, ...] = ()
     reader: str = ""
     notes: tuple[str, ...] = ()
+    window: Tensor | None = None
+    rate: float = 0.0
 
 
 class ClipDataset(Dataset[Sample]):
@@ -94,6 +99,7 @@ class ClipDataset(Dataset[Sample]):
         timeout: seconds after which a video counts as unreadable; 0: never.
         cropper: cuts the views where they are decoded; None: whole frames.
         cache: folder that keeps decoded frames, see `cached_opener`; None: no cache.
+        windows: samples also hold the frames between those of their views; not with a cropper.
     """
 
     def __init__(
@@ -110,7 +116,9 @@ class ClipDataset(Dataset[Sample]):
         timeout: float = 0.0,
         cropper: Cropper | None = None,
         cache: Path | None = None,
+        windows: bool = False,
     ) -> None:
+        assert not (windows and cropper), "windows are of whole frames"
         self.videos = videos
         self.sampler = sampler
         self.reader = reader
@@ -122,6 +130,7 @@ class ClipDataset(Dataset[Sample]):
         self.timeout = timeout
         self.cropper = cropper
         self.cache = cache
+        self.windows = windows
         self.in_flight = InFlight(0)  # the loader gives one that its workers share
         self.given_up: dict[int, str] = {}  # videos that killed their worker twice, and how
 
@@ -192,7 +201,13 @@ class ClipDataset(Dataset[Sample]):
                 raise  # the time limit
             except UserError as error:
                 raise UserError(f"{reader.source.name}: {error}") from error
-            if self.cropper is None:
+            window = None
+            if self.windows:  # decoded once, from the first frame to the last
+                first, last = int(clips.min()), int(clips.max())
+                between = torch.from_numpy(reader.read(np.arange(first, last + 1)))
+                window = between.permute(3, 0, 1, 2).contiguous()
+                frames = window[:, torch.from_numpy(clips - first)].transpose(0, 1).contiguous()
+            elif self.cropper is None:
                 whole = torch.from_numpy(reader.read(clips.reshape(-1)))  # [V * T, H, W, 3]
                 frames = whole.unflatten(0, clips.shape).permute(0, 4, 1, 2, 3).contiguous()
             else:
@@ -214,6 +229,8 @@ class ClipDataset(Dataset[Sample]):
             damaged=damaged,
             reader=reader.name,
             notes=reader.notes,
+            window=window,
+            rate=float(reader.fps or 0),
         )
 
 

@@ -39,6 +39,9 @@ class Batch:
         damaged: paths of the videos that could not be read and were replaced.
         readers: names of the readers that decoded the videos, each once.
         notes: (index, sentence) of each note on a video, see `Reader.notes`.
+        windows: see `Sample.window`, one a video; none where the dataset reads none. They stay on
+            the CPU.
+        rates: frames per second of each video; 0: unknown.
     """
 
     frames: Tensor
@@ -51,6 +54,8 @@ class Batch:
     damaged: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
     notes: tuple[tuple[int, str], ...] = ()
+    windows: tuple[Tensor, ...] = ()
+    rates: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -94,6 +99,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
         damaged=tuple(path for sample in samples for path in sample.damaged),
         readers=tuple(sorted({sample.reader for sample in samples})),
         notes=tuple((sample.index, note) for sample in samples for note in sample.notes),
+        windows=tuple(sample.window for sample in samples if sample.window is not None),
+        rates=tuple(sample.rate for sample in samples),
     )
 
 

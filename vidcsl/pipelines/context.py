@@ -230,6 +230,7 @@ class EvaluationContext:
         crops: int = 1,
         pixels: Pixels = cropped_clips,
         training: bool = False,
+        windows: bool = False,
     ) -> Iterator[Clips]:
         """This process's part of the chosen videos; by default their central clips.
 
@@ -240,9 +241,12 @@ class EvaluationContext:
             views, crops: number of clips per video, and of crops per clip.
             pixels: turns the decoded views into clips.
             training: as for `features`.
+            windows: batches also hold the frames between those of the clips.
         """
         crop = build_crop(self.cfg, crops=crops)
-        for batch in self._batches(videos, chosen, done=done, views=views, training=training):
+        for batch in self._batches(
+            videos, chosen, done=done, views=views, training=training, windows=windows
+        ):
             indices = batch.indices.tolist()
             seeds = [seed_of(self.cfg.SEED, index) for index in indices]
             yield from pixels(batch.to(self.distributed.device), crop, seeds=seeds, videos=indices)
@@ -255,6 +259,7 @@ class EvaluationContext:
         done: Container[int] = (),
         views: int,
         training: bool = False,
+        windows: bool = False,
     ) -> Iterator[Batch]:
         """This process's batches of the chosen videos; their `indices` are those in the list."""
         size, distributed = self.cfg.EVALUATE.BATCH, self.distributed
@@ -274,6 +279,7 @@ class EvaluationContext:
             clips=views,
             batch=size,
             leave_out=self._tolerated(len(videos), training=training) > 0,
+            windows=windows,
         )
         place = torch.tensor(mine)
         try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vidcsl.config import dump_config
 from vidcsl.data.lists import Row, Video, VideoList, write_list
+from vidcsl.data.loader import Batch
 from vidcsl.data.readers import Reader, open_reader
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
@@ -28,7 +29,7 @@ from vidcsl.pipelines.context import (
     require_test_videos,
     subset,
 )
-from vidcsl.pipelines.data import build_corruptions, build_crop, build_lists, build_test_sampler
+from vidcsl.pipelines.data import build_corruptions, build_lists
 from vidcsl.pipelines.evaluations import evaluation_folder, join
 from vidcsl.report.page import write_report
 from vidcsl.robustness.corruption_table import (
@@ -49,9 +50,9 @@ from vidcsl.robustness.corruption_table import (
 from vidcsl.robustness.corruptions import SEVERITIES, corrupt
 from vidcsl.robustness.corruptions.draws import to_bytes
 from vidcsl.robustness.corruptions.windows import Window, acts_over_time
-from vidcsl.robustness.targets import Clips
+from vidcsl.robustness.targets import Clips, Crop, cropped_clips
 from vidcsl.run_folder import ResultCache, digest
-from vidcsl.seeding import numpy_generator, seed_of
+from vidcsl.seeding import seed_of
 from vidcsl.state import weights_digest
 
 # ----------------------------------------------------------------------
@@ -110,13 +111,22 @@ def corrupted_pixels(
     done: Container[int] = (),
 ) -> Iterator[Clips]:
     """The central clips; where CORRUPT.ORDER asks for it, with their videos at full rate."""
-    cfg = context.cfg
-    wanted = cfg.CORRUPT.ORDER == "video" and any(acts_over_time(name) for name in names)
-    for batch in context.clips(test, chosen, done=done):
-        if wanted:
-            windows = [read_window(cfg, test.videos[video]) for video in batch.videos]
-            batch = replace(batch, windows=windows)
-        yield batch
+    wanted = context.cfg.CORRUPT.ORDER == "video" and any(acts_over_time(name) for name in names)
+    pixels = clips_with_windows if wanted else cropped_clips
+    return context.clips(test, chosen, done=done, pixels=pixels, windows=wanted)
+
+
+def clips_with_windows(
+    batch: Batch, crop: Crop, *, seeds: Sequence[int], videos: Sequence[int]
+) -> Iterator[Clips]:
+    """The central clips, each with all frames of its video from its first to its last."""
+    shown = batch.frame_indices[:, 0].cpu()  # [N, T]
+    windows = [
+        Window(frames, indices - indices.min(), rate, crop)
+        for frames, indices, rate in zip(batch.windows, shown, batch.rates, strict=True)
+    ]
+    for clips in cropped_clips(batch, crop, seeds=seeds, videos=videos):
+        yield replace(clips, windows=windows)
 
 
 def open_video(cfg: CfgNode, video: Video) -> Reader:
@@ -127,24 +137,6 @@ def open_video(cfg: CfgNode, video: Video) -> Reader:
         short_side=cfg.DATA.SHORT_SIDE,
         pixels=cfg.DATA.PIXELS,
     )
-
-
-def read_window(cfg: CfgNode, video: Video) -> Window:
-    """All frames of a video from the first to the last of its central clip.
-
-    Raises:
-        VideoError: a frame between those of the clip cannot be read.
-    """
-    with open_video(cfg, video) as reader:
-        sampler = build_test_sampler(cfg, clips=1)
-        timed = {"times": reader.times} if sampler.fps > 0 else {}
-        rng = numpy_generator(cfg.SEED, "test/sampling")  # test clips draw nothing
-        (shown,) = sampler(reader.num_frames, reader.fps, rng, **timed)
-        first = int(shown.min())
-        frames = reader.read(np.arange(first, int(shown.max()) + 1))
-        rate = float(reader.fps or 0)
-    pixels = torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous()
-    return Window(pixels, torch.from_numpy(shown - first), rate, build_crop(cfg))
 
 
 def corruption_section(table: CorruptionTable, context: EvaluationContext) -> dict[str, Any]:

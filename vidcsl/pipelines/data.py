@@ -158,10 +158,12 @@ def build_test_loader(
     clips: int,
     batch: int,
     leave_out: bool = False,
+    windows: bool = False,
 ) -> ClipLoader:
     """`clips` evenly spaced clips of every video, in the order of the list.
 
     `leave_out`: unreadable videos are left out, as they are with DATA.ALLOW_DAMAGED_TEST.
+    `windows`: samples also hold the frames between those of the clips.
     """
     dataset = ClipDataset(
         videos=videos,
@@ -174,6 +176,7 @@ def build_test_loader(
         on_damage="leave_out" if leave_out or cfg.DATA.ALLOW_DAMAGED_TEST else "error",
         timeout=cfg.DATA.TIMEOUT,
         cache=Path(cfg.DATA.CACHE) if cfg.DATA.CACHE else None,
+        windows=windows,
     )
     return build_loader(
         dataset,
