@@ -1,5 +1,6 @@
 import csv
 import itertools
+import multiprocessing
 import pickle
 import shutil
 import tracemalloc
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.data.list_child import touch
 from vidcsl.data.lists import (
     Row,
     Video,
@@ -248,3 +250,23 @@ def test_videos_in_columns_are_a_sequence(tmp_path):
         assert [*chosen.videos] == [each[5], each[0], each[5]]
         turned = found.with_classes(("b", "a"))
         assert [video.label for video in turned.videos] == [1 - k % 2 for k in range(7)]
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="Linux says what is shared"
+)
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_processes_share_a_list_however_they_are_started(tmp_path, start):
+    names = [f"{k:03d}" + "x" * 100_000 for k in range(200)]  # long names are quickly many bytes
+    write_list(tmp_path / "long.csv", [(name, "ab"[k % 2], "") for k, name in enumerate(names)])
+    videos = read_list(tmp_path / "long.csv", root=tmp_path)
+    processes = multiprocessing.get_context(start)
+    results = processes.SimpleQueue()
+    for _ in range(2):  # the second gets the handle that the first has got
+        child = processes.Process(target=touch, args=(videos, results, start))
+        child.start()
+        length, private = results.get()
+        child.join()
+        assert length == sum(len(f"{tmp_path}/{name}") for name in names) + 100
+        assert private < 10e6  # of 20e6
+    assert videos.videos[-1].path == tmp_path / names[-1]

@@ -9,21 +9,24 @@ clip number.
 
 import csv
 import hashlib
-import io
 import os
 import re
 import warnings
 from array import array
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from itertools import chain, count, islice
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.heap import BufferWrapper
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidcsl.data.readers import Source
-from vidcsl.data.shards import Span, check_shards, is_url, read_text
+from vidcsl.data.shards import Span, check_shards, is_url, open_text
 from vidcsl.errors import UserError, VideoError
 from vidcsl.io import file_state, replacing
 
@@ -31,6 +34,8 @@ COLUMNS = ("video", "class", "group")
 SPAN_COLUMNS = ("shard", "offset", "size", "crc32")
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".webm", ".mov", ".gif")
 UCF_GROUP = re.compile(r"(?P<group>.+_g\d+)_c\d+")
+# Lines that are read at once: so many stay in the processor's cache, and wake no garbage collector.
+_BLOCK = 128
 
 
 class Row(NamedTuple):
@@ -93,7 +98,9 @@ class VideoList:
         """The same videos, their labels counted along the same classes in another order."""
         place = np.array([*(classes.index(name) for name in self.classes), -1], dtype=np.int32)
         if isinstance(self.videos, Columns):  # -1, no label, stays -1: the last place
-            videos: Sequence[Video] = replace(self.videos, labels=place[self.videos.labels])
+            videos: Sequence[Video] = replace(
+                self.videos, labels=Column(place[self.videos.labels.numbers])
+            )
         else:
             videos = tuple(replace(each, label=int(place[each.label])) for each in self.videos)
         return replace(self, videos=videos, classes=tuple(classes))
@@ -105,15 +112,51 @@ class VideoList:
         return replace(self, videos=tuple(self.videos[index] for index in indices))
 
 
+class Column:
+    """Numbers that all processes share, however they are started.
+
+    A forked process shares its parent's memory. One that is spawned, or forked from a server, gets
+    what is pickled: of a plain array a copy, of this a handle of shared memory.
+    """
+
+    def __init__(self, numbers: NDArray[Any]) -> None:
+        self.numbers = numbers
+        self._shared: BufferWrapper | None = None
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> int:
+        return int(self.numbers[index])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if get_spawning_popen() is None or not len(self):  # pickled for a file or a pipe
+            return Column, (self.numbers,)
+        if self._shared is None:  # moved at the first need: a container's shared memory is scarce
+            self._shared = BufferWrapper(self.numbers.nbytes)
+            column = _attached(self._shared, self.numbers.dtype)
+            column.numbers[:] = self.numbers
+            self.numbers = column.numbers
+        return _attached, (self._shared, self.numbers.dtype)
+
+
+def _attached(shared: BufferWrapper, dtype: np.dtype[Any]) -> Column:
+    """The column in shared memory, here or in a started process."""
+    column = Column(np.frombuffer(shared.create_memoryview(), dtype))
+    column._shared = shared
+    return column
+
+
 class Names(Sequence[str]):
     """Texts in one run of bytes. An object for each would take three times as much."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        data, ends = bytearray(), array("q", [0])
-        for text in texts:
-            data += text.encode(errors="surrogateescape")
-            ends.append(len(data))
-        self._data, self._ends = bytes(data), np.array(ends)
+        data, sizes, rest = bytearray(), array("i"), iter(texts)
+        while block := [text.encode(errors="surrogateescape") for text in islice(rest, _BLOCK)]:
+            data += b"".join(block)
+            sizes.extend(map(len, block))
+        self._data = Column(np.frombuffer(data or b"\0", np.uint8))
+        self._ends = Column(np.cumsum([0, *sizes], dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -126,7 +169,8 @@ class Names(Sequence[str]):
         if isinstance(index, slice):
             return [self[k] for k in range(*index.indices(len(self)))]
         k = range(len(self))[index]  # raises IndexError
-        return self._data[self._ends[k] : self._ends[k + 1]].decode(errors="surrogateescape")
+        data = self._data.numbers[self._ends[k] : self._ends[k + 1]]
+        return data.tobytes().decode(errors="surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -134,15 +178,15 @@ class Spans:
     """Columns of `Span`."""
 
     shards: Names
-    shard_of: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    checksums: NDArray[np.uint32]
+    shard_of: Column
+    offsets: Column
+    sizes: Column
+    checksums: Column
 
     def at(self, k: int) -> Span:
         """The span of the k-th video."""
-        numbers = (int(column[k]) for column in (self.offsets, self.sizes, self.checksums))
-        return Span(self.shards[int(self.shard_of[k])], *numbers)
+        shard = self.shards[self.shard_of[k]]
+        return Span(shard, self.offsets[k], self.sizes[k], self.checksums[k])
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,17 +199,17 @@ class Columns(Sequence[Video]):
     Attributes:
         root: the folder of `names`.
         names: paths.
-        labels, groups: of each.
+        labels, groups: of each, int32.
         spans: where they are packed; None: they are files.
         rows: which of them these videos are, in order; None: all.
     """
 
     root: Path
     names: Names
-    labels: NDArray[np.int32]
-    groups: NDArray[np.int32]
+    labels: Column
+    groups: Column
     spans: Spans | None = None
-    rows: NDArray[np.int64] | None = None
+    rows: Column | None = None
 
     def __len__(self) -> int:
         return len(self.names) if self.rows is None else len(self.rows)
@@ -178,14 +222,16 @@ class Columns(Sequence[Video]):
         if isinstance(index, slice):
             return tuple(self[k] for k in range(*index.indices(len(self))))
         k = range(len(self))[index]  # raises IndexError
-        k = k if self.rows is None else int(self.rows[k])
+        k = k if self.rows is None else self.rows[k]
         span = None if self.spans is None else self.spans.at(k)
-        return Video(self.root / self.names[k], int(self.labels[k]), int(self.groups[k]), span)
+        return Video(self.root / self.names[k], self.labels[k], self.groups[k], span)
 
     def chosen(self, indices: Sequence[int]) -> "Columns":
         """These videos alone, in this order; the columns are shared."""
         picked = np.asarray(indices, dtype=np.int64)
-        return replace(self, rows=picked if self.rows is None else self.rows[picked])
+        if self.rows is not None:
+            picked = self.rows.numbers[picked]
+        return replace(self, rows=Column(picked))
 
 
 def read_list(
@@ -204,34 +250,29 @@ def read_list(
         UserError: the list or the root is missing, a line is malformed or repeats a video, or a
             class is not among `classes`.
     """
-    folder = str(root).rstrip("/")
     found, lines, hashes = hashlib.sha256(), array("q"), array("q")
     class_of, group_of, shard_of = array("i"), array("i"), array("i")
-    places: tuple[array[int], ...] = (array("q"), array("q"), array("L"))
-    class_numbers: dict[str, int] = {"": -1}
-    group_numbers: dict[str, int] = {"": -1}
-    shard_numbers: dict[str, int] = {}
-    first_of: dict[str, int] = {}  # the line of each class
+    places = (array("q"), array("q"), array("L"))
+    # Numbered as they come, for now, and by name in the end.
+    class_numbers = defaultdict[str, int](count().__next__, {"": -1})
+    group_numbers = defaultdict[str, int](count().__next__, {"": -1})
+    shard_numbers = defaultdict[str, int](count().__next__)
 
     def videos() -> Iterator[str]:
         """The names of the videos, one by one; what else their lines say goes into the columns."""
-        for line, row in _parsed_rows(path):
-            plain = os.path.normpath(row.video)
-            words = "\0".join((plain, row.class_name, row.group, ""))
-            found.update(words.encode(errors="surrogateescape"))
-            lines.append(line)
-            hashes.append(hash(plain))
-            first_of.setdefault(row.class_name, line)
-            # Numbered as they come, for now, and by name in the end.
-            class_of.append(class_numbers.setdefault(row.class_name, len(class_numbers) - 1))
-            group_of.append(group_numbers.setdefault(row.group, len(group_numbers) - 1))
-            if row.span:
-                shard = f"{folder}/{row.span.shard}"
-                shard_of.append(shard_numbers.setdefault(shard, len(shard_numbers)))
-                numbers = (row.span.offset, row.span.size, row.span.crc32)
-                for column, number in zip(places, numbers, strict=True):
-                    column.append(number)
-            yield row.video
+        for numbers, (names, classes_of_names, groups_of_names, *place) in _blocks(path):
+            plain = _normal(names)
+            words = chain.from_iterable(zip(plain, classes_of_names, groups_of_names, strict=True))
+            found.update(("\0".join(words) + "\0").encode(errors="surrogateescape"))
+            lines.extend(numbers)
+            hashes.extend(map(hash, plain))
+            class_of.extend(map(class_numbers.__getitem__, classes_of_names))
+            group_of.extend(map(group_numbers.__getitem__, groups_of_names))
+            if place:
+                shard_of.extend(map(shard_numbers.__getitem__, place[0]))
+                for column, texts in zip(places, place[1:], strict=True):
+                    column.extend(map(int, texts))
+            yield from names
 
     names = Names(videos())
     _refuse_repeats(path, names, np.array(hashes), lines)
@@ -241,9 +282,11 @@ def read_list(
         raise UserError(f"the videos' folder {root} {why} (list {path})")
     own = sorted(set(class_numbers) - {""})
     known = tuple(classes) if classes is not None else tuple(own)
-    for name in sorted(set(own).difference(known), key=first_of.__getitem__):
+    unknown = min((class_numbers[name] for name in set(own).difference(known)), default=None)
+    if unknown is not None:
+        line = lines[class_of.index(unknown)]
         raise UserError(
-            f"{path}, line {first_of[name]}: class {name!r} is not one of the "
+            f"{path}, line {line}: class {[*class_numbers][unknown + 1]!r} is not one of the "
             f"{len(known)} classes of the training list"
         )
     absent = [name for name in known if name not in class_numbers]
@@ -253,12 +296,13 @@ def read_list(
             stacklevel=2,
         )
     groups = sorted(set(group_numbers) - {""})
+    folder = str(root).rstrip("/")
     spans = Spans(
-        Names(shard_numbers),
-        np.array(shard_of, dtype=np.int32),
-        np.array(places[0], dtype=np.int64),
-        np.array(places[1], dtype=np.int64),
-        np.array(places[2], dtype=np.uint32),
+        Names(f"{folder}/{shard}" for shard in shard_numbers),
+        Column(np.array(shard_of, dtype=np.int32)),
+        Column(np.array(places[0], dtype=np.int64)),
+        Column(np.array(places[1], dtype=np.int64)),
+        Column(np.array(places[2], dtype=np.uint32)),
     )
     columns = Columns(
         root=Path(root),
@@ -276,15 +320,13 @@ def read_list(
     )
 
 
-def _renumbered(
-    column: "array[int]", numbers: Mapping[str, int], names: Sequence[str]
-) -> NDArray[np.int32]:
+def _renumbered(column: "array[int]", numbers: Mapping[str, int], names: Sequence[str]) -> Column:
     """A column of `numbers` counted along `names` instead; -1 stays."""
     place = np.full(len(numbers), -1, dtype=np.int32)  # the last is that of -1
     for k, name in enumerate(names):
         if name in numbers:
             place[numbers[name]] = k
-    return place[np.array(column, dtype=np.int64)]
+    return Column(place[np.array(column)])
 
 
 def _refuse_repeats(
@@ -309,7 +351,19 @@ def _refuse_repeats(
 
 def read_rows(path: str | Path) -> list[Row]:
     """The lines of a list as text; the videos need not exist. Raises like `read_list`."""
-    return [row for _, row in _numbered_rows(path)]
+    seen: dict[str, int] = {}
+    rows = []
+    for lines, columns in _blocks(path):
+        plain = _normal(columns[0])
+        for line, name, fields in zip(lines, plain, zip(*columns, strict=True), strict=True):
+            # Two spellings of one path would be one video that is its own false negative.
+            first = seen.setdefault(name, line)
+            if first != line:
+                raise UserError(f"{path}, line {line}: {fields[0]} is already in line {first}")
+            video, class_name, group, *place = fields
+            span = Span(place[0], *map(int, place[1:])) if place else None
+            rows.append(Row(video, class_name, group, span))
+    return rows
 
 
 def write_list(path: str | Path, rows: Iterable[Row | tuple[str, str, str]]) -> None:
@@ -416,32 +470,36 @@ def shorten(names: Sequence[object], *, most: int = 5) -> str:
     return text if len(names) <= most else f"{text} and {len(names) - most} more"
 
 
-def _numbered_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
-    """The rows with their line numbers. Raises UserError for any fault of the list itself."""
-    seen: dict[str, int] = {}
-    for line, row in _parsed_rows(path):
-        # Two spellings of one path would be one video that is its own false negative.
-        first = seen.setdefault(os.path.normpath(row.video), line)
-        if first != line:
-            raise UserError(f"{path}, line {line}: {row.video} is already in line {first}")
-        yield line, row
+def _normal(names: Sequence[str]) -> Sequence[str]:
+    """Paths in their normal spelling, which nearly all have: a search in all of them is faster."""
+    joined = "\n".join(["", *names, ""])
+    odd = any(sign in joined for sign in ("//", "/.", "\n.", "/\n"))
+    return [*map(os.path.normpath, names)] if odd else names
 
 
-def _parsed_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
-    """As `_numbered_rows`, which also looks for repeats."""
+def _blocks(path: str | Path) -> Iterator[tuple[Sequence[int], Sequence[Sequence[str]]]]:
+    """The numbers of some lines and their columns, COLUMNS (and SPAN_COLUMNS); then of the next.
+
+    Columns cost half the time of lines. Raises UserError for any fault of the list but repeats.
+    """
     parse = _parse_ucf if str(path).endswith(".txt") else _parse_csv
-    count = 0
+    empty = True
     try:
-        for line, row in parse(io.StringIO(read_text(str(path)), newline=""), path):
-            count += 1
-            yield line, row
+        with open_text(str(path)) as lines:
+            parsed = parse(lines, path)
+            while block := list(islice(parsed, _BLOCK)):
+                empty = False
+                numbers, rows = zip(*block, strict=True)
+                yield numbers, [[*map(str.strip, each)] for each in zip(*rows, strict=True)]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
     except csv.Error as error:
         raise UserError(f"{path} is not readable as CSV: {error}") from error
-    if not count:
+    if empty:
         raise UserError(f"the list {path} contains no video")
 
 
-def _parse_csv(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Row]]:
+def _parse_csv(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Sequence[str]]]:
     reader = csv.reader(lines)
     header = tuple(name.strip() for name in next(reader, ()))
     columns = (*COLUMNS, *SPAN_COLUMNS) if len(header) > len(COLUMNS) else COLUMNS
@@ -449,33 +507,30 @@ def _parse_csv(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Ro
         raise UserError(
             f"{path}, line 1: the header must be {','.join(columns)}, not {','.join(header)}"
         )
+    width, packed = len(columns), len(columns) > len(COLUMNS)
     for fields in reader:
-        if not any(field.strip() for field in fields):
-            continue
-        if len(fields) != len(columns) or not fields[0].strip():
+        if len(fields) == width and fields[0].strip():
+            if packed:
+                shard, *numbers = place = [field.strip() for field in fields[len(COLUMNS) :]]
+                if not shard or not all(map(str.isdecimal, numbers)):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: expected {','.join(SPAN_COLUMNS)}, "
+                        f"found {','.join(place)!r}"
+                    )
+            yield reader.line_num, fields
+        elif any(map(str.strip, fields)):
             raise UserError(
                 f"{path}, line {reader.line_num}: expected {','.join(columns)} "
                 f"(class and group may be empty), found {','.join(fields)!r}"
             )
-        video, class_name, group, *place = (field.strip() for field in fields)
-        span = None
-        if place:
-            shard, *numbers = place
-            if not shard or not all(number.isdecimal() for number in numbers):
-                raise UserError(
-                    f"{path}, line {reader.line_num}: expected {','.join(SPAN_COLUMNS)}, "
-                    f"found {','.join(place)!r}"
-                )
-            span = Span(shard, *(int(number) for number in numbers))
-        yield reader.line_num, Row(video, class_name, group, span)
 
 
-def _parse_ucf(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Row]]:
+def _parse_ucf(lines: Iterable[str], path: str | Path) -> Iterator[tuple[int, Sequence[str]]]:
     for line, text in enumerate(lines, start=1):
         match = re.fullmatch(r"(?P<video>(?P<folder>[^/\s]+)/\S+)(\s+\d+)?", text.strip())
         if match:
             group = UCF_GROUP.fullmatch(Path(match["video"]).stem)
-            yield line, Row(match["video"], match["folder"], group["group"] if group else "")
+            yield line, (match["video"], match["folder"], group["group"] if group else "")
         elif text.strip():
             raise UserError(
                 f"{path}, line {line}: expected 'Class/video.avi [number]', found {text.strip()!r}"

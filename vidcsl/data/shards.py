@@ -5,6 +5,7 @@ range of each video. So the order of an epoch and the step at which a run resume
 the shards, and the same bytes come at the same step as from files.
 """
 
+import io
 import os
 import time
 import zlib
@@ -12,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TextIO, TypeVar
 
 import fsspec
 
@@ -102,27 +103,26 @@ def _located(place: str) -> tuple[Any, str]:
     return found
 
 
-def read_text(path: str) -> str:
-    """A UTF-8 text from a path or URL, without the byte-order mark that spreadsheets write.
+def open_text(path: str) -> TextIO:
+    """A text from a path or URL, its line ends as they are; read line by line, as it may be long.
+
+    The byte-order mark that spreadsheets write is left out. What is no UTF-8 raises a
+    UnicodeDecodeError where it is read.
 
     Raises:
-        UserError: it is missing, cannot be read or is no such text.
+        UserError: it is missing or cannot be read.
     """
 
-    def fetch() -> bytes:
+    def fetch() -> BinaryIO:
         try:
             if not is_url(path):
-                return Path(path).read_bytes()
+                return Path(path).open("rb")
             files, place = fsspec.url_to_fs(path)
-            content: bytes = files.cat_file(place)
-            return content
+            return io.BytesIO(files.cat_file(place))
         except FileNotFoundError as error:
             raise UserError(f"the list {path} does not exist") from error
 
-    try:
-        return _with_retries(fetch, path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error.reason}") from error
+    return io.TextIOWrapper(_with_retries(fetch, path), encoding="utf-8-sig", newline="")
 
 
 def _with_retries(read: Callable[[], T], path: str) -> T:
