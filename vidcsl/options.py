@@ -7,6 +7,7 @@ the checks and the reference in the documentation all come from `OPTIONS`.
 
 from vidcsl.data.readers import READERS
 from vidcsl.data.sampling import SHORT_VIDEO, TEST_SAMPLING, TRAIN_SAMPLING
+from vidcsl.evaluation.progress import LABEL_FREE
 from vidcsl.methods import METHODS
 from vidcsl.methods.adversarial import OPTIONS as INNER_ATTACK
 from vidcsl.methods.false_negatives import DETECTORS, TREATMENTS
@@ -330,6 +331,18 @@ TRAINING: dict[str, Option] = {
 # Evaluation of the frozen encoder.
 
 EVALUATION: dict[str, Option] = {
+    "EVALUATE.EVERY": Option(
+        0,
+        "while training, score the encoder every so many epochs on up to 512 training videos: "
+        "RankMe, LiDAR, agreement with the teacher, and by labels kNN and a probe; 0: never",
+        minimum=0,
+    ),
+    "EVALUATE.CHECKPOINT": Option(
+        "last",
+        "the checkpoint that is evaluated: the last, or the one with the highest score without "
+        "labels, of those that TRAIN.KEEP_EVERY keeps",
+        ("last", *LABEL_FREE),
+    ),
     "EVALUATE.LINEAR": Option(True, "linear probe on frozen features"),
     "EVALUATE.KNN": Option(True, "kNN classification against the training videos"),
     "EVALUATE.KNN_K": Option(20, "number of neighbours", minimum=1),

@@ -267,3 +267,38 @@ def test_rounds_need_the_memory_detector(data, config, tmp_path, capsys):
     words = ("FALSE_NEGATIVES.DETECTOR", "adaptive", "FALSE_NEGATIVES.ROUNDS", 2)
     said = fails(capsys, "train", *arguments(data, config, tmp_path / "run", *words))
     assert "ROUNDS above 1 and .TUTOR need FALSE_NEGATIVES.DETECTOR memory" in said
+
+
+def test_scores_while_training_choose_the_checkpoint_and_change_no_weight(
+    data, config, finished, tmp_path, capsys
+):
+    out = tmp_path / "scored"
+    words = ("EVALUATE.EVERY", 1, "TRAIN.KEEP_EVERY", 1, "EVALUATE.CHECKPOINT", "rankme")
+    assert main(["train", *arguments(data, config, out, *words)]) == 0
+    assert losses(out) == losses(finished)
+    said = capsys.readouterr().err
+    lines = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    scores = {line["epoch"]: line for line in lines if line["kind"] == "scores"}
+    assert len(scores) >= 2
+    assert all(line["knn_top1"] <= 1 for line in scores.values())
+    best = max(scores, key=lambda epoch: scores[epoch]["rankme"])
+    chosen = results_of(out)["chosen_checkpoint"]
+    assert chosen["checkpoint"].startswith(f"epoch{best:05}_step000000")
+    assert chosen["score"] == scores[best]["rankme"]
+    assert f"evaluating {chosen['checkpoint']}" in said
+    # A later evaluation takes the same weights, without being told.
+    before = results_of(out)["clean"]["knn_top1"]
+    assert main(["evaluate", "--cfg", str(out / "config.yaml"), "ATTACK.RUNS", "[]"]) == 0
+    assert results_of(out)["clean"]["knn_top1"] == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("EVALUATE.CHECKPOINT", "lidar"), "set EVALUATE.EVERY and TRAIN.KEEP_EVERY to the same"),
+        (("EVALUATE.EVERY", 1, "TRAIN.PARALLEL", "fsdp"), "does not go with TRAIN.PARALLEL fsdp"),
+    ],
+)
+def test_scores_that_cannot_be_are_refused(data, config, tmp_path, capsys, words, message):
+    assert main(["train", *arguments(data, config, tmp_path / "run", *words)]) == 2
+    assert message in capsys.readouterr().err

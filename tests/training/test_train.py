@@ -18,6 +18,7 @@ from tests.training.trainers import (
     make_trainer,
 )
 from vidcsl.errors import Diverged, UserError
+from vidcsl.models.encoder import Norms
 from vidcsl.training.checkpoint import (
     CheckpointWriter,
     Position,
@@ -231,3 +232,48 @@ def test_retention_keeps_the_newest_and_every_so_many_epochs(tmp_path):
     kept = [path.stem for path in list_checkpoints(tmp_path / "checkpoints")]
     wanted = ["epoch00003_step000000", "epoch00006_step000000"]
     assert kept == [*wanted, "epoch00007_step000003", "epoch00008_step000000"]
+
+
+def test_scores_are_logged_at_their_epochs_and_change_nothing(tmp_path, capsys):
+    called = []
+
+    def score():
+        called.append(trainer.position.epoch)
+        trainer.learner.method.eval()
+        torch.rand(3)
+        return {"rankme": 2.0}, "RankMe 2.0"
+
+    plain = make_trainer(tmp_path / "plain", epochs=5)
+    plain.run()
+    trainer = make_trainer(tmp_path / "scored", epochs=5, schedule={"score_every": 2})
+    trainer.score = score
+    trainer.run()
+    assert called == [2, 4, 5]  # and after the last one
+    lines = log_lines(tmp_path / "scored", "scores")
+    assert [(line["epoch"], line["rankme"]) for line in lines] == [(2, 2), (4, 2), (5, 2)]
+    assert "epoch 4 of 5: RankMe 2.0" in capsys.readouterr().err
+    assert losses(tmp_path / "scored") == losses(tmp_path / "plain")
+
+
+class Alike(torch.nn.Module):
+    """Hardly tells one clip from another."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(16))
+
+    def forward(self, clips):
+        return (1e-3 * clips.flatten(1)[:, :16] + 1) * self.weight
+
+
+def test_a_collapse_is_named_once_after_two_epochs(tmp_path, capsys):
+    options = {"norms": Norms(hidden=False, last=False)}
+    trainer = make_trainer(tmp_path, method="byol", encoder=Alike, epochs=4, options=options)
+    trainer.run()
+    said = capsys.readouterr().err
+    assert said.count("training has collapsed") == 1
+    assert "since epoch 1 " in said
+    (note,) = log_lines(tmp_path, "note")
+    assert note["epoch"] == 2
+    make_trainer(tmp_path / "sound", epochs=4).run()
+    assert "collapsed" not in capsys.readouterr().err

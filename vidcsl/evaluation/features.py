@@ -68,6 +68,7 @@ def extract_features(
     distributed: DistributedContext,
     title: str,
     total: int,
+    shown: bool = True,
 ) -> Features:
     """Run a frozen encoder over this process's batches and join the features of all processes.
 
@@ -77,12 +78,13 @@ def extract_features(
         crop: `(frames, sizes) -> clips [N, V, 3, T, S, S]`, see `vidcsl.augment`.
         distributed: the processes.
         title, total: title of the progress bar, and the number of this process's videos.
+        shown: whether there is a bar.
 
     Raises:
         UserError: no video can be read.
     """
     encoder.eval()
-    bar = Bar(title, total=total, shown=distributed.is_main)
+    bar = Bar(title, total=total, shown=shown and distributed.is_main)
     parts: list[tuple[np.ndarray, ...]] = []
     for batch in batches:
         moved = batch.to(distributed.device)

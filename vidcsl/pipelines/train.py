@@ -1,22 +1,28 @@
 """`vidcsl train` from a config to the report, and `vidcsl evaluate` on a trained model."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vidcsl.config import differing_keys, dump_config, parse_config
+from vidcsl.config import differing_keys, dump_config, overridden, parse_config
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
+from vidcsl.evaluation.features import extract_features
+from vidcsl.evaluation.progress import score_features, worded
 from vidcsl.evaluation.statistics import blind_precision
 from vidcsl.io import log_message
 from vidcsl.methods import METHODS, Method
 from vidcsl.models.batchnorm import keep_batchnorm_in_use, use_batchnorm
 from vidcsl.pipelines.context import (
+    chosen_checkpoint,
     evaluation_context,
     fitted_weights,
     load_context,
@@ -25,9 +31,16 @@ from vidcsl.pipelines.context import (
     newest_checkpoint,
     require_test_labels,
     require_test_videos,
+    subset,
     with_checkpoint,
 )
-from vidcsl.pipelines.data import build_augmentation, build_lists, build_train_loader
+from vidcsl.pipelines.data import (
+    build_augmentation,
+    build_crop,
+    build_lists,
+    build_test_loader,
+    build_train_loader,
+)
 from vidcsl.pipelines.evaluate import evaluate
 from vidcsl.pipelines.evaluations import evaluation_folder
 from vidcsl.pipelines.flagged_pairs import keep_flagged_pairs
@@ -52,7 +65,7 @@ from vidcsl.pipelines.training import (
     check,
     output_dir,
 )
-from vidcsl.report.summary import corruptions_run, nothing_learned
+from vidcsl.report.summary import clean_under_attack, corruptions_run, nothing_learned
 from vidcsl.run_folder import RunFolder
 from vidcsl.state import full_tensor, load_weights
 from vidcsl.training.checkpoint import (
@@ -101,6 +114,7 @@ def train_and_evaluate(
         if cfg.TRAIN.ENABLED:
             method = pretrain_in_rounds(cfg, train, distributed, folder, checkpoint)
             keep_flagged_pairs(cfg, method, train, distributed, folder)
+            load_chosen(cfg, method, folder, distributed)
         else:
             method = build_method(cfg, train, distributed)
             if checkpoint:
@@ -367,6 +381,8 @@ def pretrain(
             ends_run=cfg.LOG.HANG_ENDS,
         ),
     )
+    if cfg.EVALUATE.EVERY:
+        trainer.score = build_score(cfg, method, train, distributed)
     if checkpoint:
         trainer.restore(checkpoint)
     # A run that was killed between its last checkpoint and its results still has to write these.
@@ -383,6 +399,66 @@ def pretrain(
     if teacher is not None:
         trained.detector.attach(teacher)  # type: ignore[operator, union-attr]
     return trained
+
+
+SCORED = 512  # training videos that show how far training has come
+
+
+def build_score(
+    cfg: CfgNode, method: Method, train: VideoList, distributed: DistributedContext
+) -> Callable[[], tuple[dict[str, float], str]]:
+    """What scores the encoder of `method` while it is trained: numbers, and one line of words.
+
+    Two clips of each video, as evaluation crops them; nothing random is drawn.
+    """
+    chosen = torch.tensor(subset(train, SCORED))
+    videos = train.chosen(chosen.tolist())
+    counts = np.bincount([video.label for video in videos.videos if video.label >= 0], minlength=1)
+    chance = float(counts.max() / max(1, counts.sum()))
+    detector = getattr(method, "detector", None)
+    reading = overridden(cfg, {"DATA.ALLOW_DAMAGED_TEST": True})  # as training, it leaves them out
+
+    def score() -> tuple[dict[str, float], str]:
+        loader = build_test_loader(reading, videos, distributed, clips=2, batch=cfg.EVALUATE.BATCH)
+        with keep_batchnorm_in_use(method.encoder):
+            use_batchnorm(method.encoder, cfg.EVALUATE.NORMS)
+            features = extract_features(
+                method.encoder,
+                loader.epoch(0),
+                crop=build_crop(cfg),
+                distributed=distributed,
+                title="scores",
+                total=len(videos),
+                shown=False,
+            )
+        scores = score_features(
+            replace(features, indices=chosen[features.indices]),
+            classes=len(train.classes),
+            seed=cfg.SEED,
+            teacher=getattr(detector, "teacher", None),
+        )
+        return scores, worded(scores, chance=chance)
+
+    return score
+
+
+def load_chosen(
+    cfg: CfgNode, method: Method, folder: RunFolder, distributed: DistributedContext
+) -> None:
+    """Give a trained method the weights of the checkpoint that EVALUATE.CHECKPOINT names."""
+    if cfg.EVALUATE.CHECKPOINT == "last":
+        return
+    path, score = chosen_checkpoint(cfg, folder)
+    notes = load_for_evaluation(method, load_checkpoint(path)["method"], source=str(path))
+    log_notes(notes, folder, distributed)
+    if distributed.is_main:
+        log_message(
+            f"evaluating {path.name}, the checkpoint with the highest {cfg.EVALUATE.CHECKPOINT} "
+            f"({score:.2f})"
+        )
+        chosen = {"by": cfg.EVALUATE.CHECKPOINT, "score": score, "checkpoint": path.name}
+        folder.update_results({"chosen_checkpoint": chosen})
+    distributed.barrier()
 
 
 def _training_results(
@@ -455,19 +531,25 @@ def headline(folder: RunFolder) -> str:
         lines.append(f"  retrieval     R@1 {clean['retrieval']['R@1']:.1%}")
     for name, curve in results.get("attacks", {}).items():
         points = ", ".join(f"{eps}: {accuracy:.1%}" for eps, accuracy in curve.items())
-        lines.append(f"  {name}  {points}")
+        # Of single clips, so that clean accuracy is another than that of whole videos above.
+        before = clean_under_attack(results, name)
+        start = "" if before is None else f"clean: {before:.1%}, "
+        lines.append(f"  {name}  {start}{points}")
         for each in results.get("attack_checks", {}).get(name, {}).get("checks", []):
             if not each["passed"]:
                 lines.append(f"    warning: check failed: {each['name']} ({each['seen']})")
     scores = results.get("corruptions", {}).get("scores", {})
     if "mean" in scores:
         accuracy, over = scores["mean"]["accuracy"], corruptions_run(scores)
-        lines.append(f"  corruptions   mean accuracy {accuracy:.1%}, {over}")
+        before = f"{results['corruptions']['clean']:.1%} when clean"
+        lines.append(f"  corruptions   mean accuracy {accuracy:.1%} ({before}), {over}")
     detection = results.get("false_negatives", {})
     if "precision" in detection:
         flagged = detection.get("flagged", detection.get("removed"))
+        chance = detection.get("chance")
+        blind = "" if chance is None else f" ({chance:.1%} at random)"
         lines.append(
-            f"  flagged pairs {flagged:.1%} of all, precision {detection['precision']:.1%}"
+            f"  flagged pairs {flagged:.1%} of all, precision {detection['precision']:.1%}{blind}"
         )
     lines += [f"  warning: {sentence}" for sentence in nothing_learned(results)]
     files = (folder.results, folder.report, folder.checkpoints, folder.log)

@@ -45,6 +45,14 @@ def check(cfg: CfgNode) -> None:
         if name not in TRACKERS:
             raise UserError(f"LOG.TRACKERS: {name!r} is not one of {', '.join(TRACKERS)}")
     build_strategy(cfg)
+    by, every = cfg.EVALUATE.CHECKPOINT, cfg.EVALUATE.EVERY
+    if by != "last" and cfg.TRAIN.ENABLED and not (every and every == cfg.TRAIN.KEEP_EVERY):
+        raise UserError(
+            f"EVALUATE.CHECKPOINT {by} chooses among checkpoints that were scored and kept: set "
+            "EVALUATE.EVERY and TRAIN.KEEP_EVERY to the same number of epochs"
+        )
+    if every and cfg.TRAIN.PARALLEL == "fsdp":
+        raise UserError("EVALUATE.EVERY does not go with TRAIN.PARALLEL fsdp: set it to 0")
     if cfg.TRAIN.FUSED and cfg.TRAIN.OPTIMISER not in FUSED:
         raise UserError(
             f"TRAIN.FUSED: {cfg.TRAIN.OPTIMISER} has no fused form, only {' and '.join(FUSED)}"
@@ -78,6 +86,7 @@ def build_schedule(cfg: CfgNode, *, steps_per_epoch: int) -> Schedule:
         log_every=cfg.TRAIN.LOG_EVERY,
         checkpoint_every=cfg.TRAIN.CHECKPOINT_EVERY,
         checkpoint_steps=cfg.TRAIN.CHECKPOINT_STEPS,
+        score_every=cfg.EVALUATE.EVERY,
     )
 
 

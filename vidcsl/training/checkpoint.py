@@ -95,7 +95,7 @@ def save_checkpoint(
         ) from error
     if writes:
         for old in list_checkpoints(folder)[:-keep]:
-            epoch, step = _position_of(old)
+            epoch, step = position_of(old)
             if not (keep_every and step == 0 and epoch % keep_every == 0):
                 delete(old)
     return path
@@ -104,7 +104,7 @@ def save_checkpoint(
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
     found = [path for path in folder.glob("epoch*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=_position_of)
+    return sorted(found, key=position_of)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -162,7 +162,8 @@ def load_newest(
     return None
 
 
-def _position_of(path: Path) -> tuple[int, int]:
+def position_of(path: Path) -> tuple[int, int]:
+    """Epochs, and steps of the next one, that were done when a checkpoint was written."""
     name = _NAME.fullmatch(path.name)
     assert name
     return int(name[1]), int(name[2])

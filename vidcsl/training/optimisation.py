@@ -83,6 +83,7 @@ class Schedule:
         log_every: steps between lines of the log.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
         checkpoint_steps: steps between further checkpoints within an epoch; 0: none.
+        score_every: epochs between scores of the encoder, the last one included; 0: none.
     """
 
     epochs: int
@@ -92,6 +93,7 @@ class Schedule:
     log_every: int = 10
     checkpoint_every: int = 1
     checkpoint_steps: int = 0
+    score_every: int = 0
 
     @property
     def total_steps(self) -> int:
@@ -113,6 +115,11 @@ class Schedule:
             every = self.checkpoint_steps
             return bool(every) and step % every == 0 and step < self.steps_per_epoch
         return epoch == self.epochs or epoch % self.checkpoint_every == 0
+
+    def scores(self, *, epoch: int) -> bool:
+        """Whether the encoder is scored after this many epochs."""
+        every = self.score_every
+        return bool(every) and (epoch == self.epochs or epoch % every == 0)
 
 
 # ----------------------------------------------------------------------

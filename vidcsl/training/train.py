@@ -9,6 +9,7 @@ Stopping and resuming is exact. All randomness comes from (seed, epoch, sample),
 needs no generator states: weights, optimiser, position and a few sums are the whole state.
 """
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,8 @@ from vidcsl.state import full_tensor, load_weights, local_shard, shard_like
 from vidcsl.training.checkpoint import CheckpointWriter, Position, load_newest
 from vidcsl.training.monitor import Interrupted, Tracker, Watchdog, noted_signals, usage
 from vidcsl.training.optimisation import Guard, Precision, Schedule, set_lr
+
+ALIKE = -0.02  # uniformity of embeddings whose mean cosine is 0.995: training has collapsed
 
 Augmentation = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """`(frames, sizes, seeds, progress) -> clips`, see `vidcsl.augment`."""
@@ -194,6 +197,8 @@ class Trainer:
         distributed: the processes.
         guard: decides when the loss has diverged; by default when it is not finite.
         watchdog: is notified of every step.
+        score: scores the encoder, at the epochs that the schedule names; `(numbers, words)`. All
+            processes call it.
 
     Attributes:
         position: the epoch and step that are done.
@@ -209,6 +214,7 @@ class Trainer:
     distributed: DistributedContext
     guard: Guard = field(default_factory=Guard)
     watchdog: Watchdog = field(default_factory=Watchdog)
+    score: Callable[[], tuple[dict[str, float], str]] | None = None
 
     def __post_init__(self) -> None:
         self.position = Position()
@@ -217,6 +223,7 @@ class Trainer:
         self.notes: dict[str, set[int]] = {}  # videos, by their index in the list, of each note
         self.epoch_averages: dict[str, Any] = {}
         self._logged_damaged: set[str] = set()
+        self._epochs_alike = 0
         # Sums on the device, which are read only where a line of the log is due: reading a number
         # makes the CPU wait for the GPU.
         self._since_log = MetricAccumulator(self.distributed)
@@ -348,8 +355,27 @@ class Trainer:
                 )
             self.output.writer.wait()
             raise UserError(f"nothing was learned in epoch {self.position.epoch}: {why}")
+        # Right after the start embeddings may lie close together; two epochs later they must not.
+        alike = averages.get("uniformity", -math.inf) > ALIKE
+        self._epochs_alike = self._epochs_alike + 1 if alike else 0
+        if self._epochs_alike == 2 and distributed.is_main:
+            told = (
+                f"the embeddings of all videos are nearly the same since epoch {epoch} "
+                f"(uniformity {averages['uniformity']:.3f}): training has collapsed. Try a lower "
+                "TRAIN.LR, more TRAIN.WARMUP_EPOCHS or a larger TRAIN.BATCH"
+            )
+            log_message(f"warning: {told}")
+            log.write("note", message=told, epoch=self.position.epoch, step=self.global_step)
         if schedule.saves(epoch=self.position.epoch, step=0):
             self._save()
+        if self.score and schedule.scores(epoch=self.position.epoch):
+            begun = time.perf_counter()
+            found, words = self.score()
+            log.write("scores", epoch=self.position.epoch, step=self.global_step, **found)
+            if distributed.is_main:
+                log_message(f"epoch {self.position.epoch} of {schedule.epochs}: {words}")
+            self.watchdog.beat()
+            self._started += time.perf_counter() - begun  # no time of training
 
     def _log(self, log: Log) -> dict[str, str]:
         """Write a line of the log; what the progress bar shows beside itself.
