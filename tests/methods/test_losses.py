@@ -272,11 +272,11 @@ def simclr_pairs(batch, detector, treatment, counts=None):
         itself = video & block.same(batch, "views")
         untreated = Pairs(video & ~itself, itself)
         negatives = untreated.negatives()
-        flagged = detector(similarities, negatives, block, batch, 1.0)
+        flagged, sure = detector.flagged_and_sure(similarities, negatives, block, batch, 1.0)
         for name, count in detection_counts(flagged, negatives, block, batch, classes=4).items():
             if counts is not None:
                 counts[name] = counts.get(name, 0) + count
-        return treatment(untreated, flagged, detector.sure(flagged, block, batch))
+        return treatment(untreated, flagged, sure)
 
     return pairs
 

@@ -193,11 +193,13 @@ class StepPairs:
                 contrast.support, contrast.scored, views=self.views, aggregate=method.aggregate
             )(rows)
         # The detector sees negatives alone: a positive is never flagged, whatever its score.
-        flagged = method.detector(scores, negatives, anchors, candidates, self.batch.progress)
+        flagged, sure = method.detector.flagged_and_sure(
+            scores, negatives, anchors, candidates, self.batch.progress
+        )
         counts = detection_counts(flagged, negatives, anchors, candidates, classes=method.classes)
         for name, of_block in counts.items():
             self.counts[name] = of_block + self.counts.get(name, 0)
-        return pairs, flagged, method.detector.sure(flagged, anchors, candidates)
+        return pairs, flagged, sure
 
     def find_all(self) -> None:
         """Flag between all views of the step at once, for `among`; the detector learns.

@@ -34,7 +34,26 @@ def samples(videos: list[int], *, groups: list[int] | None = None, views: int = 
 def flags(detector: TeacherNeighbours, anchors: Samples, candidates: Samples) -> torch.Tensor:
     negatives = ~anchors.same(candidates, "videos")
     nothing = torch.full(negatives.shape, math.nan)  # no embedding is looked at
-    return detector(nothing, negatives, anchors, candidates, 0.0)
+    found = detector(nothing, negatives, anchors, candidates, 0.0)
+    same, sure = detector.flagged_and_sure(nothing, negatives, anchors, candidates, 0.0)
+    assert torch.equal(found, same)
+    assert not (sure & ~found).any()
+    return found
+
+
+def surest(detector: TeacherNeighbours, anchors: Samples, candidates: Samples) -> torch.Tensor:
+    negatives = ~anchors.same(candidates, "videos")
+    nothing = torch.full(negatives.shape, math.nan)
+    return detector.flagged_and_sure(nothing, negatives, anchors, candidates, 0.0)[1]
+
+
+def test_a_batch_is_compared_once_a_step() -> None:
+    detector = TeacherNeighbours(treatment="attract_sure")
+    detector.attach(teacher())
+    each = samples(list(range(8)))
+    with torch.profiler.profile() as profile:
+        surest(detector, each, each)
+    assert sum(event.count for event in profile.key_averages() if event.key == "aten::mm") == 1
 
 
 @pytest.mark.parametrize("treatment", ["eliminate", "attract"])
@@ -78,10 +97,10 @@ def test_the_surest_pairs_are_mutual_and_among_the_flagged(rule: str) -> None:
         detector.attach(known)
     found = flags(split, everything, everything)
     assert torch.equal(found, flags(wide, everything, everything))
-    sure = split.sure(found, everything, everything)
+    sure = surest(split, everything, everything)
     assert torch.equal(sure, flags(core, everything, everything) & found)
     assert 0 < sure.sum() < found.sum()
-    assert wide.sure(found, everything, everything) is found
+    assert torch.equal(surest(wide, everything, everything), found)
 
 
 def test_each_videos_nearest_of_the_whole_list_are_flagged() -> None:
@@ -108,7 +127,7 @@ def test_clips_of_one_source_are_flagged_whatever_the_teacher_says() -> None:
     assert found[3, 2]
     split = TeacherNeighbours(rule="share", ceiling=0.01, treatment="attract_sure")
     split.attach(teacher())
-    sure = split.sure(flags(split, each, each), each, each)
+    sure = surest(split, each, each)
     assert sure[0, 1]
     assert sure[2, 3]
 

@@ -160,12 +160,17 @@ class Detector(nn.Module):
         """
         raise NotImplementedError
 
-    def sure(self, flagged: Tensor, anchors: Samples, candidates: Samples) -> Tensor:
-        """Which of the `flagged` pairs the detector is most certain of, bool `[b, M]`: all.
-
-        Called right after `forward`, with what it returned.
-        """
-        return flagged
+    def flagged_and_sure(
+        self,
+        scores: Tensor,
+        negatives: Tensor,
+        anchors: Samples,
+        candidates: Samples,
+        progress: float,
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, and which of these the detector is most certain of: all."""
+        flagged = self(scores, negatives, anchors, candidates, progress)
+        return flagged, flagged
 
 
 def distinct(videos: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,8 +55,8 @@ class TeacherNeighbours(Detector):
     Args:
         rule: see `thresholds`. With "share" a pair has to pass the anchor's threshold, with the
             others those of both videos.
-        ceiling: "share", "mutual": the share of the training list that is near each video.
-        false_discovery_rate: "auto": expected share of wrong pairs.
+        ceiling: "share", "mutual": the fraction of the training list that is near each video.
+        false_discovery_rate: "auto": expected fraction of wrong pairs.
         treatment: what becomes of the pairs. With "attract" the rule "auto" flags the surest pairs
             alone: those of a 25th of the rate. With "attract_sure" it flags all, and `sure` knows
             the surest: with the other rules the mutual neighbours by a fifth of the ceiling.
@@ -106,30 +106,42 @@ class TeacherNeighbours(Detector):
         progress: float,
     ) -> Tensor:
         """Bool `[b, M]`; videos of which the teacher knows nothing are flagged by group alone."""
-        pairs = self._alike(anchors, candidates, self.least, self.agreement)
-        return (pairs | anchors.same(candidates, "groups")) & negatives
+        return self.flagged_and_sure(scores, negatives, anchors, candidates, progress)[0]
 
-    def sure(self, flagged: Tensor, anchors: Samples, candidates: Samples) -> Tensor:
-        """Bool `[b, M]`: those that pass the stricter thresholds; known groups always do."""
-        if not self.splits:
-            return flagged
-        pairs = self._alike(anchors, candidates, self.least_sure, "both")
-        return flagged & (pairs | anchors.same(candidates, "groups"))
+    def flagged_and_sure(
+        self,
+        scores: Tensor,
+        negatives: Tensor,
+        anchors: Samples,
+        candidates: Samples,
+        progress: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Bool `[b, M]`; the surest pass the stricter thresholds, and known groups always do."""
+        pairs, core = self._alike(anchors, candidates)
+        of_group = anchors.same(candidates, "groups")
+        flagged = (pairs | of_group) & negatives
+        return flagged, flagged & (core | of_group) if self.splits else flagged
 
     @torch.compiler.disable  # a memory-mapped file is read
-    def _alike(
-        self, anchors: Samples, candidates: Samples, least: Tensor, agreement: str
-    ) -> Tensor:
+    def _alike(self, anchors: Samples, candidates: Samples) -> tuple[Tensor, Tensor]:
+        """Bool `[b, M]`: what passes the thresholds, and what passes the stricter ones."""
         if self.teacher is None:
             raise RuntimeError("attach a teacher before the first step")
-        rows, row_least, rows_known = self._of(anchors.videos, least)
-        columns, column_least, columns_known = self._of(candidates.videos, least)
-        alike = flagged(rows @ columns.T, row_least, column_least, agreement=agreement)
-        return alike & rows_known[:, None] & columns_known[None]
+        rows, row_videos, row_place = self._of(anchors.videos)
+        columns, column_videos, column_place = self._of(candidates.videos)
+        similarities = rows @ columns.T
+        known = rows.any(dim=1)[:, None] & columns.any(dim=1)
 
-    def _of(self, videos: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors, thresholds, and whether there are any, of rows that may be of one video."""
+        def passing(least: Tensor, agreement: str) -> Tensor:
+            mine, theirs = (least[videos.clamp(min=0)] for videos in (row_videos, column_videos))
+            alike = flagged(similarities, mine, theirs, agreement=agreement) & known
+            return alike[row_place][:, column_place]
+
+        pairs = passing(self.least, self.agreement)
+        return pairs, passing(self.least_sure, "both") if self.splits else pairs
+
+    def _of(self, videos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors of the videos of rows, each video once; the videos; and each row's place."""
         assert self.teacher is not None
         distinct, place = videos.unique(return_inverse=True)
-        vectors = self.teacher.rows(distinct)
-        return vectors[place], least[distinct.clamp(min=0)][place], vectors.any(dim=1)[place]
+        return self.teacher.rows(distinct), distinct, place
