@@ -64,6 +64,11 @@ def test_a_run_keeps_flagged_pairs_with_their_classes(finished):
     assert count > 0
     assert (stored["correct"] == stored["right"]).all()  # the older name
     assert stored["anchors"].shape == stored["candidates"].shape == (count, 3, 24, 24, 3)
+    # The same frames as they are in the file, square ones with grey at both sides.
+    originals = stored["originals"]
+    assert originals.shape == (count, 2, 3, 96, 128, 3)
+    assert (originals[..., :16, :] == 128).all()
+    assert (originals[..., 16:112, :].std(axis=(-2, -3)) > 0).all()
     assert ((stored["classes"][:, 0] == stored["classes"][:, 1]) == stored["right"]).all()
     train = read_list(finished / "train.csv", root=finished)
     classes = {video.path.name: train.classes[video.label] for video in train.videos}

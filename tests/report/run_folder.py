@@ -118,6 +118,7 @@ def results() -> dict[str, Any]:
         },
         "corruptions": {
             "clean": 0.401,
+            "order": "video",
             "clips": 212,
             "P": SUITE_P,
             "C": SUITE_C,
@@ -129,6 +130,7 @@ def results() -> dict[str, Any]:
                     "C": {"corruptions": 3, "published": 12, "severities": 5},
                 },
             },
+            "damaged_clips": {"C/packet_loss": [0.104, 0.3, 0.52, 0.75, 1.0]},
         },
         "cost": {
             "seconds": {"pretraining": 5025.0, "linear probe": 71.3, "pgd_linf": 1312.4},
@@ -154,7 +156,8 @@ def write_run(folder: Path, content: dict[str, Any] | None = None) -> Path:
     write_attack(folder / "artifacts" / "attack_pgd_linf.npz")
     write_projection(folder / "artifacts" / "projection.npz", classes=CLASSES, videos=40)
     write_pairs(folder / "artifacts" / "pairs.npz", right=2, wrong=2)
-    write_corrupted(folder / "artifacts" / "corruption_P.jpeg.npz")
+    for name in ("C.fog", "P.jpeg", "P.static_rotation"):
+        write_corrupted(folder / "artifacts" / f"corruption_{name}.npz")
     return folder
 
 
@@ -239,6 +242,7 @@ def write_pairs(path: Path, *, right: int, wrong: int, size: int = 24) -> None:
         path,
         anchors=clips[0],
         candidates=clips[1],
+        originals=np.full((count, 2, 3, 96, 128, 3), 90, np.uint8),
         similarity=np.linspace(0.9, 0.5, count, dtype=np.float32),
         right=np.arange(count) < right,
         classes=np.array([[CLASSES[i % 4], candidates[i]] for i in range(count)]),

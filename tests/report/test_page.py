@@ -1,3 +1,5 @@
+import base64
+import io
 import json
 import math
 import re
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.report.mp4 import assert_videos_alike, videos_of
 from tests.report.run_folder import (
@@ -19,9 +22,10 @@ from tests.report.run_folder import (
     results,
     write_run,
 )
-from vidcsl.report.page import TEMPLATES, write_report
+from vidcsl.report.page import TEMPLATES, columns, write_report
 
 VOID = {"meta", "link", "img", "input", "br"}
+HIT = [f"{ratio}\u202f%" for ratio in (10, 30, 52, 75, 100)]
 HEADINGS = {
     "Key figures": "clean",
     "What the features know": "clean",
@@ -137,7 +141,11 @@ def test_tables_hold_the_numbers_of_the_results(run: Path) -> None:
     for name, shares in {**SUITE_P, **SUITE_C}.items():
         numbers = [f"{100 * share:.1f}" for share in shares]
         mean = f"{100 * sum(shares) / len(shares):.1f}"
-        assert page.row(name.replace("_", " ")) == [*numbers, mean]
+        shown = page.row(name.replace("_", " "))
+        assert [
+            cell[: len(number)] for cell, number in zip(shown, numbers, strict=False)
+        ] == numbers
+        assert shown[-1] == mean
 
 
 def test_headline_says_the_main_numbers(run: Path) -> None:
@@ -198,12 +206,75 @@ def test_classes_have_their_shares_and_mistakes(run: Path) -> None:
 def test_clean_perturbed_and_difference_play_side_by_side(run: Path) -> None:
     page = _page(run)
     videos = [attributes for tag, attributes in page.tags if tag == "video"]
-    assert len(videos) == 2  # the other one is of a corruption
+    assert len(videos) == 4  # the other ones are of corruptions
     videos.sort(key=lambda video: "Clean" not in str(video["aria-label"]))
     assert str(videos[0]["src"]).startswith("data:video/mp4;base64,")
     assert videos[0]["aria-label"] == "Clean, Perturbed, Difference × 200"
     policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)
     assert "media-src data:" in str(policy)
+
+
+def test_a_clip_has_a_still_for_paper(run: Path) -> None:
+    for tag, attributes in _page(run).tags:
+        if tag == "video":
+            kind, _, data = str(attributes["poster"]).partition(",")
+            assert kind == "data:image/jpeg;base64"
+            still = Image.open(io.BytesIO(base64.b64decode(data)))
+            assert still.size == (int(attributes["width"] or 0), int(attributes["height"] or 0))
+
+
+def test_what_hurts_most_comes_first_and_says_what_its_pixels_are(run: Path) -> None:
+    text = _page(run).text
+    places = [text.index(f"{name} suite") for name in ("fog", "static rotation", "jpeg")]
+    assert places == sorted(places)
+    assert f"fog suite C, mean accuracy {_per_cent(0.1924)}" in text
+    assert "Shown as the model gets it, scaled to 24\xa0×\xa024 pixels." in text
+    assert "Lengths in pixels" in text
+    assert "act on the video at its full rate" in text
+
+
+def test_the_ratio_of_damaged_clips_stands_in_the_table(run: Path) -> None:
+    page = _page(run)
+    hit = [cell.rpartition("hit")[0].strip()[-5:] for cell in page.row("packet loss")[:-1]]
+    assert [cell[-len(text) :] for cell, text in zip(hit, HIT, strict=True)] == HIT
+    assert "“Hit”: per cent of the clips" in page.text
+    assert page.row("jpeg")[0] == "39.6"  # every clip is changed
+    content = results()
+    del content["corruptions"]["damaged_clips"]
+    (run / "results.json").write_text(json.dumps(content))
+    assert "hit" not in "".join(_page(run).row("packet loss"))
+
+
+def test_caveats_come_before_the_numbers_that_they_are_of(run: Path) -> None:
+    text = _page(run).text
+    assert text.index("Caveats") < text.index("A linear probe on the frozen features")
+
+
+def test_flagged_pairs_are_shown_as_they_are_and_as_the_model_saw_them(run: Path) -> None:
+    page = _page(run)
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    originals = [each for each in images if each.get("class") == "original"]
+    assert len(originals) == 8  # two of each of four pairs
+    assert all("in the video" in str(each["alt"]) for each in originals)
+    assert sum("as the model saw them" in str(each["alt"]) for each in images) == 8
+    assert "above as they are in the video" in page.text
+
+
+def test_tables_stand_in_boxes_that_can_scroll(run: Path) -> None:
+    page = _page(run)
+    tags = [(tag, attributes) for tag, attributes in page.tags if tag in ("div", "table")]
+    for i, (tag, _) in enumerate(tags):
+        if tag == "table":
+            assert tags[i - 1][1]["class"] == "scroll"
+            assert tags[i - 1][1]["aria-label"]
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "found"),
+    [(1, 6, 1), (2, 6, 2), (5, 6, 5), (6, 6, 6), (7, 6, 4), (8, 7, 4), (3, 2, 2), (13, 6, 5)],
+)
+def test_no_card_is_alone_in_the_last_row(count: int, most: int, found: int) -> None:
+    assert columns(count, most) == found
 
 
 def test_without_flagged_pairs_there_is_no_precision(tmp_path: Path) -> None:

@@ -149,6 +149,11 @@ def test_pairs_keep_their_order_and_say_what_they_are(tmp_path: Path) -> None:
     assert pairs[2].anchor.class_name != pairs[2].candidate.class_name
     assert pairs[0].anchor.uri != pairs[0].candidate.uri
     assert pairs[0].similarity == pytest.approx(0.9)
+    assert pairs[0].anchor.original.startswith("data:image/jpeg;base64,")
+    older = dict(np.load(tmp_path / "pairs.npz"))
+    del older["originals"]
+    np.savez(tmp_path / "pairs.npz", **older)
+    assert pictures.read_pairs(tmp_path / "pairs.npz")[0].anchor.original == ""
 
 
 def test_corrupted_clips_by_suite(tmp_path: Path) -> None:

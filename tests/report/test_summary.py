@@ -88,8 +88,10 @@ def test_scores_say_over_which_corruptions_they_were_taken() -> None:
     assert ran in cards["Accuracy"].note
     corruptions = {"clean": 0.4, "scores": scores}
     (said,) = summary.headline({"corruptions": corruptions})
-    assert "26.2" in said
-    assert said.endswith(f"on average, over {ran}.")
+    assert said.startswith(
+        "Accuracy goes from 40.0\u202f% to <strong>26.2\u202f%</strong> on average"
+    )
+    assert said.endswith(f"on average under {ran}.")
     assert ran in summary.cards({"corruptions": corruptions})[0].note
 
 
@@ -122,8 +124,21 @@ def test_a_table_of_models_says_how_much_of_a_suite_ran():
 def test_the_terminal_says_over_which_corruptions_the_mean_is(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.update_results({"corruptions": results()["corruptions"]})
-    line = "mean accuracy 30.1%, 8 corruptions (5 of the 18 of suite P, 3 of the 12 of suite C)"
-    assert line in headline(folder)
+    ran = "8 corruptions (5 of the 18 of suite P, 3 of the 12 of suite C)"
+    assert f"mean accuracy 30.1% (40.1% when clean), {ran}" in headline(folder)
+
+
+def test_accuracy_under_attack_is_beside_that_of_the_same_clips_when_clean(tmp_path: Path) -> None:
+    # Whole videos are 40.1 % right, their central clips 34.0 %: an attack falls from there.
+    content = results()
+    folder = RunFolder(tmp_path)
+    folder.update_results(content)
+    assert "pgd_linf  clean: 34.0%, 0.1/255: 30.7%" in headline(folder)
+    assert "precision 41.2% (19.9% at random)" in headline(folder)
+    said = "Accuracy of 212 single clips goes from 34.0\u202f% to <strong>12.7\u202f%</strong>"
+    assert any(sentence.startswith(said) for sentence in summary.headline(content))
+    (card,) = [each for each in summary.cards(content) if each.label.startswith("PGD L∞")]
+    assert card.note == "95 %: 8.9 to 17.9\u202f%; 34.0\u202f% when clean"
 
 
 @pytest.mark.parametrize(

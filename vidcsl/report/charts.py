@@ -171,6 +171,8 @@ def line_chart(
         least = min(eps for eps in budgets if eps > 0)
         x_axis["scale"] |= {"type": "symlog", "constant": least, "nice": False}
         x_axis["axis"] = {"values": list(budgets), "format": ".4~g"}
+    elif all(float(row["x"]).is_integer() for row in rows):
+        x_axis["axis"] = {"tickMinStep": 1}  # there is no frame 0.5
     y_axis: Spec = {"field": "y", "type": "quantitative", "title": y or None}
     y_axis |= {"scale": {"zero": zero}, "axis": {"format": ".0~%"} if per_cent else {}}
     colour: Spec = {**series, "scale": {"domain": names, "range": colours}}
@@ -342,6 +344,40 @@ def false_negative_curves(lines: Sequence[Tree], found: Tree) -> Spec | None:
         per_cent=True,
         levels=[("precision of random flags", number(found.get("chance")))],
     )
+
+
+def score_curves(lines: Sequence[Tree], *, chance: float | None) -> list[tuple[str, Spec]]:
+    """(title, chart) of the scores of the encoder while it was trained.
+
+    Args:
+        lines: of the log, those of kind "scores".
+        chance: of guessing the most frequent class of the test videos; None where unknown.
+    """
+    ratios = {
+        "knn_top1": "kNN",
+        "probe_top1": "linear probe",
+        "teacher_agreement": "neighbours of the teacher",
+    }
+    rows = _over_epochs(lines, ratios)
+    found = []
+    if rows:
+        chart = line_chart(
+            rows,
+            "Accuracy on training videos of held-out sources over epochs.",
+            x="epoch",
+            y="ratio",
+            of="score",
+            per_cent=True,
+            levels=[("chance", chance)],
+        )
+        found.append(("Scores while training", chart))
+    rows = _over_epochs(lines, {"rankme": "RankMe", "lidar": "LiDAR"})
+    if rows:
+        chart = line_chart(
+            rows, "RankMe and LiDAR over epochs.", x="epoch", y="directions", of="score"
+        )
+        found.append(("Rank of the features", chart))
+    return found
 
 
 def class_similarity_curves(lines: Sequence[Tree]) -> Spec | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from vidcsl.io import replacing
 from vidcsl.report.charts import line_chart
-from vidcsl.report.page import style_sheet, templates
+from vidcsl.report.page import script, style_sheet, templates
 from vidcsl.report.pictures import PairPicture
 
 
@@ -38,6 +38,13 @@ def write_neighbours(
             levels=[("precision of random flags", found["chance"])],
         )
     page = templates().get_template("neighbours.html.j2")
-    text = page.render(title=title, found=found, pairs=pairs, chart=chart, style=style_sheet())
+    text = page.render(
+        title=title,
+        found=found,
+        pairs=pairs,
+        chart=chart,
+        style=style_sheet(),
+        script=script(),
+    )
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")

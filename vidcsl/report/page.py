@@ -57,9 +57,17 @@ def templates() -> Environment:
         words=lambda name: str(name).replace("_", " "),
         embedded=charts.embedded,
         code=_code,
+        columns=columns,
+        ends_text=summary.ends_text,
     )
     environment.globals.update(chart_library=charts.library)
     return environment
+
+
+def columns(count: int, most: int) -> int:
+    """In how many columns `count` cards stand, at most `most`, so that the last row is fullest."""
+    few = range(max(1, most // 2 + 1), max(1, min(count, most)) + 1) or [max(1, count)]
+    return max(few, key=lambda each: ((count % each or each) / each, each))
 
 
 def _code(text: str) -> Markup:
@@ -131,6 +139,10 @@ def render(run_dir: Path) -> str:
             similarity=charts.class_similarity_curves(training),
             flagged=charts.false_negative_curves(training, found),
             sides=charts.side_curves(training),
+            progress=charts.score_curves(
+                [line for line in lines if line.get("kind") == "scores"],
+                chance=number(results["data"].get("chance")),
+            ),
             data_wait=_mean(waits),
             flagged_by_class=[
                 (name, [number(entry.get(key)) for key in ("flagged", "precision", "recall")])
@@ -142,7 +154,7 @@ def render(run_dir: Path) -> str:
             maps=read_maps(artifacts / "projection.npz"),
             attacks=attack_sections(results, attacked),
             suites=_suites(results["corruptions"]),
-            corrupted=read_corrupted(artifacts),
+            hurts_most=_hurts_most(artifacts, results["corruptions"]),
             scores=summary.score_cards(results["corruptions"]),
             attack_title=summary.attack_title,
             damaged=damaged,
@@ -226,7 +238,12 @@ def _class_table(counts: Tree, data: Tree) -> dict[str, Any] | None:
     ]
     if not rows:
         return None
-    return {"budgets": list(shown), "rows": rows, "open": len(rows) <= _MOST_CLASSES}
+    return {
+        "budgets": list(shown),
+        "rows": rows,
+        "fewest": min(row["clips"] for row in rows),
+        "open": len(rows) <= _MOST_CLASSES,
+    }
 
 
 def _few_budgets(values: Tree) -> dict[str, Any]:
@@ -239,28 +256,50 @@ def _few_budgets(values: Tree) -> dict[str, Any]:
 
 
 def _suites(corruptions: Tree) -> list[dict[str, Any]]:
-    """For each suite that was run: rows of (name, accuracies, mean), and its categories."""
-    sections = []
+    """For each suite that was run: rows of (name, accuracies, mean, hit), and its categories.
+
+    `hit` is, by severity, the ratio of clips whose stream was damaged at all; empty where a
+    corruption damages no stream, and so every clip.
+    """
+    sections, hits = [], corruptions.get("damaged_clips", {})
     for key, title in summary.SUITE_TITLES.items():
         suite = corruptions.get(key)
         if not suite:
             continue
+        most = max(len(values) for values in suite.values())
         categories = []
         groups = corruptions.get("scores", {}).get("suites", {}).get(key, {})
         for name, scores in groups.items():
-            low, high = scores["interval"].get("accuracy", (None, None))
-            ends = f"{summary.percent(low)} to {summary.percent(high)}"
+            ends = summary.ends_text(scores["interval"].get("accuracy", ()))
             gammas = scores.get("gamma_a"), scores.get("gamma_r")
             categories.append((name, scores.get("accuracy"), ends, *gammas))
         section = {
             "key": key,
             "title": title,
-            "rows": [(name, values, _mean(values)) for name, values in suite.items()],
-            "severities": max(len(values) for values in suite.values()),
+            "rows": [
+                (name, values, _mean(values), hits.get(f"{key}/{name}", ()))
+                for name, values in suite.items()
+            ],
+            "severities": most,
+            "undefined": any(
+                len(values) < most or None in map(number, values) for values in suite.values()
+            ),
+            "hits": any(f"{key}/{name}" in hits for name in suite),
             "groups": categories,
         }
         sections.append(section)
     return sections
+
+
+def _hurts_most(artifacts: Path, corruptions: Tree) -> list[dict[str, Any]]:
+    """Clips of the corruptions that cost most, with suite and mean accuracy, the lowest first."""
+    found = [
+        {"clip": clip, "suite": suite, "accuracy": _mean(rows.get(clip.name, ()))}
+        for suite, clips in read_corrupted(artifacts).items()
+        for rows in [corruptions.get(suite, {})]
+        for clip in clips
+    ]
+    return sorted(found, key=lambda each: (each["accuracy"] is None, each["accuracy"]))
 
 
 def _mean(values: Sequence[Any]) -> float | None:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vidcsl.errors import UserError
-from vidcsl.report.summary import read_arrays
+from vidcsl.report.summary import has_array, read_arrays
 
 _STRIP_PIXELS = 16 * 128 * 128  # of a strip: keeps the report small enough to mail
 _FEWEST_FRAMES = 4
 _FPS = 8
+_JPEG_QUALITY = 82
 _GAP = 8  # pixels between clips side by side
 # Browsers blur what they enlarge themselves, so that small clips are enlarged here.
 _ATTACK_PANEL, _CORRUPTED_PANEL = 224, 180  # pixels of the longer side, about
@@ -68,6 +69,7 @@ def player(
     width: int | None = None,
     quality: int = 18,
     autoplay: bool = True,
+    controls: bool = True,
 ) -> Markup:
     """A `<video>` element that repeats frames, with nothing outside the page.
 
@@ -78,16 +80,20 @@ def player(
         width: on the page, in CSS pixels; by default that of the frames.
         quality: see `encode_mp4`.
         autoplay: whether it plays at once; a page with many videos starts them by a script.
+        controls: whether the browser shows its own; they cover small pictures.
 
-    A page that forbids outside content needs `media-src data:` in its policy.
+    A page that forbids outside content needs `media-src data:` and `img-src data:` in its policy.
     """
     video = base64.b64encode(encode_mp4(frames, fps=fps, quality=quality)).decode()
     width = width or frames.shape[2]
     height = round(width * frames.shape[1] / frames.shape[2])
+    # Without one a video that does not play, on paper or for want of a codec, is a black box.
+    poster = strip_uri(frames[len(frames) // 2][None], lossy=True)
+    start = "autoplay" if autoplay else 'preload="none"'
     return Markup(
-        '<video src="data:video/mp4;base64,{}" width="{}" height="{}" aria-label="{}" '
-        "{} loop muted playsinline controls></video>"
-    ).format(video, width, height, label, Markup("autoplay" if autoplay else 'preload="none"'))
+        '<video src="data:video/mp4;base64,{}" poster="{}" width="{}" height="{}" aria-label="{}" '
+        "{} loop muted playsinline{}></video>"
+    ).format(*(video, poster, width, height, label, Markup(start)), " controls" if controls else "")
 
 
 def side_by_side(clips: Sequence[NDArray[np.uint8]], *, panel: int) -> NDArray[np.uint8]:
@@ -103,11 +109,12 @@ def side_by_side(clips: Sequence[NDArray[np.uint8]], *, panel: int) -> NDArray[n
     return np.concatenate([part for clip in large for part in (gap, clip)][1:], axis=2)
 
 
-def strip_uri(frames: NDArray[np.uint8]) -> str:
-    """Frames uint8 `[T, H, W, 3]` side by side, as the data URI of a PNG."""
+def strip_uri(frames: NDArray[np.uint8], *, lossy: bool = False) -> str:
+    """Frames uint8 `[T, H, W, 3]` side by side, as the data URI of a PNG, or of a lossy JPEG."""
+    kind, options = ("jpeg", {"quality": _JPEG_QUALITY}) if lossy else ("png", {"optimize": True})
     file = io.BytesIO()
-    Image.fromarray(np.concatenate(list(frames), axis=1)).save(file, "png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    Image.fromarray(np.concatenate(list(frames), axis=1)).save(file, kind, **options)
+    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def chosen_frames(count: int, pixels: int) -> tuple[int, ...]:
@@ -206,11 +213,15 @@ def amplification(largest: float) -> float:
 
 @dataclass(frozen=True)
 class PairVideo:
-    """One video of a pair: its frames side by side, its class and its file."""
+    """One video of a pair: its frames side by side, its class and its file.
+
+    `original` are the same frames as they are in its file; empty where only `uri` is known.
+    """
 
     uri: str
     class_name: str
     video: str
+    original: str = ""
 
 
 @dataclass(frozen=True)
@@ -225,10 +236,15 @@ class PairPicture:
 
 @dataclass(frozen=True)
 class CorruptedClip:
-    """A clip clean and at growing severities, side by side in one video, and the predictions."""
+    """A clip clean and at growing severities, side by side in one video, and the predictions.
+
+    `width` and `height` are those of the clip, in pixels.
+    """
 
     name: str
     label: str
+    width: int
+    height: int
     severities: tuple[int, ...]
     predictions: tuple[str, ...]
     video: Markup
@@ -244,13 +260,19 @@ def read_pairs(path: Path) -> list[PairPicture]:
         return []
     names = ("anchors", "candidates", "similarity", "right", "classes", "videos")
     anchors, candidates, similarity, correct, classes, videos = read_arrays(path, *names)
-    return [
-        PairPicture(
-            PairVideo(strip_uri(anchors[i]), str(classes[i, 0]), str(videos[i, 0])),
-            PairVideo(strip_uri(candidates[i]), str(classes[i, 1]), str(videos[i, 1])),
-            float(similarity[i]),
-            bool(correct[i]),
+    known = has_array(path, "originals")  # runs of earlier versions lack them
+    originals = read_arrays(path, "originals")[0] if known else None
+
+    def side(pair: int, k: int) -> PairVideo:
+        return PairVideo(
+            strip_uri((anchors, candidates)[k][pair]),
+            str(classes[pair, k]),
+            str(videos[pair, k]),
+            "" if originals is None else strip_uri(originals[pair, k], lossy=True),
         )
+
+    return [
+        PairPicture(side(i, 0), side(i, 1), float(similarity[i]), bool(correct[i]))
         for i in range(len(anchors))
     ]
 
@@ -271,6 +293,8 @@ def read_corrupted(folder: Path) -> dict[str, list[CorruptedClip]]:
         clip = CorruptedClip(
             name=name,
             label=str(label),
+            width=frames.shape[3],
+            height=frames.shape[2],
             severities=tuple(int(s) for s in severities),
             predictions=tuple(str(each) for each in predictions),
             video=player(

@@ -180,11 +180,12 @@ def write_gallery(
     """
 
     def moving(frames: NDArray[np.uint8], label: str) -> str:
-        return player(frames, label=label, quality=_GALLERY_QUALITY, autoplay=False)
+        return player(frames, label=label, quality=_GALLERY_QUALITY, autoplay=False, controls=False)
 
     page = templates().get_template("gallery.html.j2")
     text = page.render(
         title=title,
+        style=style_sheet(),
         clean=moving(clean, "the clip without corruption"),
         suites=[
             (

@@ -178,6 +178,7 @@ def flat(tree: Tree, *, joined_by: str = " ", prefix: str = "") -> dict[str, Any
 
 
 UNDEFINED = "undefined"
+_PER_CENT = "\u202f%"  # after a narrow space that does not break
 SUITE_TITLES = {
     "P": "Suite P (UCF101-P)",
     "C": "Suite C (Mini Kinetics-C)",
@@ -194,7 +195,7 @@ _GUESS = 1.2  # times the precision of flagging at random: no better for a detec
 def percent(value: object, digits: int = 1) -> str:
     """A ratio in per cent: 0.401 gives "40.1 %"."""
     ratio = number(value)
-    return UNDEFINED if ratio is None else f"{100 * ratio:.{digits}f}\u202f%"
+    return UNDEFINED if ratio is None else f"{100 * ratio:.{digits}f}{_PER_CENT}"
 
 
 def plain(value: object) -> str:
@@ -239,7 +240,16 @@ def interval_text(
 ) -> str:
     """ "33.8 to 46.8 %", or "undefined"; what `stored["intervals"][key]` has of it comes first."""
     found = stored_interval(stored or {}, key) or interval(accuracy, count)
-    return UNDEFINED if found is None else f"{100 * found[0]:.1f} to {percent(found[1])}"
+    return UNDEFINED if found is None else ends_text(found)
+
+
+def ends_text(ends: Sequence[Any]) -> str:
+    """ "33.8 to 46.8 %" of the ends of an interval, "undefined" where one is."""
+    known = [number(end) for end in ends]
+    if len(known) != 2 or None in known:
+        return UNDEFINED
+    low, high = map(percent, known)
+    return f"{low.removesuffix(_PER_CENT)} to {high}"
 
 
 def attack_title(name: str) -> str:
@@ -323,7 +333,9 @@ def cards(results: Tree) -> list[Card]:
         before = clean_under_attack(results, name)
         if point := halving_budget(values, before):
             title = f"{attack_title(name)}, ε = {point[0]}"
-            found.append(Card(title, percent(point[1]), f"{percent(before)} when clean"))
+            ends = interval_text(point[1], attacked_clips(results, name))
+            note = f"95 %: {ends}; {percent(before)} when clean"
+            found.append(Card(title, percent(point[1]), note))
     scores = corruptions.get("scores", {})
     if "mean" in scores:
         note = f"{percent(corruptions.get('clean'))} when clean; mean of {corruptions_run(scores)}"
@@ -413,12 +425,20 @@ def headline(results: Tree) -> list[Markup]:
     for name, values in results.get("attacks", {}).items():
         before = clean_under_attack(results, name)
         if point := halving_budget(values, before):
+            clips = attacked_clips(results, name)
+            of = "of single clips" if clips is None else f"of {plain(clips)} single clips"
             # The name is data and may hold braces, so that it comes after the percentage.
-            add("Accuracy falls to {} from " + percent(before), point[1])
+            add(f"Accuracy {of} goes from {percent(before)} to {{}}", point[1])
             sentences[-1] += f" under {attack_title(name)} at ε = {point[0]}."
-    scores = results.get("corruptions", {}).get("scores", {})
-    if "mean" in scores:
-        add("Under corruption it is {} on average, over ", scores["mean"].get("accuracy"))
+    corruptions = results.get("corruptions", {})
+    if "mean" in (scores := corruptions.get("scores", {})):
+        # Other clips than the attacked ones, so that clean accuracy may be another, too.
+        of = f"of {plain(corruptions['clips'])} single clips " if "clips" in corruptions else ""
+        clean_of_these = percent(corruptions.get("clean"))
+        add(
+            f"Accuracy {of}goes from {clean_of_these} to {{}} on average under ",
+            scores["mean"].get("accuracy"),
+        )
         sentences[-1] += f"{corruptions_run(scores)}."
     if flagged := flagged_pairs(results):
         ratio = flagged.get("chance")
@@ -457,9 +477,7 @@ def warnings(results: Tree, *, damaged: Sequence[str]) -> list[str]:
     ]
     videos = number(data.get("test_videos"))
     if videos is not None and videos < _FEW:
-        found.append(
-            f"Only {videos:.0f} test videos: differences of a few points are not significant."
-        )
+        found.append(f"Only {videos:.0f} test videos: differences of a few points may be chance.")
     if damaged:
         found.append(f"{len(damaged)} training videos could not be read and were replaced.")
     for note, videos in results["training"].get("notes", {}).items():
@@ -479,7 +497,7 @@ def nothing_learned(results: Tree) -> list[str]:
     if loss is not None and ignorant is not None and loss >= _UNLEARNED * ignorant:
         found.append(
             f"The last epoch’s loss, {loss:.2f}, is not below {ignorant:.2f}, that of an encoder "
-            "to which all clips are alike: nothing was learned."
+            "to which all clips are alike: by this measure nothing was learned."
         )
     flagged = flagged_pairs(results)
     precision, ratio = number(flagged.get("precision")), number(flagged.get("chance"))
@@ -497,8 +515,8 @@ def nothing_learned(results: Tree) -> list[str]:
     if seen is not None and chance is not None and seen[0] <= chance:
         found.append(
             f"The linear probe’s {percent(top1)} cannot be distinguished from chance "
-            f"({percent(chance)}): the rest of this report describes features without "
-            "information about the classes."
+            f"({percent(chance)}): what follows may describe features without information about "
+            "the classes."
         )
     return found
 

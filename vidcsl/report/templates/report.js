@@ -18,6 +18,16 @@ for (const table of document.querySelectorAll("table")) {
   }));
 }
 
+// Tables that are wider than their place say so, and can be scrolled by keyboard.
+const fitting = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    const wide = target.scrollWidth > target.clientWidth + 1;
+    target.toggleAttribute("data-wide", wide);
+    if (wide) target.tabIndex = 0; else target.removeAttribute("tabindex");
+  }
+});
+for (const box of document.querySelectorAll(".scroll")) fitting.observe(box);
+
 // Links to the sections of a long page.
 const nav = document.querySelector("nav");
 for (const heading of document.querySelectorAll("section > h2[id]")) {
