@@ -80,6 +80,38 @@ def test_the_corrupt_command_adds_to_what_is_there(run, finished):
     assert mine["clean"] == theirs["clean"]
 
 
+def test_where_nothing_was_trained_the_first_evaluation_stays_too(data, config, finished, tmp_path):
+    out = tmp_path / "evaluated"
+
+    def evaluate(command, checkpoint, *words):
+        given = [*arguments(data, config, out, *QUICK, *words), "--checkpoint", str(checkpoint)]
+        assert main([command, *given]) == 0
+
+    first = ["ATTACK.RUNS", "[pgd/linf]", "ATTACK.EPS_LINF", "[1]"]
+    evaluate("evaluate", final(finished), *first)
+    before = {name: (out / name).read_text() for name in ("config.yaml", "environment.json")}
+    alone = results_of(out)
+    # The same command once more, as after a kill, is the same evaluation.
+    evaluate("evaluate", final(finished), *first)
+    assert not (out / "evaluations").exists()
+    # What is comparable joins.
+    more = ["ATTACK.RUNS", "[pgd/linf, pgd/l2]", "ATTACK.EPS_LINF", "[2]", "ATTACK.EPS_L2", "[1]"]
+    evaluate("evaluate", final(finished), *more)
+    evaluate("corrupt", final(finished), "CORRUPT.NAMES", "[C/brightness]")
+    both = results_of(out)
+    assert list(both["attacks"]["pgd_linf"]) == ["1/255", "2/255"]
+    assert both["attacks"]["pgd_linf"]["1/255"] == alone["attacks"]["pgd_linf"]["1/255"]
+    assert both["attacks"].keys() == {"pgd_linf", "pgd_l2"}
+    assert both["corruptions"]["C"].keys() == {"brightness"}
+    assert {name: (out / name).read_text() for name in before} == before
+    # What is not stays apart: other weights.
+    other = final(finished).with_name("epoch00001_step000000.pt")
+    evaluate("evaluate", other, *first)
+    assert results_of(out) == both
+    apart = [each for each in records(out) if (each / "artifacts").is_dir()]
+    assert [results_of(each)["weights"] != both["weights"] for each in apart] == [True]
+
+
 def test_what_is_joined():
     settings = {"attack": "pgd/linf", "solver": "PGD", "clips": 8, "settings": "x"}
     before = {

@@ -28,6 +28,7 @@ from vidcsl.pipelines.context import (
     newest_checkpoint,
     require_test_videos,
     subset,
+    with_checkpoint,
 )
 from vidcsl.pipelines.data import build_corruptions, build_lists
 from vidcsl.pipelines.evaluations import evaluation_folder, join
@@ -244,7 +245,7 @@ def corrupt_checkpoints(
             distributed.barrier()  # all processes look before one of them makes files
             context = replace(context, folder=folder)
         if distributed.is_main and not folder.config.exists():
-            folder.write_config(dump_config(cfg))
+            folder.write_config(dump_config(with_checkpoint(cfg, folder, checkpoint)))
         heads = context.heads()
         if not heads:
             raise UserError("set EVALUATE.LINEAR to true: the method has no head of its own")

@@ -1,9 +1,10 @@
-"""Evaluations after training: each keeps a record of its own, and joins the run's where it can.
+"""Evaluations after the first: each keeps a record of its own, and joins the run's where it can.
 
-The folder of a run holds what was trained: its config, environment and results stay. Every later
-evaluation writes config, environment and results to `evaluations/DIGEST`. Results of the same
-weights on the same lists then join the run's `results.json`, and share its features, caches and
-pictures; others stay apart, as a folder with a report of its own.
+The folder of a run holds what was trained, or what was evaluated there first: its config,
+environment and results stay. Every later evaluation writes config, environment and results to
+`evaluations/DIGEST`. Results of the same weights on the same lists then join the run's
+`results.json`, and share its features, caches and pictures; others stay apart, as a folder with a
+report of its own.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 from vidcsl.config import dump_config
 from vidcsl.data.lists import VideoList
 from vidcsl.io import log_message
-from vidcsl.pipelines.context import EvaluationContext
+from vidcsl.pipelines.context import EvaluationContext, with_checkpoint
 from vidcsl.run_folder import RunFolder, digest
 from vidcsl.training.checkpoint import list_checkpoints
 
@@ -31,7 +32,9 @@ Results = Mapping[str, Any]
 def evaluation_folder(
     context: EvaluationContext, test: VideoList | None, *, checkpoint: Path | None = None
 ) -> RunFolder:
-    """Where this evaluation writes: the run's folder itself unless a run was trained there.
+    """Where this evaluation writes: the run's folder itself unless that has the record of another.
+
+    That is one of a training, or of an earlier evaluation under another config or of other weights.
 
     Args:
         context: of the evaluation.
@@ -39,11 +42,14 @@ def evaluation_folder(
         checkpoint: the file that was asked for, if any.
     """
     folder = context.folder
-    trained = list_checkpoints(folder.checkpoints)
-    if not trained or not folder.config.exists():
+    trained, known = list_checkpoints(folder.checkpoints), folder.read_results()
+    if not folder.config.exists() or not (trained or "weights" in known):
+        return folder
+    stored = dump_config(with_checkpoint(context.cfg, folder, checkpoint))
+    repeated = known.get("weights") == context.weights and folder.config.read_text() == stored
+    if repeated and not trained:  # the command that wrote here, which may have been stopped
         return folder
     name = digest({"config": dump_config(context.cfg), "weights": context.weights})
-    known = folder.read_results()
     if "weights" in known:
         same = known["weights"] == context.weights
     else:  # results of an earlier version, or none yet
@@ -63,8 +69,8 @@ def join(folder: RunFolder) -> None:
     folder.main.update_results(found)
     if apart:
         log_message(
-            f"under other settings than before, so not in {folder.main.results}: "
-            f"{', '.join(apart)}; see {folder.results}"
+            f"measured under other settings than before, so kept out of {folder.main.results}: "
+            f"{', '.join(apart)}; they are in {folder.results}"
         )
 
 
