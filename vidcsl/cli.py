@@ -40,6 +40,10 @@ COMMANDS = {  # name: the module that holds the function of this name, and one l
         "vidcsl.commands.robustness",
         "compare models under corruption, or write the corrupted test videos",
     ),
+    "replay": (
+        "vidcsl.commands.train",
+        "repeat a step whose loss diverged, and name what was not finite",
+    ),
     "export": ("vidcsl.commands.train", "write an encoder as files that other programs load"),
     "prepare": ("vidcsl.commands.prepare", "make lists of videos; check, shrink or pack videos"),
     "show": (
@@ -122,7 +126,10 @@ def _noted_interrupts(received: list[int], words: Sequence[str]) -> Iterator[Non
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if _importing(frame):  # an exception there can abort a library: torch's C++ does
+        caller = frame
+        while caller and not caller.f_code.co_filename.startswith("<frozen importlib"):
+            caller = caller.f_back
+        if caller:  # in an import, where an exception can abort a library: torch's C++ does
             sys.stdout.flush()
             os._exit(_interrupted(words, debug=False))
         signal.default_int_handler(number, frame)
@@ -132,14 +139,6 @@ def _noted_interrupts(received: list[int], words: Sequence[str]) -> Iterator[Non
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _interrupted(words: Sequence[str], *, debug: bool) -> int:
@@ -213,16 +212,11 @@ def _fail(message: str, *, debug: bool, passing: bool = False) -> int:
     rank = os.environ.get("RANK", "0")
     who = "vidcsl" if rank == "0" else f"vidcsl (process {rank})"
     print(f"{who}: error: {message}", file=sys.stderr, flush=True)
-    if not passing:
-        _spare_restarts()
-    return 2
-
-
-def _spare_restarts() -> None:
-    """End torchrun's agent, where it would start this process anew: the error would come again."""
+    # End torchrun's agent where it would start this process anew: the error would come again.
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
-    if restarts > int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+    if not passing and restarts > int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
         os.kill(os.getppid(), signal.SIGTERM)
+    return 2
 
 
 def command_parser(*called: str) -> argparse.ArgumentParser:

@@ -39,6 +39,7 @@ class DistributedContext:
         """
         if self.size == 1:
             return tensor
+        # Integers carry no gradient, and autograd takes none.
         if not tensor.is_floating_point():
             return _all_gather(tensor, self.size)
         gathered: Tensor = _GatherWithGradient.apply(tensor, self.rank, self.size)
@@ -53,6 +54,7 @@ class DistributedContext:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on any process."""
+        # As a number: collectives of NCCL do not add up bools.
         return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
 
     def collect(self, value: Any) -> list[Any]:
@@ -121,6 +123,7 @@ def distributed_context(device: str = "auto") -> Iterator[DistributedContext]:
     if "RANK" not in os.environ:
         yield DistributedContext(rank=0, size=1, device=chosen)
         return
+    # NCCL exchanges tensors of GPUs only, gloo is the fast one between CPUs.
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=30), **_rendezvous())
     try:

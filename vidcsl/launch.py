@@ -180,6 +180,7 @@ def submit(
     Raises:
         UserError: submitit or Slurm is missing, or refuses.
     """
+    # Under torchrun even with one process: its agent restarts what dies.
     runs = [
         TorchRun(tuple(arguments), resources.processes_per_node, resources.restarts)
         for arguments in commands

@@ -113,6 +113,7 @@ class Registry(dict[str, C], Generic[C]):
     def bind(self, name: str, section: Mapping[str, Any], **given: Any) -> "partial[Any]":
         """As `build`, but without the call: for functions that take more arguments later."""
         values = {key.lower(): value for key, value in section.items()} | given
+        # Only what it names: options of the section that belong to others are left out.
         wanted = arguments_of(self[name])
         return partial(self[name], **{key: values[key] for key in values if key in wanted})
 
@@ -129,6 +130,7 @@ def arguments_of(what: Callable[..., Any]) -> set[str]:
     for each in makers:
         parameters = inspect.signature(each).parameters.values()
         found |= {parameter.name for parameter in parameters}
+        # Without `**options` nothing is handed on, so the bases' arguments are out of reach.
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
             break
     return found

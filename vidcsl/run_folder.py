@@ -69,6 +69,7 @@ class RunFolder:
         try:
             for folder in (self.path, self.checkpoints, self.artifacts):
                 folder.mkdir(parents=True, exist_ok=True)
+            # By writing: mode bits say little on network file systems, in containers and to root.
             probe = self.path / ".writable"
             probe.write_text("")
             probe.unlink()
@@ -165,6 +166,7 @@ class ResultCache:
                 os.truncate(self._path, len(whole) + len(newline))
         except OSError as error:
             raise self._unwritable(error) from error
+        # Cut first, read then: what half a line held is evaluated again.
         self.reload()
         if not self._path.exists():
             self._append({"settings": dict(settings)})  # for people who look inside
@@ -211,6 +213,7 @@ class ResultCache:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
                 file.flush()
+                # A machine that loses power keeps what was recorded, not what a buffer held.
                 os.fsync(file.fileno())
         except OSError as error:
             raise self._unwritable(error) from error

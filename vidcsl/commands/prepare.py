@@ -16,11 +16,7 @@ def prepare(parser: argparse.ArgumentParser) -> None:
     for name, (add_arguments, work, meaning) in KINDS.items():
         sub = kinds.add_parser(name, help=meaning, description=meaning)
         add_arguments(sub)
-        sub.set_defaults(run=_prepare, work=work, kind=name)
-
-
-def _prepare(args: argparse.Namespace) -> None:
-    print(args.work(args))
+        sub.set_defaults(run=lambda args: print(args.work(args)), work=work, kind=name)
 
 
 def _add_root_and_out(parser: argparse.ArgumentParser, *, root: str, out: str) -> None:

@@ -52,6 +52,7 @@ class Features:
 
     def pooled(self) -> Tensor:
         """One unit vector per video, `[n, D]`: the mean of its views' unit vectors."""
+        # Twice: a view with long features must not outvote the others.
         views = nn.functional.normalize(self.values, dim=2)
         return nn.functional.normalize(views.mean(dim=1), dim=1)
 
@@ -91,6 +92,7 @@ def extract_features(
         clips = crop(moved.frames, moved.sizes)
         features = encoder(clips.flatten(0, 1)).float().unflatten(0, clips.shape[:2])
         ids = (batch.labels, batch.groups, batch.indices)
+        # Off the device at once: a list's features may be larger than what it has left.
         parts.append(tuple(each.cpu().numpy() for each in (features, *ids)))
         bar.advance(len(batch))
     bar.close()

@@ -59,6 +59,7 @@ def knn_predictions(
     """
     values, rows = nearest(queries, gallery, k=k)
     votes = values.new_zeros(len(values), classes)
+    # exp(1 / 0.07) is 1.6e6: float32 holds the sum of thousands of such votes.
     votes.scatter_add_(1, gallery_labels[rows], (values / temperature).exp())
     return votes.argmax(dim=1)
 
@@ -88,6 +89,7 @@ def first_hits(
     It is `within + 1` if there is none among the `within` nearest.
     """
     _, rows = nearest(queries, gallery, k=within)
+    # `argmax` gives the first of equal ones, which is the nearest hit.
     hits = gallery_labels[rows] == query_labels[:, None]
     place = hits.float().argmax(dim=1) + 1
     return torch.where(hits.any(dim=1), place, within + 1)

@@ -220,6 +220,7 @@ class MomentumEncoder(nn.Module):
 
     def restart(self, encoder: nn.Module, projector: nn.Module) -> None:
         """Be a copy again."""
+        # Running statistics as well: `follow` leaves them, so they would be those of the start.
         self.encoder.load_state_dict(encoder.state_dict())
         self.projector.load_state_dict(projector.state_dict())
 

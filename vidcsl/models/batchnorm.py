@@ -134,12 +134,19 @@ def folded(module: nn.Module) -> Iterator[None]:
 
     A compiled module is left alone: its compiler does as much.
     """
-    pairs = [] if _is_compiled(module) else _pairs(module)
+    compiled = any(hasattr(m.forward, "_torchdynamo_orig_callable") for m in module.modules())
+    pairs = [] if compiled else _pairs(module)
     convs = [(conv, conv.weight, conv.bias) for conv, _, _ in pairs]
     norms = [(sequence, name, sequence._modules[name]) for _, _, (sequence, name) in pairs]
     try:
         for conv, norm, (sequence, name) in pairs:
-            conv.weight, conv.bias = _fused(conv, norm)
+            mean, var = norm.running_mean, norm.running_var
+            assert mean is not None  # `_pairs` leaves norms without statistics out
+            assert var is not None
+            with torch.no_grad():
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias
+                )
             # What is left of it: nothing, but for timm's, which hold an activation.
             sequence._modules[name] = nn.Sequential(*norm.children())
         yield
@@ -155,8 +162,13 @@ def _pairs(module: nn.Module) -> list[tuple[_ConvNd, _BatchNorm, _Leaf]]:
     found = {}
     for each in module.modules():
         for (chain, before), (sequence, name) in pairwise(_leaves(each)):
-            conv, norm = chain._modules[before], _in_use(sequence._modules[name])
-            if isinstance(conv, _ConvNd) and not conv.transposed and _is_constant(norm):
+            conv, norm = chain._modules[before], sequence._modules[name]
+            if isinstance(norm, AuxiliaryBatchNorm):
+                norm = norm.norms[norm.active]
+            if not isinstance(conv, _ConvNd) or conv.transposed or not isinstance(norm, _BatchNorm):
+                continue
+            # In train mode, or without running statistics, its constants change with each batch.
+            if not norm.training and norm.running_mean is not None:
                 found[conv] = conv, norm, (sequence, name)
     return list(found.values())
 
@@ -174,25 +186,3 @@ def _leaves(module: nn.Module) -> Iterator[_Leaf]:
 
 def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-
-
-def _in_use(module: nn.Module | None) -> nn.Module | None:
-    return module.norms[module.active] if isinstance(module, AuxiliaryBatchNorm) else module
-
-
-def _is_constant(norm: nn.Module | None) -> TypeGuard[_BatchNorm]:
-    return isinstance(norm, _BatchNorm) and not norm.training and norm.running_mean is not None
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return any(hasattr(each.forward, "_torchdynamo_orig_callable") for each in module.modules())
-
-
-def _fused(conv: _ConvNd, norm: _BatchNorm) -> tuple[nn.Parameter, nn.Parameter]:
-    mean, var = norm.running_mean, norm.running_var
-    assert mean is not None
-    assert var is not None
-    with torch.no_grad():
-        return fuse_conv_bn_weights(
-            conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias
-        )

@@ -32,7 +32,7 @@ class Layout:
         changes: what is done to the tensors once they are renamed.
         fresh: patterns of our keys that such a checkpoint cannot hold; they stay as they are.
         normalisation: the pixel statistics of its training; empty: those of our encoder.
-        mixed: whether trainings of several pixel statistics write such files, and cannot be told.
+        mixed: whether weights of several pixel statistics come like this, and do not say which.
         clip: frames and pixels for which its fixed positions are numbered; None: it has none.
         bgr: whether it was trained on BGR pixels.
         note: what a user must know of it.
@@ -73,7 +73,8 @@ def renamed(foreign: Mapping[str, Tensor], layout: Layout, *, own: Container[str
     left_out: dict[str, list[str]] = {}
     unknown = []
     for key, tensor in foreign.items():
-        ours = _our_name(key, layout.renames)
+        matches = ((re.fullmatch(pattern, key), new) for pattern, new in layout.renames)
+        ours = next((match.expand(new) for match, new in matches if match), None)
         why = next((why for pattern, why in layout.left_out if re.fullmatch(pattern, key)), None)
         # Some networks have a norm in what is called their head, and use it without a classifier.
         if why is not None and ours not in own:
@@ -85,14 +86,6 @@ def renamed(foreign: Mapping[str, Tensor], layout: Layout, *, own: Container[str
     for change in layout.changes:
         state = change(state)
     return Renamed(state, left_out, unknown)
-
-
-def _our_name(key: str, renames: tuple[tuple[str, str], ...]) -> str | None:
-    for pattern, replacement in renames:
-        match = re.fullmatch(pattern, key)
-        if match:
-            return match.expand(replacement)
-    return None
 
 
 def joined_qkv(state: State) -> State:

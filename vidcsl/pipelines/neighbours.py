@@ -69,7 +69,12 @@ def measure_neighbours(
     if distributed.is_main:
         write_atomically(paths[0], json.dumps(figures, indent=1) + "\n")
         _write_videos(paths[1], found, least.tolist(), videos)
-        pairs = [(_pair(cfg, videos, pair), _verdict(videos, pair)) for pair in found.examples]
+        pairs = []
+        for anchor, candidate, similarity, correct in found.examples:
+            sides = (_side(cfg, videos, anchor), _side(cfg, videos, candidate))
+            unknown = min(videos.videos[anchor].label, videos.videos[candidate].label) < 0
+            verdict = "" if unknown else "of one class" if correct else "of two classes"
+            pairs.append((PairPicture(*sides, similarity, correct), verdict))
         write_neighbours(paths[2], figures, pairs, title=f"{cfg.NAME}: what the teacher flags")
     lines = _lines(found, teacher.name)
     for name, quality in alone.items():
@@ -143,17 +148,6 @@ def _write_videos(path: Path, found: Quality, least: list[float], videos: VideoL
             wrong = found.expected_wrong.get(anchor)
             sure = "" if wrong is None else f"{wrong:.3f}"
             writer.writerow([videos.videos[anchor].path, count, f"{least[anchor]:.4f}", sure])
-
-
-def _verdict(videos: VideoList, pair: tuple[int, int, float, bool]) -> str:
-    if min(videos.videos[number].label for number in pair[:2]) < 0:
-        return ""
-    return "of one class" if pair[3] else "of two classes"
-
-
-def _pair(cfg: CfgNode, videos: VideoList, pair: tuple[int, int, float, bool]) -> PairPicture:
-    anchor, candidate, similarity, right = pair
-    return PairPicture(_side(cfg, videos, anchor), _side(cfg, videos, candidate), similarity, right)
 
 
 def _side(cfg: CfgNode, videos: VideoList, number: int) -> PairVideo:

@@ -173,6 +173,8 @@ def attack_curve(
     known = {} if result_cache is None else result_cache.results(condition)
     outcomes = {video: VideoRobustness(**stored) for video, stored in known.items()}
     for batch in batches:
+        # Known or not, a batch is attacked whole: its composition decides the last bit of sums, and
+        # a resumed run must give what an undisturbed one gives.
         if any(video not in outcomes for video in batch.videos):
             started = time.perf_counter()
             found = attack_batch(target(batch.view).eval(), batch, attacks)
@@ -180,6 +182,7 @@ def attack_curve(
             found = [replace(outcome, seconds=each) for outcome in found]
             outcomes |= dict(zip(batch.videos, found, strict=True))
             if result_cache is not None:
+                # Batch by batch, so that a kill costs one of them.
                 result_cache.record(condition, batch.videos, [asdict(outcome) for outcome in found])
         advance(len(batch))
     everyone: dict[int, VideoRobustness] = {}
@@ -220,6 +223,7 @@ def attack_batch(
                 became=became if is_fooled else None,
                 frame_rms=[round(value, 4) for value in rms],
             )
+        # The next attack begins at what this one found, which a larger budget allows.
         rows, start = rows[~fooled], attacked[~fooled]
     return outcomes
 

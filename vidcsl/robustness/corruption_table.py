@@ -243,7 +243,14 @@ def robustness_scores(clean: float, suites: Mapping[str, Accuracies]) -> dict[st
     """
     _check(clean, suites)
     run = {suite: counted for suite in suites if (counted := scored(suites[suite], suite=suite))}
-    over = {suite: _coverage(suite, counted) for suite, counted in run.items()}
+    over = {
+        suite: {
+            "corruptions": len(counted),
+            "published": SCORED[suite],
+            "severities": min(len(severities) for severities in counted.values()),
+        }
+        for suite, counted in run.items()
+    }
 
     def whole(suite: str) -> float | None:
         complete = {"corruptions": SCORED[suite], "severities": len(SEVERITIES)}
@@ -346,14 +353,6 @@ def bootstrap_intervals(
                 proportion_interval(corrupted[name], level=confidence)
             )
     return intervals
-
-
-def _coverage(suite: str, accuracies: Accuracies) -> dict[str, int]:
-    return {
-        "corruptions": len(accuracies),
-        "published": SCORED[suite],
-        "severities": min(len(severities) for severities in accuracies.values()),
-    }
 
 
 def _check(clean: float, suites: Mapping[str, Accuracies]) -> None:

@@ -164,6 +164,7 @@ def mean_corrupted(results: Tree) -> float | None:
 
 def _retained(results: Tree) -> float | None:
     corrupted, clean = mean_corrupted(results), number(results["corruptions"].get("clean"))
+    # A ratio to nothing says nothing: such a run has no figure.
     return None if corrupted is None or not clean else corrupted / clean
 
 

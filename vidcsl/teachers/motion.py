@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vidcsl.data.readers import Reader, Source, open_reader
+from vidcsl.data.readers import Source, open_reader
 
 FRAMES = 33  # evenly spaced over the video, the first and the last among them
 SHORT_SIDE = 48  # pixels: a gesture of a hand still covers several
@@ -29,7 +29,9 @@ def describe_motion(video: Source, *, backend: str = "auto") -> NDArray[np.float
         VideoError: the video cannot be decoded.
     """
     with open_reader(video, backend=backend, short_side=SHORT_SIDE) as reader:
-        return motion_descriptor(_gray_frames(reader))
+        places = np.linspace(0, reader.num_frames - 1, FRAMES).round().astype(np.int64)
+        frames = np.ascontiguousarray(reader.read(places))  # OpenCV takes no other layout
+    return motion_descriptor(np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames]))
 
 
 def motion_descriptor(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
@@ -54,12 +56,6 @@ def motion_descriptor(frames: NDArray[np.uint8]) -> NDArray[np.float16]:
     )
     segments = [segment.mean(axis=0) for segment in np.array_split(cells, SEGMENTS)]
     return np.sqrt(np.stack(segments)).astype(np.float16).reshape(-1)
-
-
-def _gray_frames(reader: Reader) -> NDArray[np.uint8]:
-    places = np.linspace(0, reader.num_frames - 1, FRAMES).round().astype(np.int64)
-    frames = np.ascontiguousarray(reader.read(places))
-    return np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
 
 
 def _flow(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.float32]:

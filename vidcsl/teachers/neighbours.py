@@ -74,7 +74,7 @@ def thresholds(
             Hochberg 1995, with an empirical null as in Efron, JASA 2004). It needs no number of
             classes, and finds nothing where nothing stands out.
         share: of the other videos.
-        rate: expected share of wrong pairs among the flagged.
+        rate: expected fraction of wrong pairs among the flagged.
         device: where to compute.
 
     Returns:
@@ -91,14 +91,18 @@ def thresholds(
         itself = videos[:, None] == torch.from_numpy(chosen)[None]
         # A video is no neighbour of its own: it sorts last, and is cut off where it was among them.
         similarities = similarities.masked_fill(itself.to(device), -torch.inf)
-        falling = _sorted(similarities)
+        if similarities.device.type == "cpu":
+            # NumPy is several times faster, as it need not remember where each number was.
+            falling = torch.from_numpy(-np.sort(-similarities.numpy(), axis=1))
+        else:
+            falling = similarities.sort(dim=1, descending=True).values
         others = (~itself).sum(dim=1).to(device)
         known = rows.any(dim=1) & (others > 0)
-        least = (
-            _standing_out(falling, others, rate)
-            if rule == "auto"
-            else _nearest(falling, others, share)
-        )
+        if rule == "auto":
+            least = _standing_out(falling, others, rate)
+        else:  # the similarity of the last of the nearest fraction, at least one
+            ranks = (share * others).round().long().clamp(min=1) - 1
+            least = falling.gather(1, ranks[:, None].clamp(max=falling.shape[1] - 1))[:, 0]
         found[videos] = torch.where(known, least, torch.inf).cpu()
     return found
 
@@ -156,20 +160,6 @@ def flagged(similarities: Tensor, anchors: Tensor, candidates: Tensor, *, agreem
     return passed & (similarities >= candidates) if agreement == "both" else passed
 
 
-def _sorted(similarities: Tensor) -> Tensor:
-    """Each row from its highest number to its lowest."""
-    if similarities.device.type != "cpu":
-        return similarities.sort(dim=1, descending=True).values
-    # NumPy is several times faster, as it need not remember where each number was.
-    return torch.from_numpy(-np.sort(-similarities.numpy(), axis=1))
-
-
-def _nearest(falling: Tensor, others: Tensor, share: float) -> Tensor:
-    """The similarity of the last of each row's nearest share, at least one: `[b]`."""
-    ranks = (share * others).round().long().clamp(min=1) - 1
-    return falling.gather(1, ranks[:, None].clamp(max=falling.shape[1] - 1))[:, 0]
-
-
 def _standing_out(falling: Tensor, others: Tensor, rate: float) -> Tensor:
     """The lowest similarity of each row at which the false discovery rate is at most `rate`."""
     expected = expected_by_chance(falling, others, falling)
@@ -191,12 +181,10 @@ def expected_by_chance(falling: Tensor, others: Tensor, least: Tensor) -> Tensor
     Returns:
         `[b, K]`, by a normal distribution with the row's median and lower 15.9 % quantile.
     """
-    median, low = (_quantile(falling, others, q)[:, None] for q in (0.5, 0.158655))
+    # By quantiles of the lower half: false negatives, which are what is searched, lie above.
+    median, low = (
+        falling.gather(1, ((1 - quantile) * (others - 1)).round().long()[:, None])
+        for quantile in (0.5, 0.158655)  # the latter is one standard deviation below
+    )
     spread = (median - low).clamp(min=1e-6)
     return others[:, None] * torch.special.ndtr((median - least) / spread)
-
-
-def _quantile(falling: Tensor, others: Tensor, share: float) -> Tensor:
-    """The lower `share` quantile of the first `others` numbers of each falling row."""
-    place = ((1 - share) * (others - 1)).round().long()
-    return falling.gather(1, place[:, None])[:, 0]

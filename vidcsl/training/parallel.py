@@ -112,16 +112,12 @@ class Strategy:
             )
             for each in backbones if whole else blocks_of(method):
                 each.forward = torch.compile(each.forward, mode=self.compiled)
-            method.register_forward_pre_hook(_begin_step)
+            # Lets CUDA graphs reuse the memory of the previous step's outputs.
+            method.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())
         if self.recompute:
             for block in blocks_of(method.get_submodule("encoder")):
                 block.forward = partial(recomputed, block.forward, owner=block)
         return spread(method, distributed) if spread else method
-
-
-def _begin_step(*_: object) -> None:
-    """Let CUDA graphs reuse the memory of the previous step's outputs."""
-    torch.compiler.cudagraph_mark_step_begin()
 
 
 def _make_contiguous(method: nn.Module) -> None:

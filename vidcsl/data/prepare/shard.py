@@ -88,6 +88,7 @@ def shard(
             "(folders of pictures must be transcoded first)"
         )
     sizes = {video: (root / video).stat().st_size for video in videos}
+    # Over all lists, so that a class has one number in training and test shards.
     classes = sorted({row.class_name for part in rows.values() for row in part} - {""})
     labels = {name: label for label, name in enumerate(classes)}
     scratch = jobs.scratch_of(out / RECORD)
@@ -100,6 +101,7 @@ def shard(
             states = [state_of(root / row.video) for row in packed]
             # A shard is packed again if any video in it, its number or a label has changed.
             state = hashlib.sha256(json.dumps([packed, first, states, labels]).encode())
+            # Six digits: a sorted listing is in the order of the list.
             tar_name = f"{name}-{len(shards_of[name]):06d}.tar"
             arguments = {"rows": packed, "first": first, "labels": labels, "name": tar_name}
             places = {"root": root, "out": out, "scratch": scratch}

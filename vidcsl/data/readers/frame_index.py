@@ -213,10 +213,6 @@ def _smallest_frame(stream: Any) -> int:
     return 1 if stream.codec_context.name in _FRAME_A_PACKET else _FRAMELESS_BYTES
 
 
-def _vp8_shown(packet: bytes) -> bool:
-    return bool(packet[0] >> 4 & 1)
-
-
 def _vp9_shown(packet: bytes) -> bool:
     """Whether a packet's last picture is shown (VP9 bitstream specification, 6.2 and annex B).
 
@@ -238,7 +234,7 @@ def _vp9_shown(packet: bytes) -> bool:
     return bits[at] == "1" or bits[at + 2 : at + 3] == "1"  # an existing one, or this one
 
 
-_SHOWN = {"vp8": _vp8_shown, "vp9": _vp9_shown}
+_SHOWN = {"vp8": lambda packet: bool(packet[0] >> 4 & 1), "vp9": _vp9_shown}
 
 
 # Where decoding may begin ------------------------------------------------------------------------

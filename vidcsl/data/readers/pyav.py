@@ -81,7 +81,9 @@ class PyavReader(Reader):
         with reported(source):
             index = header_index(self._video, source) or packet_index(self._at_start())
             self._index = index or self._index_by_decoding()
-            first = self._first_frame()  # may open the file again
+            first = None
+            if not shows_size(self._video):  # it may open the file again
+                first = self._kept[0] if self._kept else first_frame(self._at_start(), source)
             facts = facts_of(self._video, first, pixels=pixels)
         self.ordinary = facts.ordinary
         self._turned, self.notes = facts.orientation != AS_STORED, facts.notes
@@ -141,11 +143,6 @@ class PyavReader(Reader):
             self._kept.clear()
         avi = self.container == "avi"
         return FrameIndex(len(stamps), stamps=() if avi else stamps)
-
-    def _first_frame(self) -> Any | None:
-        if shows_size(self._video):
-            return None
-        return self._kept[0] if self._kept else first_frame(self._at_start(), self.source)
 
     def _decode(self, indices: NDArray[np.int64]) -> Pixels:
         scaler = Scaler(self.height, self.width)
@@ -254,20 +251,17 @@ def open_stream(source: Source) -> Any:
         # Some old files hold tags that are not UTF-8; nothing here needs them.
         container = av.open(source.as_argument(), metadata_errors="ignore")
         try:
-            return _video_of(container, source)
+            if container.format.name.endswith(_STILL_IMAGE_FORMATS):
+                raise VideoError(source.name, "it is a still image, not a video")
+            stream: Any = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                raise VideoError(source.name, "it holds no video that can be decoded")
+            if stream.disposition & Disposition.attached_pic:
+                raise VideoError(source.name, "it holds no video, only the cover of its sound")
         except BaseException:
             container.close()
             raise
-
-
-def _video_of(container: Any, source: Source) -> Any:
-    if container.format.name.endswith(_STILL_IMAGE_FORMATS):
-        raise VideoError(source.name, "it is a still image, not a video")
-    stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None:
-        raise VideoError(source.name, "it holds no video that can be decoded")
-    if stream.disposition & Disposition.attached_pic:
-        raise VideoError(source.name, "it holds no video, only the cover of its sound")
+    # Videos are decoded in parallel processes, so threads within one would compete with them.
     stream.thread_type = "NONE"
     # By default FFmpeg's decoders conceal faults instead of reporting them.
     stream.codec_context.options = {

@@ -47,6 +47,7 @@ class Budgets(nn.Module):
         """Which videos `[N]` were predicted correctly, bool `[N]`; on all processes alike."""
         everyone = self.distributed.gather(videos)
         predicted = self.distributed.gather(correct.long())
+        # A video that stands in for a damaged one may be there twice, and is to move once.
         seen, first = distinct(everyone)
         self.level[seen] = (self.level[seen] + 2 * predicted[first] - 1).clamp(0, LEVELS)
 
@@ -98,6 +99,7 @@ class AdversarialClassifier(Attacking, Supervised):
         shape = batch.clips.shape[:2]
         units = F.normalize(at_least_float32(features.detach()), dim=1).unflatten(0, shape)
         described = self.describe(units, batch)
+        # One number a video, so all of its clips have to withstand.
         correct = logits.argmax(dim=1) == batch.labels.repeat_interleave(shape[1])
         if self.budgets is not None:
             self.budgets.learn(batch.videos, correct.unflatten(0, shape).all(dim=1))

@@ -122,6 +122,7 @@ class RoCL(AdversarialContrast):
         )
         embeddings = self.embed(torch.cat([clips, adversarial], dim=1))
         everything = self.term(embeddings, found.among([*range(views), 0]))
+        # The perturbed view in the place of the first, which it was made from.
         pair = torch.cat([embeddings[:, -1:], embeddings[:, 1:-1]], dim=1)
         if self.published:
             everything = views * everything  # so many positives has each anchor
@@ -154,6 +155,7 @@ class ACL(AdversarialContrast):
         described = self.describe(clean, batch)
         found = StepPairs(self, contrast, batch)
         found.find_all()
+        # Found between clean views: perturbed ones would be alike for the attack's sake.
         pairs = found.among([*range(views)])
         with batchnorm_in_use(self, ADVERSARIAL):
             clips = self.perturbed(
@@ -233,6 +235,7 @@ class DynACL(ACL):
 
     def weight(self, progress: float) -> float:
         """w = min(1 + 2/3 of the fraction of finished stages, 2)."""
+        # 1e-9: a stage that has just ended counts, to whichever side its fraction was rounded.
         finished = int(progress * self.stages + 1e-9) / self.stages
         return min(1 + GAIN * finished, 2.0)
 

@@ -37,6 +37,7 @@ def rescale(pairs: Pairs, flagged: Tensor, sure: Tensor) -> Pairs:
     which much is flagged are repelled less.
     """
     kept = eliminate(pairs, flagged, sure)
+    # Counted, not weighted: the paper's n is a number of terms.
     before, after = (each.negatives().sum(dim=1, keepdim=True) for each in (pairs, kept))
     factors = torch.where(kept.negatives(), before / after.clamp(min=1), 1.0)
     weights = factors if pairs.weights is None else pairs.weights * factors
@@ -112,6 +113,7 @@ def detection_counts(
     """
     same_class = anchors.same(candidates, "labels") & negatives
     labelled = anchors.labels >= 0
+    # A flag is right or wrong only where both labels are known; others are not judged.
     checked = (flagged & (candidates.labels >= 0)).sum(dim=1)
     pairs = {
         "negatives": negatives.sum(dim=1),

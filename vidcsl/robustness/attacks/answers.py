@@ -58,7 +58,12 @@ def networks_of(model: Model) -> list[nn.Module]:
             modules = list(value.modules())
             seen |= {id(module) for module in modules}
             # Attributes that torch does not register: a list of networks, a replaced `forward`.
-            reached = [each for module in modules for each in _plain_attributes(module)]
+            reached = [
+                value
+                for module in modules
+                for name, value in vars(module).items()
+                if not name.startswith("_") and isinstance(value, CARRIERS)
+            ]
         else:
             reached = _reached_from(value)
         waiting += [(each, depth + 1) for each in reached]
@@ -92,16 +97,8 @@ def _reached_from(value: Any) -> list[Any]:
 CARRIERS = (nn.Module, FunctionType, MethodType, partial, list, tuple, dict)
 
 
-def _plain_attributes(module: nn.Module) -> list[Any]:
-    return [
-        value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and isinstance(value, CARRIERS)
-    ]
-
-
 def _is_filled(cell: Any) -> bool:
-    try:
+    try:  # a variable that the outer function sets later, or has deleted
         return cell.cell_contents is not None
     except ValueError:
         return False
@@ -142,27 +139,22 @@ def frozen(model: Model) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module, training in modes:
             module.training = training
-        moved = [each for each in buffers if _has_moved(*each)]
-        for each in moved:
-            _put_back(*each)
+        moved = set()
+        for module, name, value, before in buffers:
+            # The buffer may also have been replaced by another tensor.
+            if module._buffers.get(name) is not value or not torch.equal(value, before):
+                with torch.no_grad():
+                    value.copy_(before)
+                module._buffers[name] = value
+                moved.add(name)
         if moved:
-            names = ", ".join(sorted({name for _, name, _, _ in moved}))
+            names = ", ".join(sorted(moved))
             warnings.warn(
                 f"the model changed its own state ({names}) while it was asked, "
                 "so that answers depend on those before them; it is put back. Does it switch to "
                 "train mode itself?",
                 stacklevel=4,
             )
-
-
-def _has_moved(module: nn.Module, name: str, value: Tensor, before: Tensor) -> bool:
-    return module._buffers.get(name) is not value or not torch.equal(value, before)
-
-
-def _put_back(module: nn.Module, name: str, value: Tensor, before: Tensor) -> None:
-    with torch.no_grad():
-        value.copy_(before)
-    module._buffers[name] = value
 
 
 def answer(model: Model, clips: Tensor) -> Judged:

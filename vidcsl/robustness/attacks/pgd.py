@@ -78,6 +78,7 @@ class GradientAscent(ABC):
     def __call__(self, problem: Problem) -> Tensor:
         """The worst delta found for each row, or the last."""
         clean = problem.zero()
+        # The clean clip counts as a delta, too: what is misclassified already needs no attack.
         worst = Worst(clean, problem.evaluate(clean)) if self.keep_worst else None
         rows, part, delta = problem.rows, problem, clean
         for restart in range(self.restarts):
@@ -86,6 +87,7 @@ class GradientAscent(ABC):
                 part = problem.take(rows)
                 if len(rows) == 0:
                     break
+            # What a smaller budget found is a better start than the clean clip.
             random_start = self.random_start or problem.warm is not None
             delta = part.start(restart) if random_start else part.zero()
             state = self.begin(part, delta)
@@ -102,6 +104,7 @@ class GradientAscent(ABC):
                     if len(rows) == 0:
                         break
                 delta = self.advance(part, step, delta, found.goal, gradient, state)
+            # Each pass evaluates the delta before its step, so the last one has not been seen yet.
             if worst is not None and len(rows):
                 worst.offer(rows, delta, part.evaluate(delta))
         return delta if worst is None else worst.delta
@@ -198,6 +201,7 @@ class MomentumPGD(PGD):
         """One projected step along the momentum."""
         # The mean is over all dimensions of a clip, its frames among them.
         mean = gradient.abs().flatten(1).mean(dim=1)
+        # Where the gradient vanishes, zero by zero would turn the momentum into NaN for good.
         normalised = gradient / per_row(mean.clamp_min(torch.finfo(mean.dtype).tiny), delta)
         state["momentum"] = self.decay * state["momentum"] + normalised
         return super().advance(problem, step, delta, goal, state["momentum"], state)

@@ -89,6 +89,7 @@ class Problem:
 
         The mask comes last, because frames may be chosen by what the model makes of them.
         """
+        # Until the mask is chosen everything may change: choosing it may take gradients.
         everything = torch.ones(len(clips), *[1] * (clips.ndim - 1)).bool().to(clips.device)
         given = cls(model, threat, goal, clips, labels, labels, everything, seeds, warm, quantise)
         aimed = given.aim(goal)
@@ -181,8 +182,10 @@ class Problem:
         return Evaluation(goal, self.goal.reached(decision.detach(), self.labels, self.reference))
 
     def _differentiate(self, clips: Tensor) -> tuple[Evaluation, Tensor]:
+        # A leaf of its own, so that no graph of the caller's is followed.
         clips = clips.detach().requires_grad_(True)
         gradient = None
+        # Callers evaluate under no_grad, and attack there.
         with torch.enable_grad():
             found = self._evaluate(clips)
             total = found.goal.sum()
@@ -217,6 +220,7 @@ class Worst:
         """Keep each of these deltas, which belong to `rows` [R], if it is worse for the model."""
         fooled = self.fooled[rows]
         higher = found.goal > self.goal[rows]
+        # Fooling comes first: such a delta is never given up for a higher goal that does not fool.
         worse = (found.fooled & ~fooled) | ((found.fooled == fooled) & higher)
         self.put(rows[worse], delta[worse], found.take(worse))
 

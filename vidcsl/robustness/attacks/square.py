@@ -120,7 +120,9 @@ def move_budget(
     block = random_block(part, delta, ratio, numbers[:, :4], reach)
     other = random_block(part, delta, ratio, numbers[:, 4:8], reach)
     colours = (numbers[:, 8:] - 0.5).sign().view(-1, 3, *[1] * (delta.ndim - 2))
+    # Both of unit length, as in the paper: the block keeps half of what it has found.
     own = _unit(torch.where(block, delta, 0.0)) + _unit(torch.where(block, colours, 0.0))
+    # What the rest of the clip leaves of the budget, to which both blocks contribute.
     spent = torch.where(block | other, 0.0, delta).flatten(1).square().sum(dim=1)
     free = (part.threat.eps**2 - spent).clamp_min(0).sqrt()
     moved = torch.where(block, per_row(free, delta) * _unit(own), delta)

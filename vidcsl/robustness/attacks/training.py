@@ -88,6 +88,7 @@ class TrainingAttack:
             fraction: of the eps that is due.
         """
         threat = self.at(progress, fraction)
+        # Where a ramp begins nothing is allowed yet, so no pass is spent on it.
         if threat.eps == 0:
             return clips.detach()
         coarse = (self.every, self.scale) != (1, 1.0) and progress < self.coarse_until
@@ -216,6 +217,7 @@ class FreeAttack:
         """Step along the gradients of the last training step; forget batches without replays."""
         replays, self._now = self._now, {}
         for seeds, one in replays.items():
+            # Used up, or no backward pass came by: a step that the guard left out has none.
             if not one.left or one.shown.grad is None:
                 continue
             # A float16 step that overflowed has no direction: it moves nothing.

@@ -138,18 +138,17 @@ def poisson_counts(levels: Tensor, means: Sequence[float], *, generators: Genera
         bits = torch.from_numpy(
             random_bits((row.numel(),), generator=generator, kind=np.uint32).view(np.int32)
         )
-        pieces = (each.flatten().split(_CHUNK) for each in (row, out, bits))
-        for level, count, draw in zip(*pieces, strict=True):
-            count.copy_(_sampled(level.int(), draw, table, lowest))
+        blocks = (each.flatten().split(_CHUNK) for each in (row, out, bits))
+        for level, count, draw in zip(*blocks, strict=True):
+            # A column at random, or with its own probability the other count that shares it. One
+            # draw decides both: its low 8 bits the column, the next 16 the choice.
+            level = level.int()
+            column = draw & (_COLUMNS - 1)
+            entry = table.index_select(0, level * _COLUMNS + column)
+            kept = ((draw >> 8) & 0xFFFF) < (entry >> 8)
+            chosen = torch.where(kept, column, entry & 0xFF)
+            count.copy_(chosen + lowest.index_select(0, level))
     return counts
-
-
-def _sampled(level: Tensor, draw: Tensor, table: Tensor, lowest: Tensor) -> Tensor:
-    """A column at random, or with its own probability the other count that shares the column."""
-    column = draw & (_COLUMNS - 1)
-    entry = table.index_select(0, level * _COLUMNS + column)
-    kept = ((draw >> 8) & 0xFFFF) < (entry >> 8)
-    return torch.where(kept, column, entry & 0xFF) + lowest.index_select(0, level)
 
 
 @lru_cache(maxsize=32)

@@ -106,6 +106,7 @@ def salient_frames(k: int, clips: Tensor, probe: Probe, change: Change) -> Tenso
 
     After Inkawhich et al. 2018, who perturb the frames of a video in the order of their saliency.
     """
+    # A step of eps by signs moves the goal by this sum times eps, to first order.
     saliency = probe.gradient_at(clips).abs().sum(dim=(1, 3, 4))  # [N, T]
     chosen = saliency.topk(k, dim=1).indices
     return torch.zeros_like(saliency, dtype=torch.bool).scatter(1, chosen, True)
@@ -123,6 +124,7 @@ def greedy_frames(k: int, clips: Tensor, probe: Probe, change: Change) -> Tensor
             trial = chosen.clone()
             trial[:, frame] = True
             goals[:, frame] = probe.goal_at((clips + change(gradient, trial)).clamp(0, 1))
+        # A frame that is chosen already changes nothing, but would be named where nothing helps.
         best = goals.masked_fill(chosen, -torch.inf).argmax(dim=1, keepdim=True)
         chosen.scatter_(1, best, True)
         delta = change(gradient, chosen)

@@ -112,6 +112,7 @@ class Universal:
         if not self.cyclic or len(seeds) == 0:
             return delta
         frames, sign = delta.shape[2], -1 if back else 1
+        # By the seed alone, so that a clip meets the delta at one shift in every pass.
         shifts = [sign * (seed_of(seed, "cyclic shift") % frames) for seed in seeds]
         return torch.stack(
             [row.roll(shift, dims=1) for row, shift in zip(delta, shifts, strict=True)]
