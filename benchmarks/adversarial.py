@@ -5,7 +5,7 @@
 Processor time (on a GPU wall time) of forward and backward, in turns, as a multiple of plain
 SimCLR's on the same clips; with replays, of one of them. ADVERSARIAL.COARSE_UNTIL lies between
 the whole attack's and the coarse one's. What a saving leaves of the attack is measured by
-attack_strength.py, what it costs in robust accuracy only whole trainings tell.
+attack_strength.py, what it costs in robust accuracy only whole training runs show.
 """
 
 import time

@@ -76,13 +76,13 @@ class MetricAccumulator:
 def compare(report: Report, case: Case, contest: Contest) -> None:
     """Batch by batch in turns. All clips are right when clean: what stays right is survival."""
     attacks = {who: made for who, made in contest.attacks.items() if made is not None}
-    tallies = {who: MetricAccumulator() for who in attacks}
+    accumulators = {who: MetricAccumulator() for who in attacks}
     for clips, labels in zip(case.clips.split(BATCH), case.labels.split(BATCH), strict=True):
-        for who, accumulator in tallies.items():
+        for who, accumulator in accumulators.items():
             if not accumulator.fails:
                 accumulator.add(case.model, attacks[who], clips, labels, contest.threat)
     found: dict[str, tuple[float, float, float]] = {}
-    for who, accumulator in tallies.items():
+    for who, accumulator in accumulators.items():
         if accumulator.fails:
             report.row(on=case.name, attack=contest.title, by=who, fails=accumulator.fails)
             continue

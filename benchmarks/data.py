@@ -7,7 +7,7 @@ FOLDER holds original files, such as UCF101's. A training sample is two views of
 clips of 16 frames x 3 crops. Both end as float32 in [0, 1], ready for the model. `--peers` is a
 folder that `pip install --target` filled, put at the end of the path.
 
-mmaction2 refuses mmcv-lite 2.2, the only one with a wheel; it is told that it is 2.1, which its
+mmaction2 refuses mmcv-lite 2.2, the only one with a wheel; here that claims to be 2.1, which its
 video pipelines do not notice. PyTorchVideo's release imports a module that torchvision has renamed;
 it is given under its old name.
 """

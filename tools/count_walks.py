@@ -217,10 +217,10 @@ def _documented(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def start() -> Iterator[tuple[str, str]]:
     """What `vidcsl --help` costs."""
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", HELP], cwd=ROOT, check=True, capture_output=True, text=True
     )
-    modules, seconds = told.stdout.split()
+    modules, seconds = done.stdout.split()
     yield "modules of vidcsl imported by `vidcsl --help`", modules
     yield "processor time of `vidcsl --help`", f"{float(seconds):.1f} s"
 

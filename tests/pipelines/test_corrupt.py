@@ -117,8 +117,8 @@ def test_two_videos_of_one_name_are_not_exported_to_one_file(data, config, capsy
     places = ("DATA.ROOT", root, "DATA.TRAIN_LIST", root / "train.csv")
     places += ("DATA.TEST_LIST", root / "test.csv")
     words = arguments(data, config, tmp_path / "run", *places)
-    told = fails(capsys, "corrupt", *words, "--export", str(tmp_path / "out"))
-    assert "would be exported to one file: x.mp4" in told
+    message = fails(capsys, "corrupt", *words, "--export", str(tmp_path / "out"))
+    assert "would be exported to one file: x.mp4" in message
 
 
 def test_corruptions_over_time_act_on_the_video_or_on_the_clip(finished, data, config, tmp_path):

@@ -21,9 +21,9 @@ def test_every_severity_of_every_name_is_a_film(video, tmp_path, capsys):
     assert main(["gallery", str(video), "--out", str(out), *words]) == 0
     assert str(out) in capsys.readouterr().out
     page = out.read_text()
-    films = re.findall(r'<video src="data:video/mp4;base64,[^"]+".*?>', page)
-    assert len(films) == 1 + 3 * 5
-    assert all('preload="none"' in film and "autoplay" not in film for film in films)
+    clips = re.findall(r'<video src="data:video/mp4;base64,[^"]+".*?>', page)
+    assert len(clips) == 1 + 3 * 5
+    assert all('preload="none"' in clip and "autoplay" not in clip for clip in clips)
     labels = re.findall(r'aria-label="([^"]+, severity \d)"', page)
     assert labels[:2] == ["C/fog, severity 1", "C/fog, severity 2"]
     assert "levels 24" in page

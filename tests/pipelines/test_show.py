@@ -113,12 +113,12 @@ def test_the_same_clips_are_shown_again(arguments, tmp_path):
         assert main(["show", "clips", *arguments, "--samples", "2", "--out", str(out)]) == 0
         with Image.open(out / "clips.png") as picture:
             pixels = np.asarray(picture)
-        text, films = videos_of((out / "clips.html").read_text())
-        shown.append((pixels, text, films))
-    (pixels, text, films), (pixels_again, text_again, films_again) = shown
+        text, clips = videos_of((out / "clips.html").read_text())
+        shown.append((pixels, text, clips))
+    (pixels, text, clips), (pixels_again, text_again, clips_again) = shown
     assert np.array_equal(pixels, pixels_again)
     assert text == text_again
-    assert_videos_alike(films, films_again)
+    assert_videos_alike(clips, clips_again)
 
 
 def test_user_errors_are_one_line(arguments, data, capsys):

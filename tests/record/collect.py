@@ -227,7 +227,7 @@ def _config(folder: Path, *overrides: str):
 
 
 def runs(folder: Path) -> dict[str, dict]:
-    """Of tiny trainings: losses by step, the keys of their files."""
+    """Of tiny training runs: losses by step, the keys of their files."""
     _render(folder / "videos")
     (folder / "tiny.yaml").write_text(TINY)
     losses, files = {}, {}

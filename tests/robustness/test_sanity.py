@@ -142,7 +142,7 @@ def test_a_budget_that_is_not_spent_is_found():
 
 
 class Lost(NeighbourVote):
-    """Has attacks climb away from other classes."""
+    """Has attacks ascend away from other classes."""
 
     @property
     def surrogates(self):
@@ -169,7 +169,7 @@ def test_an_attack_on_a_vote_is_held_against_one_on_its_features(kind, k):
         gallery = nn.functional.normalize(encoder(shown), dim=1)
     votes = kind(encoder, gallery, torch.arange(40) % 4, classes=4, k=k)
     found = checks(votes, threat=Linf(0.02), solver=PGD(steps=5))
-    names = ["what is climbed agrees with the vote"]
+    names = ["the surrogate agrees with the vote"]
     names += ["a direct attack on the features does not beat this one"]
     assert [found[name]["passed"] for name in names] == [kind is NeighbourVote] * 2
 

@@ -229,9 +229,9 @@ def test_no_direct_attack_on_features_beats_that_on_a_vote(k):
 def test_what_an_attack_climbs_has_the_gradient_of_its_own_value(k):
     votes, clips = close_votes(k), rand(30, 3, 4, 3, 3, seed=9)
     labels, way = votes(clips).argmax(1), rand(30, 3, 4, 3, 3, seed=2) - 0.5
-    for climbed in surrogates_of(votes):
+    for surrogate in surrogates_of(votes):
         problem = Problem.of(
-            climbed, Linf(0.1), GOALS["cross_entropy"], clips, labels, seeds=range(30)
+            surrogate, Linf(0.1), GOALS["cross_entropy"], clips, labels, seeds=range(30)
         )
         slope = (problem.gradient_at(clips) * way).flatten(1).sum(1)
         step = 1e-6
@@ -243,8 +243,8 @@ def test_what_an_attack_climbs_has_the_gradient_of_its_own_value(k):
 @pytest.mark.parametrize("k", [1, 7])
 def test_what_an_attack_climbs_agrees_with_the_vote(k):
     votes, clips = close_votes(k), rand(100, 3, 4, 3, 3, seed=9)
-    for climbed in surrogates_of(votes):
-        found = answer(climbed, clips)
+    for surrogate in surrogates_of(votes):
+        found = answer(surrogate, clips)
         assert torch.equal(found.decision.argmax(1), votes(clips).argmax(1))
         agree = (found.logits.argmax(1) == found.decision.argmax(1)).double().mean()
         assert agree >= (1.0 if k == 1 else 0.8)

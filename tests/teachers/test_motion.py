@@ -14,12 +14,12 @@ def moving_square(dx: int, dy: int, *, frames: int = 17, size: int = 48) -> np.n
     """Grey frames in which a textured square moves by (dx, dy) pixels a frame, torus-wise."""
     texture = np.random.default_rng(0).integers(0, 255, (12, 12)).astype(np.uint8)
     texture = cv2.GaussianBlur(texture, (5, 5), 1.5)
-    film = np.full((frames, size, size), 90, dtype=np.uint8)
-    for number, frame in enumerate(film):
+    clip = np.full((frames, size, size), 90, dtype=np.uint8)
+    for number, frame in enumerate(clip):
         rows = (18 + dy * number + np.arange(12)) % size
         columns = (18 + dx * number + np.arange(12)) % size
         frame[np.ix_(rows, columns)] = texture
-    return film
+    return clip
 
 
 def naive_descriptor(frames: np.ndarray) -> np.ndarray:
@@ -50,10 +50,10 @@ def naive_descriptor(frames: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("frames", [17, 12])
 def test_equals_its_definition(frames: int) -> None:
-    film = moving_square(2, -1, frames=frames)
-    found = motion_descriptor(film)
+    clip = moving_square(2, -1, frames=frames)
+    found = motion_descriptor(clip)
     assert found.shape == (MOTION_DIM,)
-    np.testing.assert_allclose(found, naive_descriptor(film), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(found, naive_descriptor(clip), rtol=2e-3, atol=2e-3)
 
 
 def test_a_still_video_has_no_motion() -> None:

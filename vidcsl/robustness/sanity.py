@@ -41,7 +41,7 @@ LUCK = 0.03  # of the clips, at least one: by how much equally good attacks diff
 RIVALS = ("cross_entropy", "margin", "dlr")  # goals that are tried beside that of the attack
 SPENT = 0.5  # of the budget, in the median clip: less is a sign of rounding or of lost gradients
 CHECKS_VERSION = 2  # raised with every change of what is checked: cached findings are then redone
-AGREEMENT = 0.8  # of the clips: what is climbed in a vote's place must mostly name its class
+AGREEMENT = 0.8  # of the clips: what stands in for a vote must mostly name its class
 
 
 @dataclass(frozen=True)
@@ -206,12 +206,12 @@ def check_search(trial: Trial) -> Iterator[Check]:
             f"of {trial.clips} clips, {name} leaves {found} right, the attack {left}",
         )
     if isinstance(trial.solver, GradientAscent) and not trial.threat.shared:
-        shares = [share for group in trial.attacked(trial.solver) for share in spent(trial, *group)]
-        share = float(torch.tensor(shares).median()) if shares else 1.0
+        ratios = [ratio for group in trial.attacked(trial.solver) for ratio in spent(trial, *group)]
+        ratio = float(torch.tensor(ratios).median()) if ratios else 1.0
         yield Check(
             "the budget is spent",
-            share >= SPENT,
-            f"{100 * share:.0f} % of what eps allows, in the median of {len(shares)} clips still "
+            ratio >= SPENT,
+            f"{100 * ratio:.0f} % of what eps allows, in the median of {len(ratios)} clips still "
             "right",
         )
     # An attack that may turn any clip into grey must succeed. What may change only some pixels, or
@@ -261,7 +261,7 @@ def check_vote(trial: Trial) -> Iterator[Check]:
         return
     with torch.no_grad():
         named = [
-            [answer(climbed, clips.clips).logits.argmax(1) for climbed in surrogates_of(model)]
+            [answer(surrogate, clips.clips).logits.argmax(1) for surrogate in surrogates_of(model)]
             for model, clips in votes
         ]
     right = [
@@ -272,7 +272,7 @@ def check_vote(trial: Trial) -> Iterator[Check]:
     asked = sum(len(clips) * len(found) for (_, clips), found in zip(votes, named, strict=True))
     agree = sum(right) / max(1, asked)
     yield Check(
-        "what is climbed agrees with the vote",
+        "the surrogate agrees with the vote",
         agree >= AGREEMENT,
         f"it names the vote's class for {100 * agree:.0f} % of the clips",
     )

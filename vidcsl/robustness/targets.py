@@ -127,9 +127,9 @@ class NeighbourVote(nn.Module):
 
     The label with the largest logit is exactly the one that `knn_accuracy` gives; with k = 1 it is
     the label of the first retrieved video, so that fooling it is losing R@1. With k = 1 the logit
-    of a class is the similarity of its nearest video: goals climb the margin between the nearest
+    of a class is the similarity of its nearest video: goals maximise the margin between the nearest
     right and the nearest wrong neighbour, which is that of the retrieval itself. With k > 1 a vote
-    jumps wherever a video joins the k nearest, and does not show what would join: attacks climb
+    jumps wherever a video joins the k nearest, and does not show what would join: attacks maximise
     `surrogates`, one after the other, and the vote alone decides whether a clip is fooled.
 
     Args:
@@ -141,7 +141,7 @@ class NeighbourVote(nn.Module):
         temperature: of the weights exp(similarity / temperature) of the k neighbours.
     """
 
-    VERSION = 2  # attacks climb margins between neighbours: see `attacks.specs.versions`
+    VERSION = 2  # attacks maximise margins between neighbours: see `attacks.specs.versions`
 
     gallery: Tensor
     one_hot: Tensor
@@ -205,7 +205,7 @@ class NeighbourVote(nn.Module):
 
     @property
     def surrogates(self) -> list[nn.Module]:
-        """What attacks climb; none for k = 1, where the vote's own logits lead the way."""
+        """What attacks maximise; none for k = 1, where the vote's own logits lead the way."""
         return [] if self.k == 1 else [_SoftMembers(self), _Switching(self)]
 
 

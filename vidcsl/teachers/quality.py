@@ -21,11 +21,11 @@ class Quality:
     """Pairs of one source video are left out: they are known without a teacher.
 
     Attributes:
-        flagged: share of the pairs that are flagged.
+        flagged: fraction of the pairs that are flagged.
         chance, precision, recall: of all pairs, of the flagged (of both those of known labels), of
             the false negatives; None where no labels are known.
-        curve: (share, precision, recall) of each video's nearest share of the list.
-        by_class: flagged share, precision and recall of each class.
+        curve: (share, precision, recall) of each video's nearest fraction of the list.
+        by_class: flagged fraction, precision and recall of each class.
         counts: how many videos of the list each anchor flags, by its place in the list.
         expected_wrong: which fraction of the videos that pass an anchor's threshold would do so by
             chance, see `expected_by_chance`; by its place in the list, those that flag any.
@@ -64,7 +64,7 @@ def measure(
     examples: int = 6,
     device: torch.device | str = "cpu",
 ) -> Quality:
-    """Precision and recall of what is flagged, and of each video's nearest shares.
+    """Precision and recall of what is flagged, and of each video's nearest fraction.
 
     Args:
         teacher: of the list.

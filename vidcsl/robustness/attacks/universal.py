@@ -39,10 +39,10 @@ def fit_universal(
         raise UserError("a universal perturbation needs clips to be fitted on: there are none")
     with torch.inference_mode(False), torch.no_grad(), frozen(model):
         delta, total = None, solver.steps * len(batches)
-        climbed = surrogates_of(model)[0]  # one delta cannot be the worst case of several
+        surrogate = surrogates_of(model)[0]  # one delta cannot be the worst case of several
         for turn in range(total):
             sweep, number = divmod(turn, len(batches))
-            problem = problem_of(climbed, batches[number], threat, goal, sweep=sweep)
+            problem = problem_of(surrogate, batches[number], threat, goal, sweep=sweep)
             if delta is None:
                 delta = problem.start(0) if solver.random_start else problem.zero()
             step = solver.size_of_step(threat.eps) * (1 - turn / total)

@@ -31,8 +31,8 @@ def jumbling(clips: Tensor, *, generators: Generators, segment: int) -> Tensor:
     """
 
     def order(generator: np.random.Generator) -> Tensor:
-        pieces = torch.arange(clips.shape[2]).split(segment)
-        return torch.cat([p[permutation(len(p), generator=generator)] for p in pieces])
+        parts = torch.arange(clips.shape[2]).split(segment)
+        return torch.cat([p[permutation(len(p), generator=generator)] for p in parts])
 
     return take_frames(clips, draw_each(generators, order))
 
@@ -41,9 +41,9 @@ def box_jumbling(clips: Tensor, *, generators: Generators, segments: int) -> Ten
     """Cut the clip into `segments` parts (at most T) and shuffle the parts, not their frames."""
 
     def order(generator: np.random.Generator) -> Tensor:
-        pieces = torch.arange(clips.shape[2]).tensor_split(min(segments, clips.shape[2]))
-        chosen = permutation(len(pieces), generator=generator)
-        return torch.cat([pieces[i] for i in chosen.tolist()])
+        parts = torch.arange(clips.shape[2]).tensor_split(min(segments, clips.shape[2]))
+        chosen = permutation(len(parts), generator=generator)
+        return torch.cat([parts[i] for i in chosen.tolist()])
 
     return take_frames(clips, draw_each(generators, order))
 
