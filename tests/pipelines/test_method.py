@@ -260,7 +260,7 @@ def test_what_the_list_does_not_give(tmp_path, words, kinds, message):
 @pytest.mark.parametrize("words", [("EVERY", 2), ("SCALE", 0.5), ("ADAPTIVE", True)], ids=str)
 def test_replays_are_no_attack_that_could_be_made_cheaper(tmp_path, words):
     given = ("METHOD.NAME", "at", "ADVERSARIAL.REPLAYS", 3, f"ADVERSARIAL.{words[0]}", words[1])
-    with pytest.raises(UserError, match=f"REPLAYS 3 goes with ADVERSARIAL.{words[0]}"):
+    with pytest.raises(UserError, match=f"REPLAYS 3 needs ADVERSARIAL.{words[0]}"):
         build(tmp_path, *given)
 
 

@@ -156,7 +156,7 @@ class ClipDataset(Dataset[Sample]):
                 damaged.append(error)
         raise UserError(
             f"{len(damaged)} videos in a row of {self.videos.source} could not be read, "
-            f"the first: {damaged[0]}"
+            f"see `vidcsl prepare scan`; the first: {damaged[0]}"
         )
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:

@@ -435,7 +435,7 @@ def transfer(
     """
     attacked = [place for place in find_sets(paths) if read_set(place)["attack"] is not None]
     if not attacked:
-        raise UserError(f"{paths[0]} holds clean clips only")
+        raise UserError(f"{paths[0]} holds clean clips only: give the set of an attack")
     models: dict[str, tuple[Classifier, Sequence[str]]] = {}
     for run in runs:
         cfg = load_config(run / "config.yaml", ["OUTPUT_DIR", str(run)])

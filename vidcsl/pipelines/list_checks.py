@@ -141,9 +141,9 @@ def _check_training(cfg: CfgNode, train: VideoList) -> None:
     if not issubclass(kind, ContrastiveMethod):
         return
     # Where all that these detectors flag leaves the loss, nothing is left of one class or group.
-    told = {"labels": "classes", "known_groups": "groups"}.get(detector)
-    if told:
-        _require_two(train, f"FALSE_NEGATIVES.DETECTOR {detector}", told)
+    needed = {"labels": "classes", "known_groups": "groups"}.get(detector)
+    if needed:
+        _require_two(train, f"FALSE_NEGATIVES.DETECTOR {detector}", needed)
 
 
 def _require_batch(videos: VideoList, key: str, batch: int) -> None:
@@ -183,7 +183,7 @@ def refuse_memory_of_another_list(
     kept = [name for name in method.state_dict() if name.startswith(BY_PLACE)]
     if _is_other(checkpoint, train) and any(name in checkpoint["method"] for name in kept):
         raise UserError(
-            f"{key} {source} knows the videos of another list than {train.source} by their places: "
+            f"{key} {source} keeps a memory of the videos of another list than {train.source}: "
             f"start from its encoder alone by --weights vidcsl:{source}"
         )
 

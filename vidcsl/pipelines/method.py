@@ -184,7 +184,7 @@ def build_attack(cfg: CfgNode) -> TrainingAttack | FreeAttack:
         return inner
     for key, without in {"EVERY": 1, "SCALE": 1.0, "ADAPTIVE": False}.items():
         if cfg.ADVERSARIAL[key] != without:
-            raise UserError(f"ADVERSARIAL.REPLAYS {replays} goes with ADVERSARIAL.{key} {without}")
+            raise UserError(f"ADVERSARIAL.REPLAYS {replays} needs ADVERSARIAL.{key} {without}")
     return FreeAttack(inner, replays=replays)
 
 
@@ -209,14 +209,19 @@ def build_inner_attack(cfg: CfgNode, *, steps: int = 0) -> TrainingAttack:
         defaults={**dict.fromkeys(("pgd", "mifgsm", "apgd", "adam"), stepping), "fgsm": last},
     )
     if "-" in spec.partition("/")[0].partition(":")[0]:
-        raise UserError(f"ADVERSARIAL.ATTACK {spec!r}: the method defines what is maximised")
+        raise UserError(
+            f"ADVERSARIAL.ATTACK {spec!r}: the method defines what is maximised, so name no goal"
+        )
     if len(run.threats) > 1:
-        raise UserError(f"ADVERSARIAL.ATTACK {spec!r}: one budget, not {list(run.threats)}")
+        raise UserError(
+            f"ADVERSARIAL.ATTACK {spec!r}: give one budget, not {list(run.threats)} "
+            "(ADVERSARIAL.EPS)"
+        )
     (threat,) = run.threats.values()
     if isinstance(threat, Universal) or isinstance(run.solver, AutoAttack):
         raise UserError(
-            f"ADVERSARIAL.ATTACK {spec!r}: a training step fits no universal perturbation, and "
-            "autoattack maximises goals of its own"
+            f"ADVERSARIAL.ATTACK {spec!r}: universal perturbations and autoattack do not work "
+            "inside a training step: name another solver or threat"
         )
     check_frames(threat.frames, cfg.DATA.FRAMES)
     return TrainingAttack(

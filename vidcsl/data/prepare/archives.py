@@ -178,7 +178,9 @@ def _copy(archive: Path, member: str, path: Path) -> int:
             shutil.copyfileobj(source, file, 1 << 20)
         expected, size = opened.getinfo(member).file_size, path.stat().st_size
     if size != expected:
-        raise UserError(f"{archive}: {member} has {size} bytes instead of {expected}")
+        raise UserError(
+            f"{archive}: {member} has {size} bytes instead of {expected}: download it again"
+        )
     return int(size)
 
 
@@ -191,7 +193,9 @@ def _refuse_same_places(places: Iterable[str | None]) -> None:
     seen: set[str] = set()
     for place in places:
         if place and place.casefold() in seen:
-            raise UserError(f"two members of the archives would become {place}")
+            raise UserError(
+                f"two members of the archives would become {place}: unpack them by hand"
+            )
         seen.add((place or "").casefold())
 
 

@@ -81,7 +81,10 @@ class Targeted:
             return targets
         logits = _check_classes(clean(), labels)
         if not 1 <= self.rank < logits.shape[1]:
-            raise UserError(f"a model of {logits.shape[1]} classes has no {self.rank}. other class")
+            raise UserError(
+                f"rank {self.rank}: a model of {logits.shape[1]} classes has ranks from 1 to "
+                f"{logits.shape[1] - 1}"
+            )
         others = logits.scatter(1, labels.unsqueeze(1), -torch.inf)
         return others.argsort(dim=1, descending=True)[:, self.rank - 1]
 
@@ -100,7 +103,7 @@ def _check_classes(logits: Tensor, labels: Tensor) -> Tensor:
     classes = logits.shape[1]
     if classes == 1:
         raise UserError(
-            "a model of 1 classes has nothing to be fooled into: of one logit make two, "
+            "a model of one class cannot be fooled: pad its logit to two, "
             "`lambda clips: F.pad(model(clips), (1, 0))`"
         )
     if ((labels < 0) | (labels >= classes)).any():
@@ -132,6 +135,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     Logits [N, K >= 3], labels [N] -> [N].
     """
     top = _largest(logits, 3, "dlr")
+    # The authors' constant: three equal logits would divide by zero.
     return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
@@ -141,6 +145,7 @@ def hinge(logits: Tensor, labels: Tensor) -> Tensor:
     Logits [N, K], labels [N] -> [N].
     """
     confidence = 0.05
+    # Quadratic at the end, so that steps shrink there instead of overshooting.
     left = (confidence - margin(logits, labels)).clamp_min(0)
     return -torch.minimum(left.square() / confidence, left)
 
@@ -213,10 +218,14 @@ class NeighbourSwitch:
     def __post_init__(self) -> None:
         if self.gallery.ndim != 2 or not 1 <= self.k <= len(self.gallery) // 2:
             raise UserError(
-                f"a gallery {list(self.gallery.shape)} has no {self.k} neighbours on either side"
+                f"k = {self.k} needs a gallery of 2 x {self.k} rows or more, not "
+                f"{list(self.gallery.shape)}"
             )
         if self.classes is not None and self.classes.shape != self.gallery.shape[:1]:
-            raise UserError(f"a gallery of {len(self.gallery)} needs as many classes")
+            raise UserError(
+                f"a gallery of {len(self.gallery)} needs as many classes, one for each row, not "
+                f"{list(self.classes.shape)}"
+            )
 
     def prepare(self, clean: Callable[[], Tensor], labels: Tensor) -> Tensor:
         """Bool [N, M]: which of the gallery are a clip's own."""
@@ -233,6 +242,7 @@ class NeighbourSwitch:
     def value(self, outputs: Tensor, labels: Tensor, reference: Tensor) -> Tensor:
         """By how much the others are nearer, [N]."""
         similarities = self._similarities(outputs)
+        # The mean of k rather than the nearest alone: its gradient does not jump between videos.
         others, own = (
             similarities.masked_fill(hidden, -torch.inf).topk(self.k, dim=1).values.mean(dim=1)
             for hidden in (reference, ~reference)

@@ -73,6 +73,7 @@ def parse_attack(
             check_pair(solver, threat)
     except UserError as error:
         raise UserError(f"attack {spec!r}: {error}") from None
+    # The name becomes that of files and of a section of the results.
     name = re.sub(r"[^\w.=+-]+", "_", spec.strip())
     return AttackSpec(name, spec, solver, goal, threats)
 
@@ -106,6 +107,7 @@ def _threats(name: str, options: dict[str, str], budgets: Sequence[float]) -> di
     in_255 = _build(THREATS, name, {**options, "eps": "0"}).in_255
     if not budgets:
         raise UserError("no budget: give eps=")
+    # By `repr`, which reads back to the same float: 1/255 has no short decimal form.
     unit, suffix = (255, "/255") if in_255 else (1, "")
     return {
         f"{eps:g}{suffix}": universal(_build(THREATS, name, {**options, "eps": repr(eps / unit)}))
@@ -143,7 +145,8 @@ def _typed(key: str, text: str, kind: Any) -> Any:
     try:
         return READERS[kind](text)
     except (ValueError, KeyError):
-        raise UserError(f"{key}={text} is of the wrong kind") from None
+        wanted = getattr(kind, "__name__", str(kind))
+        raise UserError(f"{key}={text} cannot be read as {wanted}") from None
 
 
 def read_frames(text: str) -> Frames:

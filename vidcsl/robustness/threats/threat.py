@@ -156,7 +156,9 @@ class Ball(ABC):
         if needs_model(self.frames):
             check_frames(self.frames, clips.shape[2])
             if probe is None:
-                raise UserError(f"frames {self.frames!r} are chosen by a model: attack one")
+                raise UserError(
+                    f"frames {self.frames!r} are chosen by a model: pass the attacked one as probe"
+                )
 
             def change(gradient: Tensor, frames: Tensor) -> Tensor:
                 mask = frames[:, None, :, None, None] & region
@@ -218,6 +220,7 @@ class Ball(ABC):
 
         # First the scale. The largest change alone would spend all of the budget at `above`.
         largest = rows.abs().amax(dim=1).clamp_min(torch.finfo(delta.dtype).tiny)
+        # A bisection, as the size of rounded changes rises by jumps and has no inverse.
         below, above = torch.zeros_like(largest), (target.to(delta.dtype) + 1) / largest
         for _ in range(SCALINGS):
             middle = (below + above) / 2
@@ -241,6 +244,7 @@ class Ball(ABC):
         if not torch.where(mask, True, adversarial == clean).all():
             raise BudgetExceeded(f"{self}: a pixel outside the chosen frames or region changed")
         delta = adversarial - clean
+        # The clips are what the model sees: their rounding to float is allowed for, nothing else.
         excess = self.size(delta) - self.eps - self.rounding(delta)
         if excess.numel() and float(excess.max()) > 0:
             raise BudgetExceeded(f"{self}: a perturbation exceeds the budget by {excess.max():g}")
