@@ -10,6 +10,7 @@ from torch import nn
 
 from vidcsl.cli import command_parser
 from vidcsl.config import load_config
+from vidcsl.pipelines.targets import attack_specs
 from vidcsl.pipelines.training import check
 
 ATTACKS = (Path(__file__).parents[1] / "docs" / "attacks.md").read_text()
@@ -37,7 +38,9 @@ def test_the_example_of_targets_runs():
 def test_the_configs_build(text, tmp_path):
     path = tmp_path / "attacks.yaml"
     path.write_text(text)
-    check(load_config(path))
+    cfg = load_config(path)
+    check(cfg)
+    assert [attack.spec for attack in attack_specs(cfg)] == cfg.ATTACK.RUNS
 
 
 @pytest.mark.parametrize("command", re.findall(r"^vidcsl (.*)$", ATTACKS, re.M))

@@ -27,12 +27,14 @@ def blocks(page: str, language: str) -> list[str]:
 @pytest.mark.parametrize("page", RUN)
 def test_the_python_of_a_page_runs_block_after_block(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": page}
+    names, known = {"__name__": page}, [len(family) for family in FAMILIES]
     with ExitStack() as restored:
         for family in FAMILIES:
             restored.enter_context(patch.dict(family))
         for code in blocks(page, "python"):
             exec(compile(code, page, "exec"), names)
+        added = [len(family) - before for family, before in zip(FAMILIES, known, strict=True)]
+    assert added == ([1] * len(FAMILIES) if page == "extend.md" else [0] * len(FAMILIES))
 
 
 def test_what_extends_it_is_short():

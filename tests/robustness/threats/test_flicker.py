@@ -28,8 +28,14 @@ def test_flicker_is_one_colour_a_frame_but_for_the_box():
 
 def test_flicker_verify_accepts_a_frame_that_the_box_holds_whole():
     clean = torch.full((1, 3, 2, 2, 2), 0.9)
-    threat = Flicker(0.3)
-    threat.verify(clean, torch.ones_like(clean), threat.mask(clean, [0]))
+    threat, white = Flicker(0.3), torch.ones_like(clean)
+    mask = threat.mask(clean, [0])
+    risen = threat.perturb(clean, torch.full((1, 3, 2, 1, 1), 0.3), [0])
+    assert torch.equal(risen, white)
+    threat.verify(clean, white, mask)
+    white[0, 0, 0, 0, 0] = 0.95  # not at the edge of the box, so that this is the frame's offset
+    with pytest.raises(BudgetExceeded):
+        threat.verify(clean, white, mask)
 
 
 def test_thickness_and_roughness_by_hand():
