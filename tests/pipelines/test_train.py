@@ -302,3 +302,23 @@ def test_scores_while_training_choose_the_checkpoint_and_change_no_weight(
 def test_scores_that_cannot_be_are_refused(data, config, tmp_path, capsys, words, message):
     assert main(["train", *arguments(data, config, tmp_path / "run", *words)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_step_that_diverged_is_repeated_by_the_command(data, config, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = arguments(
+        data, config, out, "TRAIN.LR", 1e20, "TRAIN.OPTIMISER", "sgd", "GUARD.ROLLBACKS", 0
+    )
+    assert main(["train", *words]) == 2
+    said = capsys.readouterr().err
+    path = next((out / "replay").glob("*.json"))
+    assert f"vidcsl replay {path}" in said
+    files = {each: each.stat().st_mtime_ns for each in out.rglob("*")}
+    assert main(["replay", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("then: ")
+    assert "not finite" in shown
+    assert "its videos: " in shown
+    assert {each: each.stat().st_mtime_ns for each in out.rglob("*")} == files
+    assert main(["replay", str(out)]) == 2
+    assert "is not a kept step" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`vidcsl train`, `vidcsl evaluate` and `vidcsl export`: a model is made, measured, handed on."""
+"""`vidcsl train`, `evaluate`, `replay` and `export`: a model is made, measured, handed on."""
 
 import argparse
 import sys
@@ -78,6 +78,25 @@ def _evaluate(args: argparse.Namespace) -> None:
         folder = evaluate_model(cfg, distributed, checkpoint=checkpoint, foreign=bool(args.weights))
         if distributed.is_main:
             print(headline(folder))
+
+
+def replay(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `vidcsl replay`."""
+    parser.add_argument("file", type=Path, help="a kept step: replay/stepNNNNNN.json of a run")
+    parser.add_argument(
+        "--step", type=int, help="another step after the same checkpoint, counted from 0"
+    )
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.set_defaults(run=_replay)
+
+
+def _replay(args: argparse.Namespace) -> None:
+    from vidcsl.distributed import distributed_context
+    from vidcsl.pipelines.replay import replay_step
+
+    with distributed_context(args.device) as distributed:
+        lines = replay_step(args.file, distributed, step=args.step, device=args.device)
+        print("\n".join(lines))
 
 
 def export(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor
 
-from vidcsl.config import differing_keys, dump_config, overridden, parse_config
+from vidcsl.config import differing_keys, dump_config, parse_config
 from vidcsl.data.lists import VideoList
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
@@ -338,10 +338,39 @@ def pretrain(
     Returns:
         The trained method, built anew. `method` itself may be compiled or sharded by now.
     """
+    trainer = build_trainer(cfg, method, train, distributed, folder)
+    if cfg.EVALUATE.EVERY:
+        trainer.score = build_score(cfg, method, train, distributed)
+    if checkpoint:
+        trainer.restore(checkpoint)
+    # A run that was killed between its last checkpoint and its results still has to write these.
+    reported = distributed.broadcast("training" in folder.read_results())
+    if trainer.position.epoch < cfg.TRAIN.EPOCHS or not reported:
+        summary = trainer.run()
+        if distributed.is_main:
+            folder.update_results(_training_results(cfg, train, method, trainer, summary))
+    # FSDP's shards are gathered on all processes, whether or not this one wrote the checkpoint.
+    weights = {name: full_tensor(weight) for name, weight in method.state_dict().items()}
+    trained = build_method(cfg, train, distributed)
+    load_weights(trained, weights, source="the training run")
+    teacher = getattr(getattr(method, "detector", None), "teacher", None)
+    if teacher is not None:
+        trained.detector.attach(teacher)  # type: ignore[operator, union-attr]
+    return trained
+
+
+def build_trainer(
+    cfg: CfgNode,
+    method: Method,
+    train: VideoList,
+    distributed: DistributedContext,
+    folder: RunFolder,
+) -> Trainer:
+    """The trainer of a run at its first step."""
     stacks = folder.hangs / f"rank{distributed.rank}.txt"
     watched = cfg.LOG.HANG_SECONDS > 0
     loader = build_train_loader(cfg, train, distributed, stacks=stacks if watched else None)
-    trainer = Trainer(
+    return Trainer(
         learner=build_learner(
             cfg,
             method,
@@ -381,24 +410,6 @@ def pretrain(
             ends_run=cfg.LOG.HANG_ENDS,
         ),
     )
-    if cfg.EVALUATE.EVERY:
-        trainer.score = build_score(cfg, method, train, distributed)
-    if checkpoint:
-        trainer.restore(checkpoint)
-    # A run that was killed between its last checkpoint and its results still has to write these.
-    reported = distributed.broadcast("training" in folder.read_results())
-    if trainer.position.epoch < cfg.TRAIN.EPOCHS or not reported:
-        summary = trainer.run()
-        if distributed.is_main:
-            folder.update_results(_training_results(cfg, train, method, trainer, summary))
-    # FSDP's shards are gathered on all processes, whether or not this one wrote the checkpoint.
-    weights = {name: full_tensor(weight) for name, weight in method.state_dict().items()}
-    trained = build_method(cfg, train, distributed)
-    load_weights(trained, weights, source="the training run")
-    teacher = getattr(getattr(method, "detector", None), "teacher", None)
-    if teacher is not None:
-        trained.detector.attach(teacher)  # type: ignore[operator, union-attr]
-    return trained
 
 
 SCORED = 512  # training videos that show how far training has come
@@ -416,10 +427,11 @@ def build_score(
     counts = np.bincount([video.label for video in videos.videos if video.label >= 0], minlength=1)
     chance = float(counts.max() / max(1, counts.sum()))
     detector = getattr(method, "detector", None)
-    reading = overridden(cfg, {"DATA.ALLOW_DAMAGED_TEST": True})  # as training, it leaves them out
 
     def score() -> tuple[dict[str, float], str]:
-        loader = build_test_loader(reading, videos, distributed, clips=2, batch=cfg.EVALUATE.BATCH)
+        loader = build_test_loader(
+            cfg, videos, distributed, clips=2, batch=cfg.EVALUATE.BATCH, leave_out=True
+        )
         with keep_batchnorm_in_use(method.encoder):
             use_batchnorm(method.encoder, cfg.EVALUATE.NORMS)
             features = extract_features(

@@ -4,8 +4,10 @@ A checkpoint holds tensors and plain values only, so it loads with `weights_only
 in it is run. It is one file, or a folder where the tensors are sharded over processes (FSDP2).
 """
 
+import json
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +23,8 @@ from torch.distributed.tensor import DTensor
 
 from vidcsl.distributed import DistributedContext
 from vidcsl.errors import UserError
-from vidcsl.io import log_message
+from vidcsl.io import log_message, write_atomically
+from vidcsl.run_folder import RunFolder
 from vidcsl.state import delete, read_sharded, tensors_of, write_sharded
 
 _KEYS = {"config", "method", "position"}
@@ -167,6 +170,79 @@ def position_of(path: Path) -> tuple[int, int]:
     name = _NAME.fullmatch(path.name)
     assert name
     return int(name[1]), int(name[2])
+
+
+# ----------------------------------------------------------------------
+# Steps that diverged.
+
+KEPT_STEPS = 2  # the checkpoints that they begin from may be large
+
+
+@dataclass(frozen=True)
+class KeptStep:
+    """A step that diverged.
+
+    Args:
+        step: its number in the run, from 0.
+        reason: why it counts as diverged.
+        config: of the run, as text.
+        checkpoint: from before the step; None: the run had none yet.
+    """
+
+    step: int
+    reason: str
+    config: str
+    checkpoint: Path | None
+
+
+def keep_step(folder: RunFolder, *, step: int, reason: str, config: str) -> Path:
+    """Keep the newest checkpoint and the number of a step that diverged; where.
+
+    Training is exact, so these are enough to repeat it, without its clips and weights. The
+    checkpoint is linked, not copied, where the file system can: it costs space only once the run
+    would have removed it.
+    """
+    place = folder.path / "replay"
+    place.mkdir(exist_ok=True)
+    path, newest = place / f"step{step:06}.json", list_checkpoints(folder.checkpoints)
+    checkpoint = None
+    if newest:
+        checkpoint = place / f"step{step:06}{newest[-1].suffix}"
+        delete(checkpoint)
+        if newest[-1].is_dir():
+            shutil.copytree(newest[-1], checkpoint, copy_function=_link)
+        else:
+            _link(newest[-1], checkpoint)
+    told = {"step": step, "reason": reason, "config": config}
+    told["checkpoint"] = checkpoint.name if checkpoint else None
+    write_atomically(path, json.dumps(told, indent=1) + "\n")
+    for old in sorted(place.glob("step*.json"), key=os.path.getmtime)[:-KEPT_STEPS]:
+        for each in place.glob(f"{old.stem}*"):
+            delete(each)
+    return path
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def read_step(path: Path) -> KeptStep:
+    """What `keep_step` wrote.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        told = json.loads(path.read_text())
+        checkpoint = path.parent / told["checkpoint"] if told["checkpoint"] else None
+        return KeptStep(int(told["step"]), told["reason"], told["config"], checkpoint)
+    except FileNotFoundError:
+        raise UserError(f"no kept step at {path}; they lie in the folder replay of a run") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} is not a kept step of a run ({error})") from error
 
 
 # ----------------------------------------------------------------------

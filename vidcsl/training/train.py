@@ -28,7 +28,7 @@ from vidcsl.methods.metrics import Metric, Ratio
 from vidcsl.run_folder import RunFolder
 from vidcsl.seeding import sample_seed
 from vidcsl.state import full_tensor, load_weights, local_shard, shard_like
-from vidcsl.training.checkpoint import CheckpointWriter, Position, load_newest
+from vidcsl.training.checkpoint import CheckpointWriter, Position, keep_step, load_newest
 from vidcsl.training.monitor import Interrupted, Tracker, Watchdog, noted_signals, usage
 from vidcsl.training.optimisation import Guard, Precision, Schedule, set_lr
 
@@ -456,6 +456,10 @@ class Trainer:
         # The checkpoint that is being written is the one to return to.
         self.output.writer.wait()
         bad, where = self.global_step, f"{error} at step {self.global_step + 1}"
+        if self.distributed.is_main:
+            config = self.output.document.get("config", "")
+            path = keep_step(self.output.folder, step=bad, reason=where, config=config)
+            log_message(f"{where}; to see where it began: vidcsl replay {path}")
         allowed = self.guard.may_roll_back
         checkpoint = load_newest(self.output.folder.checkpoints) if allowed else None
         if checkpoint is None:
