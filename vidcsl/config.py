@@ -165,6 +165,7 @@ def default_config() -> CfgNode:
     root = CfgNode()
     for key, option in OPTIONS.items():
         node, leaf = _descend(root, key, create=True)
+        # A copy of a list: who changes a config must not change the defaults.
         node[leaf] = list(option.default) if isinstance(option.default, list) else option.default
     return root
 
@@ -366,6 +367,7 @@ def _coerce(value: Any, default: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise TypeError
         return [_coerce(item, default[0] if default else "") for item in value]
+    # Python counts True as 1, and takes it for a number.
     if isinstance(default, float) and not isinstance(value, bool):
         number = float(value)  # also text: YAML 1.1 reads 1e-3 as a word
         if number != number or number in (float("inf"), float("-inf")):

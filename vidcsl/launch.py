@@ -239,6 +239,7 @@ def _start_here(run: TorchRun, folder: Path) -> Job:
             start_new_session=True,
             env={**os.environ, **AGENT},
         )
+    # Named by the process, whose id is known only now; it goes on writing to the open file.
     path = Path(log.name).rename(folder / f"{process.pid}.log")
 
     def exception() -> RuntimeError | None:

@@ -133,6 +133,7 @@ def _swap_channels(encoder: Encoder) -> None:
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d) and module.in_channels == 3:
             module.weight.copy_(module.weight.flip(1))
+    # Tried rather than trusted: a network may see its pixels by other layers as well.
     error = (backbone(clips) - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12)
     encoder.train(training)
     if not error <= TOLERANCE:
@@ -254,6 +255,7 @@ def _inflate_patches(state: State, own: State, _backbone: nn.Module) -> tuple[St
     if key not in state or key not in own or (state[key].ndim, own[key].ndim) != (4, 5):
         return state, ""
     frames = own[key].shape[2]
+    # Divided, so that a clip of one still picture gives what the picture gave.
     spread = state[key][:, :, None].expand(-1, -1, frames, -1, -1) / frames
     return {**state, key: spread.contiguous()}, f"image patches spread over {frames} frames"
 

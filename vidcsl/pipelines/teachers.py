@@ -158,6 +158,7 @@ def _array(cfg: CfgNode, name: str, videos: VideoList, folder: RunFolder) -> NDA
             f"FALSE_NEGATIVES.TEACHER {name} has vectors of {len(memory)} videos, "
             f"{videos.source} has {len(videos)}"
         )
+    # A video that no step has seen says nothing, as in the memory detector itself.
     return (memory * (visits > 0)[:, None]).numpy()
 
 
@@ -191,9 +192,8 @@ def _of_encoder(
     distributed.barrier()
     context = evaluation_context(of_teacher, Method(encoder), videos, distributed, beside)
     views = of_teacher.EVALUATE
-    found = context.features(
-        videos, clips=views.TRAIN_VIEWS, crops=views.CROPS, training=True
-    )
+    found = context.features(videos, clips=views.TRAIN_VIEWS, crops=views.CROPS, training=True)
+    # Rows of videos that could not be read stay zero: nothing is known of them.
     array = np.zeros((len(videos), found.values.shape[2]), dtype=np.float32)
     array[found.indices.numpy()] = found.values.mean(dim=1).numpy()
     return array

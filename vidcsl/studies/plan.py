@@ -160,6 +160,7 @@ def _runs(
     shared = _layer(document.get("ALL"), path, "ALL")
     settings = _mapping(document.get("SETTINGS"), path, "SETTINGS") or {"": {}}
     seeds = document.get("SEEDS", [0, 1, 2])
+    # By `type`: True is an int as well.
     whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
     if not whole or len({*seeds}) < len(seeds):
         raise UserError(f"{path}: SEEDS must be a list of whole numbers, each once, not {seeds!r}")
@@ -167,6 +168,7 @@ def _runs(
     if not isinstance(given_by_seed, list) or len(given_by_seed) != len(seeds):
         raise UserError(f"{path}: BY_SEED must be a list with options for each of {seeds}")
     by_seed = dict(zip(seeds, given_by_seed, strict=True))
+    # Seeds outermost: a study that is stopped early has all arms, with fewer seeds.
     for seed, (setting, given), (arm, options) in product(seeds, settings.items(), arms.items()):
         place = folder / setting / arm / f"seed{seed}"
         layers = [

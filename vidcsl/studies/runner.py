@@ -142,6 +142,7 @@ class Runner:
                 start_new_session=True,  # a terminal's Ctrl-C arrives by way of this process
             )
             self._children.add(child)
+            # `stop` may have run just before it could know of this child.
             if self._signal:
                 child.terminate()
             code = child.wait()

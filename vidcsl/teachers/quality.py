@@ -162,6 +162,7 @@ def _surest(
     """The most alike of what was kept before and of this block, a video in one pair alone."""
     rows, columns = mask.nonzero(as_tuple=True)
     values = similarities[rows, columns]
+    # More than are shown, as one video may be in many of them.
     top = values.argsort(descending=True)[: 50 * most].tolist()
     pairs = [(int(block[rows[k]]), int(columns[k]), float(values[k]), right) for k in top]
     kept: list[tuple[int, int, float, bool]] = []

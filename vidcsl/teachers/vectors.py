@@ -247,6 +247,7 @@ def _scale(array: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
     units = units[units.any(axis=1)]
     cosines = (units @ units.T)[~np.eye(len(units), dtype=bool)]
     spread = float(cosines.std()) if cosines.size else 0.0
+    # The square root, as a cosine is a product of two vectors.
     return mean, 1 / np.sqrt(spread) if spread > 0 else 0.0
 
 

@@ -154,6 +154,7 @@ def _videos_in(root: Path, first_of: dict[tuple[int, int], str], notes: list[str
     found: list[Path] = []
     walked: set[str] = set()  # links may lead to a folder twice, or round in a circle
     for folder, below, names in os.walk(root, followlinks=True):
+        # In place: `os.walk` goes on by this order, whatever that of the file system.
         below.sort()
         place = os.path.realpath(folder)
         if place in walked:
@@ -227,6 +228,7 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     text = read_text(path)
     try:
         dialect: type[csv.Dialect] = csv.Sniffer().sniff(text[:4096], delimiters=",;\t")
+    # One column, say: there is no delimiter to be found.
     except csv.Error:
         dialect = csv.excel
     reader = csv.reader(text.splitlines(), dialect)

@@ -212,6 +212,7 @@ def _entry(future: Future, timeout: float | None) -> Result:
         return {"failure": error.reason}
     except ProcessExpired as death:
         try:
+            # The exit code of a process that a signal ended is its number, negative.
             cause = signal.Signals(-(death.exitcode or 0)).name
         except ValueError:
             cause = f"exit code {death.exitcode}"
