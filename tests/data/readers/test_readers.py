@@ -6,6 +6,7 @@ from time import sleep
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.made_videos import SHARED, numbers, write_numbered
 from tests.data.mutants import mutant
@@ -214,14 +215,20 @@ def test_decord_tries_no_second_way_once_the_time_is_up(tmp_path, monkeypatch):
 
 
 @needs_decord
-def test_decord_reports_what_it_cannot_read(tmp_path):
+def test_what_decord_does_not_open_pyav_reads(tmp_path):
     policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
     av1 = write_numbered(tmp_path / "av1.mp4", frames=5, codec="libsvtav1")
     # The encoder makes its caller a real-time process, where it may: others would starve beside it.
     os.sched_setscheduler(0, policy, priority)
-    with pytest.raises(VideoError, match="decord: "):
-        open_reader(av1, backend="decord")
-    assert numbers(read(av1, [3, 1])) == [3, 1]
+    shades = [Image.fromarray(np.full((32, 48), 50 * k, np.uint8)) for k in range(5)]
+    shades[0].save(tmp_path / "shades.gif", save_all=True, append_images=shades[1:], duration=40)
+    with open_reader(av1, backend="decord") as reader:
+        assert reader.name == "pyav"
+        assert numbers(reader.read([3, 1])) == [3, 1]
+    with open_reader(tmp_path / "shades.gif", backend="decord") as reader:
+        assert reader.name == "pyav"
+        assert reader.num_frames == 5
+        assert reader.read([0, 4]).mean(axis=(1, 2, 3)).tolist() == [0, 200]
 
 
 @backends

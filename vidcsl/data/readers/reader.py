@@ -82,7 +82,7 @@ class Source:
 
 
 class UnsuitedError(VideoError):
-    """This reader would number the frames of this file wrongly; PyAV reads it instead."""
+    """This reader does not open this file, or would number its frames wrongly; PyAV reads it."""
 
 
 class Reader(ABC):
