@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +55,14 @@ def command(
         monkeypatch.setitem(COMMANDS, "probe", (module.__name__, "a command of this test"))
 
     return add
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_source(command) -> None:
+    written: list[str] = []
+    warned = ("a list\nlacks a class", UserWarning, "lists.py", 7)
+    command(lambda _: written.append(warnings.formatwarning(*warned)))
+    assert cli.main(["probe"]) == 0
+    assert written == ["vidcsl: warning: a list lacks a class\n"]
 
 
 def test_options_of_the_config_may_stand_before_and_after_those_of_the_command(command) -> None:

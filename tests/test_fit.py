@@ -84,6 +84,7 @@ def test_it_says_what_it_chose(tmp_path, monkeypatch):
     assert len(said) == 1
     assert "226 videos" in said[0]
     assert "2 cores" in said[0]
+    assert "an estimate" in said[0]
     assert f"TRAIN.BATCH {cfg.TRAIN.BATCH}" in said[0]
     load_config("demo", announce=said.append)
     assert len(said) == 1

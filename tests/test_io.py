@@ -57,9 +57,22 @@ def test_without_a_terminal_the_bar_prints_plain_lines(capsys):
     bar.close()
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
-    assert lines[-1] == "work: 3/3, loss 1.25, 0 s left"
+    assert lines[-1] == "work: 3/3 videos, loss 1.25, 0 s left"
     Bar("silent", total=1, shown=False).advance()
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_left_is_said_in_units_that_one_reads(capsys, monkeypatch):
+    now = iter([0.0, 40.0, 4000.0, 4000.0 + 3600])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    bar = Bar("pretraining", total=4, unit="steps", interval=0.0)
+    for _ in range(3):
+        bar.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "pretraining: 1/4 steps, 2 min left",
+        "pretraining: 2/4 steps, 1 h 7 min left",
+        "pretraining: 3/4 steps, 42 min left",
+    ]
 
 
 def test_on_a_terminal_the_notes_stand_below_the_bar(capsys):
@@ -71,6 +84,7 @@ def test_on_a_terminal_the_notes_stand_below_the_bar(capsys):
     bar.close()
     rows = screen.getvalue().splitlines()[-4:-1]
     assert "2/3" in rows[0]
+    assert "videos" in rows[0]
     assert "loss" in rows[1]
     assert "data wait" in rows[1]
     assert "1.20" in rows[2]

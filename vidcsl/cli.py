@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     _open_closed_streams()
+    # What libraries warn of is one line, without a place in the source that nobody asked for.
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"vidcsl: warning: {' '.join(str(message).split())}\n"
+    )
     received: list[int] = []
     try:
         with _noted_interrupts(received, words):

@@ -1,8 +1,8 @@
 """Sizes that fit a list of videos and this machine: what a config with FIT.MINUTES leaves open.
 
-The choice follows from the list's length, the cores or the GPU, and the minutes alone. Nothing is
-timed, so the same list on the same machine gives the same config. How long a run really takes,
-`vidcsl doctor` measures.
+The choice is an estimate from the list's length, the cores or the GPU, and the minutes alone: from
+what a clip of each size took on one machine. Nothing is timed here, so the same list on the same
+machine gives the same config, whatever else runs there. `vidcsl doctor` times a step.
 """
 
 import os
@@ -50,7 +50,10 @@ SIZES = (
     Size(width=32, depth=1, frame_size=64, frames=16, short_side=80, seconds=0.6, mib=75),
     Size(width=64, depth=0, frame_size=112, frames=16, short_side=128, seconds=7.0, mib=600),
 )
-GPU_CORES = 500  # what a GPU counts for; a guess, not measured
+# What any GPU counts for. Measured is one: an H100 trains the largest size in bfloat16 at 400 clips
+# a second (benchmarks/results.md), which is 2,800 of these cores. A sixth of it is assumed, for
+# most GPUs are slower, small encoders do not fill them, and a run that ends early harms nobody.
+GPU_CORES = 500
 
 
 def this_machine(device: str) -> Machine:
@@ -111,6 +114,7 @@ def sentence(values: Mapping[str, Any], *, videos: int, minutes: float, machine:
     """What was chosen and for what, in a line."""
     chosen = ", ".join(f"{key} {value}" for key, value in values.items())
     return (
-        f"fitted to {videos} videos, {machine} and {minutes:g} minutes (FIT.MINUTES): {chosen}; "
-        "any of them may be given as KEY VALUE"
+        f"fitted to {videos} videos, {machine} and {minutes:g} minutes of pretraining "
+        f"(FIT.MINUTES, an estimate; `vidcsl doctor` times a step): {chosen}; any of them may be "
+        "given as KEY VALUE"
     )

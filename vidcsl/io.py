@@ -243,6 +243,14 @@ class Meter:
 _FRAME_SECONDS = 0.25  # between two refreshes of a terminal
 
 
+def _rounded(seconds: float) -> str:
+    """A time as one says it: "40 s", "12 min", "3 h 5 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 class Bar:
     """A progress bar on a terminal; elsewhere a plain line every `interval` seconds.
 
@@ -255,11 +263,13 @@ class Bar:
         *,
         total: int,
         done: int = 0,
+        unit: str = "videos",
         shown: bool = True,
         interval: float = 30.0,
         console: Console | None = None,
     ) -> None:
         self._title, self._total, self._done, self._first = title, total, done, done
+        self._unit = unit
         self._shown, self._interval = shown, interval
         self._notes: dict[str, float | str] = {}
         self._started = self._refreshed = time.monotonic()
@@ -272,6 +282,7 @@ class Bar:
                 TextColumn("[bold]{task.description}"),
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
+                TextColumn(unit),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
@@ -300,7 +311,8 @@ class Bar:
             return
         left = (now - self._started) / max(1, self._done - self._first) * (self._total - self._done)
         parts = [f"{name} {value}" for name, value in self._notes.items()]
-        line = ", ".join([f"{self._done}/{self._total}", *parts, f"{left:.0f} s left"])
+        done = f"{self._done}/{self._total} {self._unit}"
+        line = ", ".join([done, *parts, f"{_rounded(left)} left"])
         print(f"{self._title}: {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:

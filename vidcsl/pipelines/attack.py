@@ -448,7 +448,8 @@ def transfer(
                 )
             model = Classifier(context.method.encoder, head).eval()  # type: ignore[arg-type]
             models[name] = model, context.train.classes
-    bar = Bar("transfer", total=len(attacked) * len(models), shown=distributed.is_main)
+    total = len(attacked) * len(models)
+    bar = Bar("transfer", total=total, unit="attacks x models", shown=distributed.is_main)
     of_clean: dict[tuple[Path, str], dict[int, bool]] = {}
     rows = []
     for place in attacked:

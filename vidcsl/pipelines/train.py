@@ -36,6 +36,7 @@ from vidcsl.pipelines.context import (
 )
 from vidcsl.pipelines.data import (
     build_augmentation,
+    build_corruptions,
     build_crop,
     build_lists,
     build_test_loader,
@@ -109,6 +110,8 @@ def train_and_evaluate(
             kind = METHODS[cfg.METHOD.NAME]
             train, test = in_order_of(begins, kind, train, test, source=source)
         record_lists(cfg, train, test, folder, distributed)
+        if distributed.is_main:
+            log_message(overview(cfg, train, test))
 
         # The method: trained here, or only loaded.
         if cfg.TRAIN.ENABLED:
@@ -162,6 +165,28 @@ def evaluate_model(
     record_lists(cfg, context.train, test, context.folder, distributed)
     evaluate(context, test)
     return context.folder
+
+
+def overview(cfg: CfgNode, train: VideoList, test: VideoList | None) -> str:
+    """What lies ahead, in a line: whoever waits for a bar wants to know what comes after it."""
+    parts = []
+    if cfg.TRAIN.ENABLED:
+        if cfg.FALSE_NEGATIVES.DETECTOR == "teacher" and cfg.FALSE_NEGATIVES.TEACHER == "motion":
+            parts.append(f"motion of {len(train)} videos")
+        rounds = cfg.FALSE_NEGATIVES.ROUNDS
+        length = f"{cfg.TRAIN.EPOCHS} epochs of {len(train) // cfg.TRAIN.BATCH} steps"
+        parts.append(f"pretraining ({length}{f', {rounds} times' if rounds > 1 else ''})")
+    if test is not None:
+        parts.append(f"features of {len(train)} and {len(test)} videos, probes")
+        parts += ["fine-tuning"] if cfg.FINETUNE.ENABLED else []
+        parts += [f"protocol {name}" for name in cfg.ROBUST.PROTOCOLS]
+        attacked = len(subset(test, cfg.ATTACK.MAX_CLIPS))
+        parts += [f"attack {spec} on {attacked} clips" for spec in cfg.ATTACK.RUNS]
+        if names := build_corruptions(cfg):
+            clips = len(subset(test, cfg.CORRUPT.MAX_CLIPS))
+            parts.append(f"{len(names)} corruption{'s'[: len(names) - 1]} of {clips} clips")
+    parts += ["report"] if cfg.REPORT.ENABLED else []
+    return "ahead: " + "; ".join(f"{k}. {part}" for k, part in enumerate(parts, start=1))
 
 
 # ----------------------------------------------------------------------

@@ -64,7 +64,8 @@ def replay(trainer: Trainer, *, step: int, shown: bool = True) -> Findings:
             f"step {step} is not among the steps {trainer.global_step} to "
             f"{schedule.total_steps - 1} that can be repeated"
         )
-    bar = Bar("repeating steps", total=step + 1 - trainer.global_step, shown=shown)
+    total = step + 1 - trainer.global_step
+    bar = Bar("repeating steps", total=total, unit="steps", shown=shown)
     try:
         while True:
             epoch = trainer.position.epoch

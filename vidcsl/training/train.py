@@ -253,7 +253,7 @@ class Trainer:
         self._started = time.perf_counter()
         main, total = self.distributed.is_main, self.schedule.total_steps
         log = Log(self.output.folder.log, self.output.trackers()) if main else Log(None)
-        bar = Bar("pretraining", total=total, done=self.global_step, shown=main)
+        bar = Bar("pretraining", total=total, done=self.global_step, unit="steps", shown=main)
         try:
             with noted_signals() as received, self.watchdog:
                 while self.position.epoch < self.schedule.epochs:
