@@ -34,11 +34,17 @@ from vidcsl.pipelines.list_checks import in_order_of
 from vidcsl.pipelines.method import build_method, require_labels
 from vidcsl.pipelines.model import batchnorm_names, build_encoder, load_weights_of
 from vidcsl.pipelines.training import check, output_dir
+from vidcsl.report.summary import read_log
 from vidcsl.robustness.targets import Clips, cropped_clips
 from vidcsl.run_folder import RunFolder, digest
 from vidcsl.seeding import seed_of
 from vidcsl.state import load_parts, weights_digest
-from vidcsl.training.checkpoint import list_checkpoints, load_checkpoint, load_newest
+from vidcsl.training.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    load_newest,
+    position_of,
+)
 from vidcsl.training.monitor import peak_memory_mib
 
 Pixels = Callable[..., Iterator[Clips]]
@@ -333,9 +339,9 @@ def load_context(
 ) -> tuple[EvaluationContext, VideoList | None]:
     """Load a trained model for evaluation, and the test videos, if DATA.TEST_LIST is set.
 
-    The weights are the first that there are of: `checkpoint`; the newest checkpoint in the run
-    folder; TRAIN.WEIGHTS of a config that trains nothing (the checkpoint that an earlier evaluation
-    in this folder used); MODEL.WEIGHTS.
+    The weights are the first that there are of: `checkpoint`; the checkpoint in the run folder that
+    EVALUATE.CHECKPOINT names; TRAIN.WEIGHTS of a config that trains nothing (the checkpoint that an
+    earlier evaluation in this folder used); MODEL.WEIGHTS.
 
     Args:
         cfg: the config.
@@ -352,6 +358,9 @@ def load_context(
     source = ""
     if not foreign and checkpoint:
         state, source = load_checkpoint(checkpoint), str(checkpoint)
+    elif not foreign and cfg.EVALUATE.CHECKPOINT != "last":
+        path, _ = chosen_checkpoint(cfg, folder)
+        state, source = load_checkpoint(path), str(path)
     elif not foreign:
         state, source = load_newest(folder.checkpoints), newest_checkpoint(folder)
         if state is None and cfg.TRAIN.WEIGHTS and not cfg.TRAIN.ENABLED:
@@ -414,6 +423,30 @@ def log_notes(notes: Sequence[str], folder: RunFolder, distributed: DistributedC
 def newest_checkpoint(folder: RunFolder) -> str:
     """The newest checkpoint of a run, in words, for messages and tables."""
     return f"the newest of {folder.checkpoints}"
+
+
+def chosen_checkpoint(cfg: CfgNode, folder: RunFolder) -> tuple[Path, float]:
+    """The checkpoint with the highest score of EVALUATE.CHECKPOINT, and that score.
+
+    Raises:
+        UserError: no checkpoint that is kept was scored.
+    """
+    by = cfg.EVALUATE.CHECKPOINT
+    lines, _ = read_log(folder.log)
+    scores = {line["epoch"]: line[by] for line in lines if line.get("kind") == "scores"}
+    kept = [
+        (scores[epoch], path)
+        for path in list_checkpoints(folder.checkpoints)
+        for epoch, step in [position_of(path)]
+        if step == 0 and epoch in scores
+    ]
+    if not kept:
+        raise UserError(
+            f"EVALUATE.CHECKPOINT {by}: no checkpoint in {folder.checkpoints} was scored; train "
+            "with EVALUATE.EVERY and TRAIN.KEEP_EVERY, or set EVALUATE.CHECKPOINT to last"
+        )
+    score, path = max(kept)
+    return path, score
 
 
 def with_checkpoint(cfg: CfgNode, folder: RunFolder, checkpoint: Path | None) -> CfgNode:
