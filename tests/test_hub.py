@@ -29,6 +29,7 @@ def made(**options):
     "options",
     [
         {"DUAL_NORM": True, "NORMALISE": "imagenet"},
+        {"NAME": "r2plus1d_18"},
         {"NAME": "video_vit_s", "WIDTH": 24, "POSITIONS": "rotary", "ATTENTION": "divided"},
     ],
 )

@@ -26,6 +26,21 @@ def test_video_transformers_of_every_kind(attention, positions, pooling):
     assert encoder.tokens(longer).shape[1] == 4 * 9 + (pooling == "class")
 
 
+@pytest.mark.parametrize("size", [(4, 32, 48), (5, 35, 17)])  # the second with margins
+def test_tubelets_are_embedded_as_by_a_convolution(size):
+    ours = slim("video_vit_s").backbone.patch_embed["proj"]
+    theirs = nn.Conv3d(3, 24, (2, 16, 16), stride=(2, 16, 16))
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    clips = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    found = []
+    for conv in (ours, theirs):
+        seen = clips.clone().requires_grad_()
+        maps = conv(seen)
+        maps.square().mean().backward()
+        found.append((maps.detach(), seen.grad, conv.weight.grad, conv.bias.grad))
+    torch.testing.assert_close(*found, rtol=3e-6, atol=3e-6)
+
+
 def test_divided_attention_starts_as_attention_over_space():
     encoder = slim("video_vit_s", ATTENTION="divided", POSITIONS="sine")
     clips = clips_for(encoder)

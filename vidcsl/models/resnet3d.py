@@ -9,12 +9,11 @@ load.
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, Conv3DNoTemporal, Conv3DSimple
 
 from vidcsl.models.encoder import ENCODERS, Encoder, flat, shallow
+from vidcsl.models.planar import planar
 
 WIDTH = 64  # channels of the published first stage
 STRIDES = ((1, 1), (2, 2), (2, 2), (2, 2))  # (time, space) of each stage
@@ -97,9 +96,9 @@ class VideoResNet(nn.Module):
 def as_encoder(
     backbone: VideoResNet, *, clip_frames: int, frame_size: int, normalisation: str = "kinetics"
 ) -> Encoder:
-    """Wrap the network, with its weights in the memory layout of the fastest 3-D convolutions."""
+    """Wrap the network, with its convolutions as fast as they can be."""
     return Encoder(
-        backbone.to(memory_format=torch.channels_last_3d),
+        planar(backbone),
         feature_dim=backbone.feature_dim,
         clip_frames=clip_frames,
         frame_size=frame_size,
@@ -188,16 +187,13 @@ def _split_shortcut(inplanes: int, planes: int, stride: tuple[int, int, int]) ->
 
 
 class _Conv2Plus1D(Conv2Plus1D):
+    """torchvision's; the weights over time are drawn twice, as ever, so that seeds keep meaning."""
+
     def __init__(
         self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1, padding: int = 1
     ) -> None:
         super().__init__(in_planes, out_planes, midplanes, stride, padding)
-        self[3] = _TemporalConv(
-            *(midplanes, out_planes, (3, 1, 1)),
-            stride=(stride, 1, 1),
-            padding=(padding, 0, 0),
-            bias=False,
-        )
+        self[3].reset_parameters()
 
 
 class _OwnMiddle(_Conv2Plus1D):
@@ -207,24 +203,6 @@ class _OwnMiddle(_Conv2Plus1D):
         del midplanes  # torchvision's number for the whole block
         own = _middle(in_planes, out_planes, area=9)
         super().__init__(in_planes, out_planes, own, stride, padding)
-
-
-class _TemporalConv(nn.Conv3d):
-    """A temporal convolution that is safe on two frames.
-
-    On CPUs with bfloat16 instructions, the weight gradient of torch's bfloat16 kernel with
-    implicit padding reads uninitialised memory when there are exactly two frames (seen with torch
-    2.14): it is random, at times infinite. Padding by hand selects another kernel.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Maps `[N, C, T, H, W]` of the input, convolved over T."""
-        half = input.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-        if input.device.type != "cpu" or input.shape[2] != 2 or not half:
-            return super().forward(input)
-        before_and_after = int(self.padding[0])
-        padded = F.pad(input, (0, 0, 0, 0, before_and_after, before_and_after))
-        return F.conv3d(padded, self.weight, self.bias, self.stride)
 
 
 @ENCODERS.register("r3d_18", "R3D-18")

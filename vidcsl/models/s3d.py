@@ -7,12 +7,12 @@ torchvision's.
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torchvision.models.video.s3d import SepInceptionBlock3D, TemporalSeparableConv
 from torchvision.ops.misc import Conv3dNormActivation
 
 from vidcsl.models.encoder import ENCODERS, Encoder, flat
+from vidcsl.models.planar import planar
 
 WIDTH = 64  # channels of the published stem
 
@@ -85,7 +85,7 @@ def s3d(*, clip_frames: int, frame_size: int, width: int = 0) -> Encoder:
     """S3D; `width` below 64 gives a slim network."""
     backbone = S3D(width=width or WIDTH)
     return Encoder(
-        backbone.to(memory_format=torch.channels_last_3d),
+        planar(backbone),
         feature_dim=backbone.feature_dim,
         clip_frames=clip_frames,
         frame_size=frame_size,

@@ -6,10 +6,10 @@ on Unsupervised Spatiotemporal Representation Learning", CVPR 2021.
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from vidcsl.models.encoder import ENCODERS, Encoder, flat, shallow
+from vidcsl.models.planar import planar
 
 WIDTH = 64  # channels of the published stem
 EXPANSION = 4  # channels that leave a block, for each one inside
@@ -100,7 +100,7 @@ def slow_r50(*, clip_frames: int, frame_size: int, width: int = 0, depth: int = 
     blocks = shallow((3, 4, 6, 3), depth)
     backbone = SlowResNet(blocks=blocks, width=width or WIDTH)
     return Encoder(
-        backbone.to(memory_format=torch.channels_last_3d),
+        planar(backbone),
         feature_dim=backbone.feature_dim,
         clip_frames=clip_frames,
         frame_size=frame_size,

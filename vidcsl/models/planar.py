@@ -1,0 +1,52 @@
+"""3-D convolutions over space or over time alone, computed as the 2-D convolutions that they are.
+
+Maps `[N, C, T, H, W]` in the layout channels_last_3d lie in memory as `[N, T, H, W, C]`. There a
+kernel (1, k, k) sees the images `[N * T, C, H, W]`, and a kernel (k, 1, 1) the images
+`[N, C, T, H * W]`: both are views, channels last, and so are the matching views of the weights.
+Libraries are faster at 2-D convolutions than at 3-D ones, over time most of all.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PlanarConv3d(nn.Conv3d):
+    """An `nn.Conv3d` with a kernel (1, k, k) or (k, 1, 1); its weights and maps stay 5-D.
+
+    On CPUs with bfloat16 instructions it is also safer: given exactly two frames, the weight
+    gradient of torch's 3-D kernel over time reads uninitialised memory (seen with torch 2.14).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve maps `[N, C, T, H, W]`, which are copied where they do not lie channels last."""
+        maps = input.contiguous(memory_format=torch.channels_last_3d)
+        assert not isinstance(self.padding, str)
+        (time, *space), (before, *around) = self.stride, self.padding
+        if self.kernel_size[0] == 1:
+            frames = maps[:, :, ::time].transpose(1, 2)
+            kernel = self.weight.squeeze(2)
+            images = F.conv2d(frames.flatten(0, 1), kernel, self.bias, space, around)
+            return images.unflatten(0, frames.shape[:2]).transpose(1, 2)
+        kernel = self.weight.squeeze(4)
+        rows = F.conv2d(maps.flatten(3), kernel, self.bias, (time, 1), (before, 0))
+        return rows.unflatten(3, maps.shape[3:])
+
+
+def planar(network: nn.Module) -> nn.Module:
+    """Lay weights channels last; make planar what convolves over space or time alone, in place.
+
+    Only the class of such convolutions changes: most are made inside blocks of torchvision's, and
+    names and parameters must stay.
+    """
+    for each in network.modules():
+        if isinstance(each, nn.Conv3d) and _is_planar(each):
+            each.__class__ = PlanarConv3d
+    return network.to(memory_format=torch.channels_last_3d)
+
+
+def _is_planar(conv: nn.Conv3d) -> bool:
+    simple = conv.groups == 1 and conv.dilation == (1, 1, 1) and conv.padding_mode == "zeros"
+    over_space = conv.kernel_size[0] == 1 and conv.padding[0] == 0
+    over_time = conv.kernel_size[1:] == conv.stride[1:] == (1, 1) and conv.padding[1:] == (0, 0)
+    return simple and (over_space or over_time)
