@@ -6,12 +6,15 @@ import playwright.sync_api as playwright
 import pytest
 from axe_playwright_python import sync_playwright as axe
 
-from tests.report.run_folder import write_run
+from tests.report.run_folder import write_pairs, write_run
+from vidcsl.report.neighbours import write_neighbours
 from vidcsl.report.page import write_report
+from vidcsl.report.pictures import read_pairs
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+TIMEOUT = 300_000  # ms: a loaded machine must not fail a test
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
@@ -34,6 +37,7 @@ def opened(browser, report, request):
     width, scheme = getattr(request, "param", (1200, "light"))
     view = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
     page = browser.new_page(**view)
+    page.set_default_timeout(TIMEOUT)
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
@@ -58,6 +62,61 @@ def test_it_fits_and_is_accessible(opened):
         f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found.response["violations"]
     ]
     assert violations == []
+
+
+NARROW = [(360, "light")]
+
+
+@pytest.mark.parametrize("opened", NARROW, indirect=True)
+def test_no_word_of_a_table_is_broken_and_wide_tables_say_so(opened):
+    broken = """() => [...document.querySelectorAll("th, td")].filter((cell) => {
+      const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), range = new Range();
+      for (let node; (node = walker.nextNode());)
+        for (const { index, 0: word } of node.data.matchAll(/\\p{L}+/gu)) {
+          range.setStart(node, index);
+          range.setEnd(node, index + word.length);
+          if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1)
+            return true;
+        }
+    }).map((cell) => cell.textContent)"""
+    assert opened.evaluate(broken) == []
+    wide = """() => [...document.querySelectorAll(".scroll")].map((box) => [
+      box.scrollWidth > box.clientWidth + 1,
+      getComputedStyle(box, "::before").content.includes("scroll"), box.tabIndex === 0])"""
+    found = opened.evaluate(wide)
+    assert all(len(set(each)) == 1 for each in found)
+    assert any(each[0] for each in found)
+
+
+def test_paper_has_no_black_boxes_and_no_hints(opened):
+    opened.emulate_media(media="print")
+    boxes = opened.locator(".scroll")
+    assert boxes.first.evaluate("box => getComputedStyle(box).overflowX") == "visible"
+    assert opened.locator("video:not([poster^='data:image/jpeg'])").count() == 0
+    assert not opened.get_by_role("navigation").is_visible()
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_of_neighbours_fits(browser, tmp_path, width):
+    write_pairs(tmp_path / "pairs.npz", right=2, wrong=1)
+    found = {"teacher": "motion", "rule": "auto", "list": "train.csv", "videos": 9, "silent": 0}
+    found |= {"flagged": 0.1, "precision": 0.8, "chance": 0.1, "recall": 0.5, "warning": ""}
+    found["curve"] = [{"share": 0.1 * i, "precision": 0.8, "recall": 0.1 * i} for i in range(1, 4)]
+    found["by_class"] = {"Lunges": {"flagged": 0.1, "precision": 0.8, "recall": None}}
+    pairs = [
+        (pair, "of one class" if pair.correct else "")
+        for pair in read_pairs(tmp_path / "pairs.npz")
+    ]
+    write_neighbours(tmp_path / "page.html", found, pairs, title="what the teacher flags")
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.set_default_timeout(TIMEOUT)
+    page.goto((tmp_path / "page.html").as_uri())
+    page.locator(".chart svg").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator(".pairs li").count() == 3
+    assert page.locator(".pairs li.unknown").count() == 1
+    assert axe.Axe().run(page).response["violations"] == []
+    page.close()
 
 
 def test_a_column_sorts_both_ways(opened):

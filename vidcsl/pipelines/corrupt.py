@@ -59,7 +59,10 @@ from vidcsl.state import weights_digest
 # ----------------------------------------------------------------------
 # Accuracy under corruption, for one model or for several.
 
-INTERVALS = "95 %, bootstrap over videos, 1000 resamples"
+INTERVALS = (
+    "95 %, bootstrap over videos, 1000 resamples; Wilson's where no video is right under some "
+    "conditions alone"
+)
 SHOWN_SEVERITIES = (0, 3, 5)  # side by side in the report; 0 is the clean clip
 
 

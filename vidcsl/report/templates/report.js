@@ -19,13 +19,14 @@ for (const table of document.querySelectorAll("table")) {
 }
 
 // Tables that are wider than their place say so, and can be scrolled by keyboard.
-const fitting = new ResizeObserver((entries) => {
+// In the next frame, as the hint makes the box higher: a size that changes while sizes are told is an error.
+const fitting = new ResizeObserver((entries) => requestAnimationFrame(() => {
   for (const { target } of entries) {
     const wide = target.scrollWidth > target.clientWidth + 1;
     target.toggleAttribute("data-wide", wide);
     if (wide) target.tabIndex = 0; else target.removeAttribute("tabindex");
   }
-});
+}));
 for (const box of document.querySelectorAll(".scroll")) fitting.observe(box);
 
 // Links to the sections of a long page.
