@@ -1,3 +1,4 @@
+import math
 from itertools import product
 
 import numpy as np
@@ -98,6 +99,22 @@ def test_every_penalty_is_fitted_to_its_end(penalty):
     assert loss(*ours) <= least * (1 + TOLERANCE)
     predicted = (x @ ours[0].T + ours[1]).argmax(dim=1)
     assert (predicted.numpy() == theirs.predict(x.double())).mean() > 0.995
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_curvature_of_some_rows_leads_to_the_same_end(penalty):
+    data = correlated(videos=400)
+    x, y = data.values.flatten(0, 1), data.labels.repeat_interleave(2)
+    x = (x - x.mean(0)) / x.std(0)
+
+    def loss(weight, bias):
+        logits = x.double() @ weight.double().T + bias.double()
+        return float(cross_entropy(logits, y) + penalty * weight.double().square().sum())
+
+    whole = logistic_regression(x, y, classes=4, penalty=penalty)
+    part = logistic_regression(x, y, classes=4, penalty=penalty, every=3)
+    gained = min(loss(*whole), math.log(4) - loss(*whole))
+    assert loss(*part) <= loss(*whole) + TOLERANCE * gained
 
 
 @pytest.mark.parametrize("seed", [0, 1])

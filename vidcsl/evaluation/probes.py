@@ -176,6 +176,7 @@ def fit_linear_probe(
         classes=classes,
         penalty=penalty,
         start=start,
+        every=max(1, len(labels) * views // ROWS_TO_CHOOSE),
     )
     # Undo both: weight @ turn.T @ (x - mean) / std + bias, for raw x.
     weight = weight @ turn.T / std
@@ -227,16 +228,19 @@ def logistic_regression(
     classes: int,
     penalty: float,
     start: Weights | None = None,
+    every: int = 1,
 ) -> Weights:
     """Minimise cross-entropy + penalty * |weight|^2 to the tolerance that the penalties share.
 
     Newton's method, its steps by conjugate gradients (Nocedal & Wright, "Numerical Optimization",
     chapter 7). It ends where the loss is at most TOLERANCE above its minimum, as a fraction of the
     loss and of what was gained over zero weights, whichever is less. That is known without the
-    minimum: the loss is strongly convex in the weights, so the squared length of its gradient
-    over 4 penalty bounds what is left; of the biases, which have no penalty, it is estimated by
-    their curvature. Without such an end weak penalties, which take longest, would be judged by
-    where their fit was cut off.
+    minimum, in one of two ways. The loss is strongly convex in the weights, so the squared length
+    of its gradient over 4 penalty bounds what is left; of the biases, which have no penalty, it is
+    estimated by their curvature. At weak penalties this bound is far too careful, but a whole step
+    of Newton's method leaves a fraction of what it gains, so that one which gains half of the
+    tolerance is the last. Without such an end weak penalties, which take longest, would be judged
+    by where their fit was cut off.
 
     Args:
         features: `[n, D]`; the nearer to uncorrelated its columns, the faster.
@@ -244,6 +248,8 @@ def logistic_regression(
         classes: number of classes.
         penalty: above 0.
         start: weights near the solution; by default zeros.
+        every: the first steps see the curvature of every so many-th row, which saves time where
+            rows are nearly redundant, as views of a video are; the last ones see that of all.
     """
     rows, count = features.new_ones(len(features), 1), len(features)
     inputs = torch.cat([features, rows], dim=1)  # the bias is the weight of a column of ones
@@ -253,7 +259,7 @@ def logistic_regression(
         weights = torch.cat([start[0], start[1][:, None]], dim=1)
     decay = inputs.new_full((inputs.shape[1],), 2 * penalty)
     decay[-1] = 0
-    energy = inputs.square().mean(dim=0)
+    energy, some = inputs.square().mean(dim=0), inputs[::every].contiguous()
 
     def evaluated(weights: Tensor) -> tuple[float, Tensor]:
         logs = (inputs @ weights.T).log_softmax(dim=1)
@@ -261,7 +267,7 @@ def logistic_regression(
         return float(loss), logs.exp_()
 
     loss, probabilities = evaluated(weights)
-    for _ in range(STEPS):
+    for number in range(STEPS):
         errors = probabilities.clone()
         errors[torch.arange(count), labels] -= 1
         gradient = errors.T @ inputs / count + decay * weights
@@ -271,15 +277,21 @@ def logistic_regression(
         if left <= TOLERANCE * min(loss, math.log(classes) - loss):
             break
         scale = 1 / (curvature[:, None] * energy + decay)
-        step = _newton_step(inputs, probabilities, gradient, decay=decay, scale=scale)
+        step = _newton_step(some, probabilities[::every], gradient, decay=decay, scale=scale)
         slope, size = float((gradient * step).sum()), 1.0
         found = evaluated(weights + step)
         while found[0] > loss + 1e-4 * size * slope and size > 1e-3:
             size /= 2
             found = evaluated(weights + size * step)
-        if found[0] >= loss:  # float32 tells no smaller losses apart
+        better = found[0] < loss
+        if better:
+            weights, (loss, probabilities) = weights + size * step, found
+        # What the model says a step gains: conjugate gradients end where it is half of the slope.
+        small = size == 1 and -slope / 2 <= 0.5 * TOLERANCE * min(loss, math.log(classes) - loss)
+        if every > 1 and (small or not better or number >= STEPS // 3):
+            every, some = 1, inputs  # some rows have shown what they can
+        elif small or not better:  # float32 tells no smaller losses apart
             break
-        weights, (loss, probabilities) = weights + size * step, found
     return weights[:, :-1].contiguous(), weights[:, -1].contiguous()
 
 
@@ -307,8 +319,8 @@ def _newton_step(
         residual -= length * curved
         scaled = scale * residual
         before, rest = rest, float((residual * scaled).sum())
-        # A third of the way is enough: the next step of Newton's method corrects this one.
-        if rest <= 0.09 * first:
+        # Near enough: the next step of Newton's method corrects this one.
+        if rest <= 0.2 * first:
             break
         direction = scaled + rest / before * direction
     return step
