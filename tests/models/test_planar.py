@@ -94,6 +94,16 @@ def test_weights_and_their_gradients_keep_shape_and_layout():
         assert each.weight.grad.is_contiguous(memory_format=torch.channels_last_3d)
 
 
+@pytest.mark.parametrize("options", [{"stride": 2}, {"stride": (2, 1, 1)}, {}])
+def test_gradients_at_maps_lie_channels_last(options):
+    conv = planar(nn.Conv3d(2, 3, 1, **options))
+    clips = normalised_clips(2, 2, 4, 6, 6, dtype=torch.float32)
+    clips = clips.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    out = conv(clips)
+    (gradient,) = torch.autograd.grad(out, clips, torch.ones_like(out))
+    assert gradient.is_contiguous(memory_format=torch.channels_last_3d)
+
+
 @pytest.mark.parametrize(
     "options",
     [

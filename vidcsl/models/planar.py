@@ -24,9 +24,12 @@ class PlanarConv3d(nn.Conv3d):
         assert not isinstance(self.padding, str)
         (time, *space), (before, *around) = self.stride, self.padding
         if self.kernel_size[0] == 1:
-            frames = maps[:, :, ::time].transpose(1, 2)
+            # Cut as it lies in memory: the gradient of a slice is made in the slice's own order of
+            # axes, and maps of another layout slow down all that comes before.
+            frames = maps.permute(0, 2, 3, 4, 1)[:, ::time]
             kernel = self.weight.squeeze(2)
-            images = F.conv2d(frames.flatten(0, 1), kernel, self.bias, space, around)
+            images = frames.flatten(0, 1).permute(0, 3, 1, 2)
+            images = F.conv2d(images, kernel, self.bias, space, around)
             return images.unflatten(0, frames.shape[:2]).transpose(1, 2)
         kernel = self.weight.squeeze(4)
         rows = F.conv2d(maps.flatten(3), kernel, self.bias, (time, 1), (before, 0))
