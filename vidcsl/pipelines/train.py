@@ -578,8 +578,8 @@ def headline(folder: RunFolder) -> str:
     scores = results.get("corruptions", {}).get("scores", {})
     if "mean" in scores:
         accuracy, over = scores["mean"]["accuracy"], corruptions_run(scores)
-        before = f"{results['corruptions']['clean']:.1%} when clean"
-        lines.append(f"  corruptions   mean accuracy {accuracy:.1%} ({before}), {over}")
+        unharmed = f"{results['corruptions']['clean']:.1%} when clean"
+        lines.append(f"  corruptions   mean accuracy {accuracy:.1%} ({unharmed}), {over}")
     detection = results.get("false_negatives", {})
     if "precision" in detection:
         flagged = detection.get("flagged", detection.get("removed"))
