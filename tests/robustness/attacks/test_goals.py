@@ -59,7 +59,7 @@ def test_dlr_does_not_change_with_the_scale_of_the_logits():
 def test_targets_by_rank_are_the_next_most_probable_classes():
     ranks = [Targeted(targeted_dlr, rank).prepare(lambda: LOGITS, LABELS) for rank in range(1, 5)]
     assert torch.stack(ranks, 1).tolist() == [[1, 2, 4, 3], [2, 4, 3, 0]]
-    with pytest.raises(UserError, match=r"5\. other class"):
+    with pytest.raises(UserError, match="rank 5: .* ranks from 1 to"):
         Targeted(targeted_dlr, 5).prepare(lambda: LOGITS, LABELS)
 
 
@@ -135,7 +135,7 @@ def test_switching_to_neighbours_of_another_class():
 def test_goals_on_classes_need_labels_and_galleries_must_fit():
     with pytest.raises(UserError, match="do not fit"):
         attack(sharp(), random_clips(), None, threat=Linf(0.1), solver=PGD(steps=1))
-    with pytest.raises(UserError, match="no 4 neighbours"):
+    with pytest.raises(UserError, match="k = 4 needs a gallery"):
         NeighbourSwitch(torch.rand(6, 3), k=4)
     with pytest.raises(UserError, match="as many classes"):
         NeighbourSwitch(torch.rand(6, 3), torch.zeros(5))
