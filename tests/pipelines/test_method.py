@@ -195,7 +195,10 @@ def test_a_network_without_batchnorm_has_no_sets(tmp_path):
         (("ADVERSARIAL.ATTACK", "pgd-margin/linf"), "the method defines what is maximised"),
         (("ADVERSARIAL.ATTACK", "pgd/linf:eps=1+2"), "one budget, not"),
         (("ADVERSARIAL.ATTACK", "pgd/l9"), "unknown 'l9'"),
-        (("ADVERSARIAL.ATTACK", "pgd/linf:universal=cyclic"), "universal perturbations and autoattack"),
+        (
+            ("ADVERSARIAL.ATTACK", "pgd/linf:universal=cyclic"),
+            "universal perturbations and autoattack",
+        ),
         (("ADVERSARIAL.ATTACK", "autoattack/linf"), "inside a training step"),
         (("ADVERSARIAL.ATTACK", "pgd/linf:frames=random:9"), "frames"),
         (("ADVERSARIAL.ATTACK", "pgd/l2", "ADVERSARIAL.EVERY", 2), "threat linf"),
