@@ -59,7 +59,7 @@ def test_dlr_does_not_change_with_the_scale_of_the_logits():
 def test_targets_by_rank_are_the_next_most_probable_classes():
     ranks = [Targeted(targeted_dlr, rank).prepare(lambda: LOGITS, LABELS) for rank in range(1, 5)]
     assert torch.stack(ranks, 1).tolist() == [[1, 2, 4, 3], [2, 4, 3, 0]]
-    with pytest.raises(UserError, match="rank 5: .* ranks from 1 to"):
+    with pytest.raises(UserError, match=r"rank 5: .* ranks from 1 to"):
         Targeted(targeted_dlr, 5).prepare(lambda: LOGITS, LABELS)
 
 
