@@ -166,6 +166,16 @@ def test_a_local_job_runs_all_that_is_left_and_its_tables_follow(written, capsys
     assert "nothing is left to run" in capsys.readouterr().out
 
 
+def test_a_run_that_was_stopped_before_its_first_result_is_not_in_the_tables(written, capsys):
+    (run,) = read_study(written).runs
+    run.folder.mkdir(parents=True)
+    (run.folder / "results.json").write_text('{"lists": {"train": "1a2b"}}')
+    assert main(["study", str(written), "--table"]) == 0
+    assert "no run of plain has results yet" in capsys.readouterr().out
+    assert main(["compare", str(run.folder), "--out", str(run.folder / "page")]) == 2
+    assert f"{run.folder} has no results yet" in capsys.readouterr().err
+
+
 def test_a_run_of_another_process_is_skipped_or_waited_for(written, monkeypatch, capsys):
     (run,) = read_study(written).runs
     script(monkeypatch, "import sys; open(sys.argv[1] + '/ran', 'w')")

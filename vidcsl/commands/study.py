@@ -158,11 +158,13 @@ def _print_budget(runs: "Sequence[StudyRun]", *, jobs: int) -> None:
 
 def _write_tables(study: "Study") -> None:
     """Write `study.json`, `.md` and `.html` of every run that has results, whoever ran it."""
+    from vidcsl.run_folder import RunFolder
     from vidcsl.studies.analysis import read_record, summarise
     from vidcsl.studies.page import write_study
     from vidcsl.studies.runner import state
 
-    has_results = {run: (run.folder / "results.json").exists() for run in study.runs}
+    # A run that was stopped before its first result has a file, but only of what it read.
+    has_results = {run: "seed" in RunFolder(run.folder).read_results() for run in study.runs}
     settings: dict[str, dict[str, Any]] = {}
     for setting in dict.fromkeys(run.setting for run in study.runs):
         arms: dict[str, list[Any]] = {}

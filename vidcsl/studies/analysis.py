@@ -107,8 +107,10 @@ def read_record(folder: Path) -> Record:
         raise UserError(f"{folder / 'config.yaml'} is damaged: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{folder / 'config.yaml'} is damaged: it holds no keys and values")
-    seed = int(number(results.get("seed")) or 0)
-    return Record(seed, folder, results, outcomes, flat(config, joined_by="."))
+    seed = number(results.get("seed"))
+    if seed is None:  # a run writes what it read before what it found
+        raise UserError(f"{folder} has no results yet")
+    return Record(int(seed), folder, results, outcomes, flat(config, joined_by="."))
 
 
 def _result_caches(folder: Path) -> Iterator[tuple[Tree, Mapping[str, Mapping[int, Any]]]]:
