@@ -80,7 +80,12 @@ class Flags:
         self.blocks, self.contrast = [], None
         contrast = method.contrast
         method.contrast = lambda data: self.keep(contrast(data))
-        method.detector.register_forward_hook(lambda _, inputs, out: self.blocks.append(out))
+        detect = method.detector.flagged_and_sure
+        method.detector.flagged_and_sure = lambda *inputs: self.record(detect(*inputs))
+
+    def record(self, found):
+        self.blocks.append(found[0])
+        return found
 
     def keep(self, contrast):
         self.contrast, self.blocks = contrast, []

@@ -45,7 +45,6 @@ def normalised_clips(*shape, dtype=torch.float64):
         ("r2plus1d_18", {}),
         ("r2plus1d_18", {"WIDTH": 7, "DEPTH": 2}),
         ("r2plus1d_34_mmaction2", {}),
-        ("mc3_18", {}),
         ("s3d", {}),
         ("slow_r50", {}),
     ],
@@ -138,6 +137,30 @@ def test_what_is_no_2d_convolution_stays(options):
     wanted = conv(clips)
     assert type(planar(conv)) is nn.Conv3d
     torch.testing.assert_close(conv(clips), wanted)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 1, 4, 4), (1, 3, 2, 4, 4), (1, 3, 1, 4, 4)])
+@pytest.mark.parametrize("train", [True, False])
+def test_one_clip_or_one_frame_has_the_gradient_of_3d_convolutions(train, shape):
+    """With odd strides of such a dimension torch's BatchNorm gives a wrong one."""
+    layers = nn.Sequential(nn.Conv3d(3, 4, (3, 1, 1), padding=(1, 0, 0)), nn.BatchNorm3d(4))
+    ours, gradient = planar(layers).double().train(train), normalised_clips(*shape)[:, [0, 1, 2, 0]]
+
+    def answer(network):
+        clips = normalised_clips(*shape).requires_grad_()
+        out = network(clips)
+        out.backward(gradient)  # not channels last
+        return out.detach(), clips.grad
+
+    torch.testing.assert_close(answer(ours), answer(plain(ours)), **EXACT)
+    maps = ours[0](normalised_clips(*shape))
+    wanted = torch.empty(maps.shape).contiguous(memory_format=torch.channels_last_3d)
+    assert maps.stride() == torch.empty_like(wanted, memory_format=torch.channels_last_3d).stride()
+
+
+@pytest.mark.parametrize("name", ["mc3_18", "r3d_18"])
+def test_a_network_with_other_convolutions_too_keeps_all_of_them(name):
+    assert not any(isinstance(each, PlanarConv3d) for each in slim(name).modules())
 
 
 def test_auxiliary_norms_come_beside_it():

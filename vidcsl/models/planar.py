@@ -30,20 +30,33 @@ class PlanarConv3d(nn.Conv3d):
             kernel = self.weight.squeeze(2)
             images = frames.flatten(0, 1).permute(0, 3, 1, 2)
             images = F.conv2d(images, kernel, self.bias, space, around)
-            return images.unflatten(0, frames.shape[:2]).transpose(1, 2)
+            return _channels_last(images.unflatten(0, frames.shape[:2]).transpose(1, 2))
         kernel = self.weight.squeeze(4)
         rows = F.conv2d(maps.flatten(3), kernel, self.bias, (time, 1), (before, 0))
-        return rows.unflatten(3, maps.shape[3:])
+        return _channels_last(rows.unflatten(3, maps.shape[3:]))
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """The same maps `[N, C, T, H, W]` with the strides that channels_last_3d has.
+
+    A dimension of size 1, one clip or one frame, may have any stride, and comes out of these views
+    with another. Given such maps and a gradient in another layout, torch's BatchNorm returns a
+    wrong gradient (seen with torch 2.14, of any precision).
+    """
+    last = maps.permute(0, 2, 3, 4, 1)
+    return last.flatten().unflatten(0, last.shape).permute(0, 4, 1, 2, 3)
 
 
 def planar(network: nn.Module) -> nn.Module:
-    """Lay weights channels last; make planar what convolves over space or time alone, in place.
+    """Lay weights channels last; in place, make the convolutions planar where all of them can be.
 
-    Only the class of such convolutions changes: most are made inside blocks of torchvision's, and
-    names and parameters must stay.
+    Only the class of convolutions changes: most are made inside blocks of torchvision's, and names
+    and parameters must stay. Maps of a network with other convolutions too would change their
+    layout on the way.
     """
-    for each in network.modules():
-        if isinstance(each, nn.Conv3d) and _is_planar(each):
+    convs = [each for each in network.modules() if isinstance(each, nn.Conv3d)]
+    if all(map(_is_planar, convs)):
+        for each in convs:
             each.__class__ = PlanarConv3d
     return network.to(memory_format=torch.channels_last_3d)
 

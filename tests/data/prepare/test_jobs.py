@@ -43,7 +43,7 @@ def test_failures_are_told_apart_and_do_not_end_the_job(tmp_path, capsys):
         "b": "no video",
         "h": "not done within 2 s",
     }
-    assert "work: 5/5, failed 3" in capsys.readouterr().err
+    assert "work: 5/5 videos, failed 3" in capsys.readouterr().err
     # What the machine may be to blame for is tried again; the rest is taken from the record.
     again = run(tmp_path, kinds | {"c": "well", "h": "well"})
     assert again.resumed == 3

@@ -371,7 +371,7 @@ def broken(function) -> nn.Module:
         ({"seeds": lambda _: [1, 2]}, "6 clips need as many seeds"),
         ({"goal": lambda _: "magic"}, "choose from cross_entropy, dlr"),
         ({"goal": lambda _: lambda logits, labels: logits.mean()}, "one number a clip"),
-        ({"model": lambda m: broken(lambda x: m(x)[:, :1])}, "1 classes"),
+        ({"model": lambda m: broken(lambda x: m(x)[:, :1])}, "a model of one class"),
         ({"model": lambda m: broken(lambda x: m(x)[:-1])}, "must return logits"),
         ({"model": lambda m: broken(lambda x: {"logits": m(x)})}, "not dict"),
         ({"model": lambda m: broken(lambda x: m(x) / 0)}, "not finite"),
